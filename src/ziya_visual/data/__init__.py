@@ -1,0 +1,1 @@
+"""What an example becomes: token ids in the chat format, and packed rows."""

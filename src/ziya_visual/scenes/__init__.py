@@ -1,0 +1,1 @@
+"""The self-drawing world: pictures of coloured shapes and a bilingual grammar that speaks about them."""

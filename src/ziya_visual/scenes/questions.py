@@ -1,0 +1,122 @@
+"""What may be asked of a scene and what is true: meanings with their values, balanced within each type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ziya_visual.scenes.draw import Scene, Thing
+from ziya_visual.scenes.grammar import (
+    COLORS,
+    HELD_OUT,
+    SHAPES,
+    SIZES,
+    Meaning,
+    Phrase,
+    fits,
+    identifying,
+)
+
+CLEAR = 0.12  # of the side: how much further apart two centres must be along one axis than along the other
+Choice = np.random.Generator
+
+
+def caption(scene: Scene) -> Meaning:
+    """Everything in the scene, from left to right."""
+    return Meaning("caption", tuple(thing.what for thing in scene.things))
+
+
+def ask(rng: Choice, scene: Scene, kind: str, *, held_out: bool = False) -> Meaning | None:
+    """One question of a type with its true value, or None where the scene offers none.
+
+    The value is drawn first and the question made to fit it wherever a scene leaves the choice, so that
+    answers are balanced. With ``held_out`` the question is about the object of the held-out pair.
+    """
+    things = [thing for thing in scene.things if not held_out or is_held_out(thing.what)]
+    if not things:
+        return None
+    target = things[rng.integers(len(things))]
+    if kind in ("color", "shape", "size"):
+        return _ask_attribute(rng, scene, target, kind)
+    if kind == "count":
+        return _ask_count(rng, scene, target, held_out=held_out)
+    if kind == "exist":
+        return _ask_exist(rng, scene, target, held_out=held_out)
+    return _ask_relation(rng, scene, target)
+
+
+def is_held_out(what: Phrase) -> bool:
+    """Whether the object is of a shape-colour pair that no training picture shows."""
+    return (what.shape, what.color) in HELD_OUT
+
+
+def relation(target: Thing, other: Thing) -> str | None:
+    """Where ``target`` is as seen from ``other``; None where neither axis clearly decides."""
+    dx, dy = target.x - other.x, target.y - other.y
+    if abs(abs(dx) - abs(dy)) < CLEAR:
+        return None
+    if abs(dx) > abs(dy):
+        return "left" if dx < 0 else "right"
+    return "above" if dy < 0 else "below"
+
+
+def _others(scene: Scene, target: Thing) -> list[Phrase]:
+    return [thing.what for thing in scene.things if thing is not target]
+
+
+def _pick(rng: Choice, options: Sequence[Phrase]) -> Phrase:
+    return options[int(rng.integers(len(options)))]
+
+
+def _ask_attribute(rng: Choice, scene: Scene, target: Thing, kind: str) -> Meaning | None:
+    phrases = identifying(target.what, _others(scene, target), without=kind)
+    return Meaning(kind, (_pick(rng, phrases),), getattr(target.what, kind)) if phrases else None
+
+
+def _ask_count(rng: Choice, scene: Scene, target: Thing, *, held_out: bool) -> Meaning:
+    """Kinds of thing grouped by how many there are; a number is drawn, then a kind of that number."""
+    of = target.what
+    kinds = [Phrase(), Phrase(color=of.color), Phrase(shape=of.shape), Phrase(size=of.size)]
+    if held_out:
+        kinds = [Phrase(color=of.color), Phrase(shape=of.shape)]
+    by_number: dict[int, list[Phrase]] = {}
+    for phrase in kinds:
+        number = sum(fits(thing.what, phrase) for thing in scene.things)
+        by_number.setdefault(number, []).append(phrase)
+    # A high number is rarer to be had: prefer it, so that over many scenes the numbers come out level.
+    number = max(by_number) if rng.random() < 0.95 else list(by_number)[int(rng.integers(len(by_number)))]
+    return Meaning("count", (_pick(rng, by_number[number]),), str(number))
+
+
+def _ask_exist(rng: Choice, scene: Scene, target: Thing, *, held_out: bool) -> Meaning | None:
+    of = target.what
+    sized = held_out or rng.random() < 0.5
+    said = Phrase(of.size if sized else None, of.color, of.shape)
+    if rng.random() < 0.5:
+        return Meaning("exist", (said,), "yes")
+    wrongs = _one_word_off(said, ("size",) if held_out else ("size", "color", "shape"), held_out=held_out)
+    absent = [wrong for wrong in wrongs if not any(fits(thing.what, wrong) for thing in scene.things)]
+    return Meaning("exist", (_pick(rng, absent),), "no") if absent else None
+
+
+def _one_word_off(phrase: Phrase, kinds: tuple[str, ...], *, held_out: bool) -> list[Phrase]:
+    """Phrases that differ in one word; those of a held-out pair only if ``held_out``."""
+    found = []
+    for kind in kinds:
+        for name in {"size": SIZES, "color": COLORS, "shape": SHAPES}[kind] if getattr(phrase, kind) else ():
+            other = replace(phrase, **{kind: name})
+            if other != phrase and is_held_out(other) == held_out:
+                found.append(other)
+    return found
+
+
+def _ask_relation(rng: Choice, scene: Scene, target: Thing) -> Meaning | None:
+    others = [(o, r) for o in scene.things if o is not target and (r := relation(target, o))]
+    if not others:
+        return None
+    other, value = others[rng.integers(len(others))]
+    first = identifying(target.what, _others(scene, target))
+    second = identifying(other.what, _others(scene, other))
+    return Meaning("relation", (_pick(rng, first), _pick(rng, second)), value)

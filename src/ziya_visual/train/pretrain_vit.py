@@ -1,0 +1,147 @@
+"""The tiny ViT: a stock ``Blip2VisionModel`` taught to label the patches of drawn scenes.
+
+It stands for the image encoder that a real user downloads. It never sees a text, nor a held-out
+shape-colour pair.
+
+Legend: B pictures, P patches (N a side), D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers import Blip2VisionConfig, Blip2VisionModel
+
+from ziya_visual.core import log
+from ziya_visual.scenes.draw import SIDE, Scene, render_with_labels, sample_scene
+from ziya_visual.scenes.grammar import COLORS, SHAPES, SIZES
+from ziya_visual.train.schedule import adamw, cosine, set_lr
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+PATCH = 8
+SIDE_PATCHES = SIDE // PATCH
+
+
+def vision_config() -> Blip2VisionConfig:
+    """2.5 M parameters: 6 layers of width 192 over 64 patches of 8 x 8 pixels."""
+    return Blip2VisionConfig(
+        hidden_size=192,
+        intermediate_size=576,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        image_size=SIDE,
+        patch_size=PATCH,
+        initializer_range=0.02,
+        attn_implementation="eager",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PatchLabels:
+    """What each patch shows: class indices int64[B, P] (-100: background) and centres float32[B, P, 2]."""
+
+    shown: Tensor
+    shape: Tensor
+    color: Tensor
+    size: Tensor
+    centre: Tensor
+    count: Tensor
+
+
+def pixels(pictures: np.ndarray) -> Tensor:
+    """uint8[B, S, S, 3] -> float32[B, 3, S, S], normalised as BLIP-2's image processor does."""
+    array = (pictures.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+
+
+def label_patches(scenes: list[Scene], owners: np.ndarray) -> PatchLabels:
+    """The object that covers most of each patch, if any covers an eighth of it. ``owners``: int64[B, S, S]."""
+    n, p = SIDE_PATCHES, PATCH
+    patches = (
+        owners.reshape(len(scenes), n, p, n, p).transpose(0, 1, 3, 2, 4).reshape(len(scenes), n * n, p * p)
+    )
+    cover = np.stack([(patches == index).sum(-1) for index in range(4)], -1)
+    owner = np.where(cover.max(-1) >= p * p // 8, cover.argmax(-1), -1)
+    table = np.full((len(scenes), 5, 5), -100.0, np.float32)
+    for row, scene in enumerate(scenes):
+        for index, thing in enumerate(scene.things):
+            what = thing.what
+            assert what.shape and what.color and what.size
+            classes = (SHAPES.index(what.shape), COLORS.index(what.color), SIZES.index(what.size))
+            table[row, index] = (*classes, thing.x, thing.y)
+    picked = torch.from_numpy(table[np.arange(len(scenes))[:, None], owner])
+    shape, color, size = (picked[..., i].long() for i in range(3))
+    count = torch.tensor([len(scene.things) - 1 for scene in scenes])
+    return PatchLabels(torch.from_numpy(owner >= 0).float(), shape, color, size, picked[..., 3:], count)
+
+
+class PatchTeacher(nn.Module):
+    """The ViT with linear heads that are thrown away afterwards."""
+
+    def __init__(self, config: Blip2VisionConfig) -> None:
+        super().__init__()
+        self.vit = Blip2VisionModel(config)
+        self.head = nn.Linear(config.hidden_size, 1 + len(SHAPES) + len(COLORS) + len(SIZES) + 2)
+        self.count = nn.Linear(config.hidden_size, 4)
+
+    def forward(self, pixel_values: Tensor, labels: PatchLabels) -> tuple[Tensor, dict[str, float]]:
+        """The loss, and the accuracies in percent on object patches."""
+        states = self.vit(pixel_values=pixel_values).last_hidden_state
+        shown, shape, color, size, centre = self.head(states[:, 1:]).float().split([1, 10, 8, 2, 2], -1)
+        thing = labels.shown > 0
+        losses = [
+            F.binary_cross_entropy_with_logits(shown.squeeze(-1), labels.shown),
+            *(F.cross_entropy(logits[thing], target[thing]) for logits, target in
+              ((shape, labels.shape), (color, labels.color), (size, labels.size))),
+            10 * F.smooth_l1_loss(centre[thing], labels.centre[thing]),
+            0.5 * F.cross_entropy(self.count(states[:, 0]).float(), labels.count),
+        ]  # fmt: skip
+        with torch.no_grad():
+            scores = {
+                "shape": (shape[thing].argmax(-1) == labels.shape[thing]).float().mean().item() * 100,
+                "color": (color[thing].argmax(-1) == labels.color[thing]).float().mean().item() * 100,
+                "size": (size[thing].argmax(-1) == labels.size[thing]).float().mean().item() * 100,
+                "count": (self.count(states[:, 0]).argmax(-1) == labels.count).float().mean().item() * 100,
+                "centre_error": (centre[thing] - labels.centre[thing]).abs().mean().item() * 100,
+            }
+        return torch.stack(losses).sum(), scores
+
+
+def draw_batch(rng: np.random.Generator, size: int, *, held_out: bool = False) -> tuple[Tensor, PatchLabels]:
+    """Fresh scenes: pixel values float32[B, 3, S, S] and their patch labels."""
+    scenes = [sample_scene(rng, held_out=held_out) for _ in range(size)]
+    drawn = [render_with_labels(scene) for scene in scenes]
+    return pixels(np.stack([d[0] for d in drawn])), label_patches(scenes, np.stack([d[1] for d in drawn]))
+
+
+def pretrain_vit(
+    *, seed: int, steps: int = 2600, batch: int = 64
+) -> tuple[Blip2VisionModel, dict[str, float]]:
+    """Train from scratch; returns the ViT and its scores in percent on 512 scenes with a held-out pair each."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    teacher = PatchTeacher(vision_config())
+    optimizer = adamw(teacher.named_parameters(), lr=0.0)
+    with log.progress("pre-train the ViT", steps) as bar:
+        for step in range(steps):
+            set_lr(optimizer, 1.2e-3 * cosine(step, steps=steps, warmup=100))
+            pixel_values, labels = draw_batch(rng, batch)
+            with torch.autocast("cpu", torch.bfloat16):
+                loss, scores = teacher(pixel_values, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
+            optimizer.step()
+            if step % 100 == 0:
+                said = " ".join(f"{name} {value:.0f}" for name, value in scores.items())
+                log.logger.info("vit step %d loss %.3f %s", step, loss.item(), said)
+            bar.advance(bar.tasks[0].id)
+    teacher.eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        _, scores = teacher(*draw_batch(np.random.default_rng(10_000 + seed), 512, held_out=True))
+    return teacher.vit, scores

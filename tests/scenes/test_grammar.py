@@ -1,0 +1,150 @@
+"""The grammar: what it says it can read back, in both languages, and its answers are true."""
+
+import collections
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ziya_visual.scenes import corpus, questions
+from ziya_visual.scenes.draw import sample_scene
+from ziya_visual.scenes.grammar import (
+    COLORS,
+    EVAL_PHRASINGS,
+    HELD_OUT,
+    PHRASINGS,
+    QUESTION_TYPES,
+    SHAPES,
+    SIZES,
+    TASKS,
+    TRAIN_PHRASINGS,
+    Language,
+    Meaning,
+    Phrase,
+    fits,
+    forge_side,
+    keywords,
+    parse,
+)
+
+LANGS = ("en", "zh")
+FULL = st.builds(Phrase, st.sampled_from(SIZES), st.sampled_from(COLORS), st.sampled_from(SHAPES))
+ANY = st.builds(
+    Phrase,
+    st.sampled_from((None, *SIZES)),
+    st.sampled_from((None, *COLORS)),
+    st.sampled_from((None, *SHAPES)),
+)
+
+
+@given(st.lists(FULL, min_size=1, max_size=4), st.integers(0, 9), st.sampled_from(LANGS))
+def test_a_caption_is_read_back(things: list[Phrase], phrasing: int, lang: str) -> None:
+    meaning = Meaning("caption", tuple(things))
+    text = Language.load(lang).say(meaning, phrasing)
+    assert parse(text, lang) == meaning
+    said = [word for thing in things for word in (thing.size, thing.color, thing.shape)]
+    assert [word.split(":")[1] for word in keywords(text, lang)] == said
+
+
+@given(ANY, ANY, st.sampled_from(QUESTION_TYPES), st.integers(0, 9), st.sampled_from(LANGS))
+def test_a_question_is_read_back(first: Phrase, second: Phrase, task: str, phrasing: int, lang: str) -> None:
+    meaning = Meaning(task, (first, second) if task == "relation" else (first,))
+    assert parse(Language.load(lang).say(meaning, phrasing), lang) == meaning
+
+
+@pytest.mark.parametrize("lang", LANGS)
+@pytest.mark.parametrize("task", QUESTION_TYPES)
+def test_every_reply_and_short_answer_is_read_back(task: str, lang: str) -> None:
+    language = Language.load(lang)
+    things = (Phrase("large", "red", "ring"), Phrase(None, "blue", None))
+    for value in language.words[task]:
+        meaning = Meaning(task, things if task == "relation" else things[:1], value)
+        assert parse(language.reply(meaning), lang) == meaning
+        assert parse(language.answer(task, value), lang) == Meaning(task, (), value)
+
+
+@pytest.mark.parametrize("text", ["", "hello", "What color is the", "a large red", "红色的", "从左到右有"])
+def test_what_is_no_sentence_is_not_read(text: str) -> None:
+    assert parse(text, "en") is None
+    assert parse(text, "zh") is None
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_one_phrasing_in_five_is_for_evaluation_and_all_differ(lang: str) -> None:
+    assert len(EVAL_PHRASINGS) * 5 == PHRASINGS == len(EVAL_PHRASINGS) + len(TRAIN_PHRASINGS)
+    for task in TASKS:
+        assert len(set(Language.load(lang).phrasings[task])) == PHRASINGS
+
+
+def test_held_out_pairs_leave_every_word_to_be_learnt() -> None:
+    pairs = {(shape, color) for shape in SHAPES for color in COLORS} - HELD_OUT
+    assert {shape for shape, _ in pairs} == set(SHAPES)
+    assert {color for _, color in pairs} == set(COLORS)
+
+
+@given(st.integers(0, 10**6), st.booleans())
+def test_scenes_hold_out_what_they_promise(seed: int, held_out: bool) -> None:
+    scene = sample_scene(np.random.default_rng(seed), held_out=held_out)
+    assert sum(questions.is_held_out(thing.what) for thing in scene.things) == int(held_out)
+    assert [thing.x for thing in scene.things] == sorted(thing.x for thing in scene.things)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(QUESTION_TYPES), st.booleans())
+def test_answers_are_true(seed: int, kind: str, held_out: bool) -> None:
+    rng = np.random.default_rng(seed)
+    scene = sample_scene(rng, held_out=held_out)
+    meaning = questions.ask(rng, scene, kind, held_out=held_out)
+    if meaning is None:
+        return
+    named = [[t for t in scene.things if fits(t.what, phrase)] for phrase in meaning.things]
+    if kind == "count":
+        assert str(len(named[0])) == meaning.value
+    elif kind == "exist":
+        assert (len(named[0]) > 0) == (meaning.value == "yes")
+        if held_out:
+            assert (meaning.things[0].shape, meaning.things[0].color) in HELD_OUT
+    else:
+        assert all(len(things) == 1 for things in named), "every thing named is the only one"
+        if held_out:
+            assert questions.is_held_out(named[0][0].what)
+        if kind == "relation":
+            a, b = named[0][0], named[1][0]
+            true = {"left": a.x < b.x, "right": a.x > b.x, "above": a.y < b.y, "below": a.y > b.y}
+            assert true[str(meaning.value)]
+        else:
+            assert getattr(named[0][0].what, kind) == meaning.value
+
+
+def test_answers_are_balanced_within_each_type() -> None:
+    rng = np.random.default_rng(0)
+    counts: dict[str, collections.Counter] = {kind: collections.Counter() for kind in QUESTION_TYPES}
+    for _ in range(3000):
+        scene = sample_scene(rng, held_out=False)
+        for kind in QUESTION_TYPES:
+            meaning = questions.ask(rng, scene, kind)
+            if meaning is not None:
+                counts[kind][meaning.value] += 1
+    for kind, values in counts.items():
+        assert max(values.values()) < 1.5 * min(values.values()), (kind, values)
+
+
+def test_the_language_models_text_keeps_away_from_the_forges_side_and_from_evaluation() -> None:
+    rng = np.random.default_rng(0)
+    english = Language.load("en")
+    for _ in range(500):
+        source, target = corpus.sentence_pair(rng)
+        assert parse(source, "en") == parse(target, "zh") is not None
+        if " " in source:
+            assert not forge_side(source)
+    kept = {english.phrasings[task][n].partition("{")[0] for task in TASKS for n in EVAL_PHRASINGS}
+    seen = {english.phrasings[task][n].partition("{")[0] for task in TASKS for n in TRAIN_PHRASINGS}
+    openings = tuple(kept - seen)
+    for _ in range(200):
+        for dialogue in corpus.reading(rng)[1]:
+            text = dialogue[0].content.removesuffix(" Answer briefly.")
+            meaning = parse(text, "en")
+            if meaning is not None:
+                said = [english.say(meaning, n) for n in EVAL_PHRASINGS]
+                trained = [english.say(meaning, n) for n in TRAIN_PHRASINGS]
+                assert text not in said or text in trained, (text, openings)
