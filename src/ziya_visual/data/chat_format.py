@@ -60,12 +60,11 @@ class ChatFormat:
         self.image_id: int = image_id
         self.eos_id: int = tokenizer.eos_token_id
         self.pad_id: int = (
-            tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        )
         self._bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        # A role's opening may be a special token of this tokenizer or ordinary text; both are asked of it
-        as such. self._human = tokenizer(HUMAN, add_special_tokens=False)["input_ids"] self._bot =
-        tokenizer(BOT, add_special_tokens=False)["input_ids"] self._newline = self.text_ids("\n")
+        # A role's opening may be a special token of this tokenizer, or ordinary text.
+        self._human: list[int] = tokenizer(HUMAN, add_special_tokens=False)["input_ids"]
+        self._bot: list[int] = tokenizer(BOT, add_special_tokens=False)["input_ids"]
+        self._newline = self.text_ids("\n")
 
     def text_ids(self, text: str) -> list[int]:
         """Token ids of plain text; special tokens spelt in it stay text."""

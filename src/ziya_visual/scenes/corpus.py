@@ -1,5 +1,4 @@
-"""What the tiny language model reads: object lists, captions and answers from lists, translation. No
-pictures.
+"""What the tiny language model reads: object lists, captions and answers from lists, translation.
 
 A list stands where an image's tokens will stand later: one object is its words and a cell of an 8 x 8 grid,
 in any order. The translation text never holds a sentence of the image data's side
@@ -108,7 +107,7 @@ def sentence_pair(rng: Rng, *, for_forge: bool = False) -> tuple[str, str]:
 
 
 def _vary(rng: Rng, meaning: Meaning) -> Meaning:
-    """Half of the time other attributes are said, any pair included: the language model may have read them all."""
+    """Half of the time say other attributes, any pair included: a language model has read them all."""
     if rng.random() < 0.5:
         return meaning
     shuffled = tuple(Phrase(t.size, t.color, t.shape) for t in meaning.things)

@@ -1,8 +1,8 @@
-"""The tiny bilingual LM: a stock ``LlamaForCausalLM`` and its byte-level tokenizer, trained on the
-grammar's text.
+"""The tiny bilingual LM: a stock ``LlamaForCausalLM`` and its byte-level tokenizer.
 
-It stands for the language model that a real user downloads. It never sees a picture. An object list stands
-where an image's tokens will stand, and the questions about it are packed as an image's texts are.
+It stands for the language model that a real user downloads. It reads the grammar's text and never sees a
+picture. An object list stands where an image's tokens will stand, and the questions about it are packed as an
+image's texts are.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def pixels(pictures: np.ndarray) -> Tensor:
 
 
 def label_patches(scenes: list[Scene], owners: np.ndarray) -> PatchLabels:
-    """The object that covers most of each patch, if any covers an eighth of it. ``owners``: int64[B, S, S]."""
+    """The object that covers most of each patch, if any covers an eighth. ``owners``: int64[B, S, S]."""
     n, p = SIDE_PATCHES, PATCH
     patches = (
         owners.reshape(len(scenes), n, p, n, p).transpose(0, 1, 3, 2, 4).reshape(len(scenes), n * n, p * p)
@@ -122,7 +122,7 @@ def draw_batch(rng: np.random.Generator, size: int, *, held_out: bool = False) -
 def pretrain_vit(
     *, seed: int, steps: int = 2600, batch: int = 64
 ) -> tuple[Blip2VisionModel, dict[str, float]]:
-    """Train from scratch; returns the ViT and its scores in percent on 512 scenes with a held-out pair each."""
+    """Train from scratch; returns the ViT and its scores in percent on 512 scenes with a held-out pair."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     teacher = PatchTeacher(vision_config())
