@@ -59,7 +59,8 @@ class ChatFormat:
             raise CheckpointError(f"the tokenizer needs an {IMAGE} token and an end token; `init` adds them")
         self.image_id: int = image_id
         self.eos_id: int = tokenizer.eos_token_id
-        self.pad_id: int = (
+        pad_id = tokenizer.pad_token_id
+        self.pad_id: int = self.eos_id if pad_id is None else pad_id
         self._bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         # A role's opening may be a special token of this tokenizer, or ordinary text.
         self._human: list[int] = tokenizer(HUMAN, add_special_tokens=False)["input_ids"]
