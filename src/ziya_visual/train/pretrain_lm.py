@@ -78,22 +78,21 @@ def lm_config(vocabulary: int) -> LlamaConfig:
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
-        attn_implementation="eager",
+        attn_implementation="sdpa",
     )
 
 
-def corpus_batch(
+def corpus_batches(
     rng: np.random.Generator, chat: ChatFormat, *, readings: int, translations: int
-) -> PackedBatch:
-    """Rows of lists with their questions, and rows of two translations."""
+) -> list[PackedBatch]:
+    """Rows of lists with their questions, and rows of one translation; packed apart, as their lengths differ."""
     bos = chat.prefix_ids(0)
-    rows = []
-    for _ in range(readings):
-        listed, dialogues = corpus.reading(rng)
-        rows.append(Row([*chat.text_ids(listed), *bos], [_branch(chat, dialogue) for dialogue in dialogues]))
-    for _ in range(translations):
-        rows.append(Row(bos, [_branch(chat, corpus.translation(rng, max_lines=lines)) for lines in (2, 8)]))
-    return pack(rows, pad_id=chat.pad_id)
+    lists = [corpus.reading(rng) for _ in range(readings)]
+    rows = [
+        Row([*chat.text_ids(seen), *bos], [_branch(chat, d) for d in dialogues]) for seen, dialogues in lists
+    ]
+    single = [Row(bos, [_branch(chat, corpus.translation(rng))]) for _ in range(translations)]
+    return [pack(rows, pad_id=chat.pad_id), pack(single, pad_id=chat.pad_id)]
 
 
 def _branch(chat: ChatFormat, dialogue: tuple[Message, ...]) -> Branch:
@@ -103,7 +102,7 @@ def _branch(chat: ChatFormat, dialogue: tuple[Message, ...]) -> Branch:
 
 
 def pretrain_lm(
-    *, seed: int, steps: int = 1500, readings: int = 16, translations: int = 12
+    *, seed: int, steps: int = 1200, readings: int = 24, translations: int = 16
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Train tokenizer and model from scratch on freshly drawn text."""
     torch.manual_seed(seed)
@@ -115,18 +114,16 @@ def pretrain_lm(
     with log.progress("pre-train the LM", steps) as bar:
         for step in range(steps):
             set_lr(optimizer, 3e-3 * cosine(step, steps=steps, warmup=60))
-            batch = corpus_batch(rng, chat, readings=readings, translations=translations)
+            batches = corpus_batches(rng, chat, readings=readings, translations=translations)
             with torch.autocast("cpu", torch.bfloat16):
-                sums = packed_loss(model, batch)
-            loss = mean_loss(sums)
+                sums = [packed_loss(model, batch) for batch in batches]
+            loss = torch.stack([mean_loss(part) for part in sums]).sum()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             if step % 50 == 0:
-                by_lang = " ".join(
-                    f"{lang} {sums[i].total.item() / sums[i].count:.3f}" for lang, i in LANG_IDS.items()
-                )
-                log.logger.info("lm step %d loss %s", step, by_lang)
+                read, translated = (mean_loss(part).item() for part in sums)
+                log.logger.info("lm step %d loss: read %.3f translate %.3f", step, read, translated)
             bar.advance(bar.tasks[0].id)
     return model.eval(), tokenizer

@@ -1,0 +1,109 @@
+"""The packed forward gives each text the loss and the gradients that it would have alone."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ziya_visual.data.chat_format import Encoded
+from ziya_visual.data.packing import IGNORE, Branch, PackedBatch, Row, pack
+from ziya_visual.model.packed import mean_loss, packed_loss, tree_mask
+
+IMAGE, VOCABULARY, QUERIES = 3, 50, 4
+
+
+@pytest.fixture
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        attn_implementation="eager",
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def random_rows(rng: np.random.Generator, count: int) -> list[Row]:
+    rows = []
+    for _ in range(count):
+        branches = []
+        for number in range(int(rng.integers(1, 6))):
+            size = int(rng.integers(2, 12))
+            ids = rng.integers(4, VOCABULARY, size).tolist()
+            branches.append(Branch(Encoded(ids, [False, *(rng.random(size - 1) < 0.7).tolist()]), number % 2))
+        rows.append(Row([IMAGE] * QUERIES + [1], branches))
+    return rows
+
+
+def unpacked_loss(model: LlamaForCausalLM, rows: list[Row], prefix: torch.Tensor) -> torch.Tensor:
+    """Each branch behind its prefix, by the stock class."""
+    total, count = torch.zeros(()), 0
+    for row, image in zip(rows, prefix, strict=True):
+        for branch in row.branches:
+            ids = torch.tensor([[*row.prefix, *branch.encoded.ids]])
+            embeds = model.get_input_embeddings()(ids)
+            embeds = torch.cat([image[None], embeds[:, QUERIES:]], 1)
+            logits = model(inputs_embeds=embeds).logits[0]
+            learn = [False] * len(row.prefix) + branch.encoded.supervised
+            targets = [at for at, wanted in enumerate(learn) if wanted]
+            if targets:
+                predicted = logits[[at - 1 for at in targets]]
+                total = total + torch.nn.functional.cross_entropy(predicted, ids[0, targets], reduction="sum")
+                count += len(targets)
+    return total / count
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_packed_equals_unpacked_in_loss_and_gradients(model: LlamaForCausalLM, seed: int) -> None:
+    rows = random_rows(np.random.default_rng(seed), 3)
+    grads = []
+    losses = []
+    for packed in (True, False):
+        model.zero_grad()
+        prefix = torch.randn(3, QUERIES, 32, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+        if packed:
+            loss = mean_loss(packed_loss(model, pack(rows, pad_id=0), image_id=IMAGE, image_prefix=prefix))
+        else:
+            loss = unpacked_loss(model, rows, prefix)
+        loss.backward()
+        losses.append(loss.item())
+        grads.append([prefix.grad, *(parameter.grad for parameter in model.parameters())])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    for ours, stock in zip(*grads, strict=True):
+        assert torch.allclose(ours, stock, rtol=1e-4, atol=1e-6)
+
+
+def test_losses_are_summed_by_language(model: LlamaForCausalLM) -> None:
+    rows = random_rows(np.random.default_rng(1), 3)
+    prefix = torch.randn(3, QUERIES, 32)
+    both = packed_loss(model, pack(rows, pad_id=0), image_id=IMAGE, image_prefix=prefix)
+    for lang in (0, 1):
+        own = [Row(row.prefix, [b for b in row.branches if b.lang == lang]) for row in rows]
+        alone = packed_loss(model, pack(own, pad_id=0), image_id=IMAGE, image_prefix=prefix)[lang]
+        assert alone.count == both[lang].count
+        assert alone.total.item() == pytest.approx(both[lang].total.item(), rel=1e-5)
+
+
+def test_a_missing_placeholder_is_an_error_with_numbers(model: LlamaForCausalLM) -> None:
+    rows = random_rows(np.random.default_rng(0), 2)
+    with pytest.raises(ValueError, match="8 image placeholders in the batch for 12 image tokens"):
+        packed_loss(model, pack(rows, pad_id=0), image_id=IMAGE, image_prefix=torch.zeros(3, QUERIES, 32))
+
+
+def test_the_mask_is_the_documented_example() -> None:
+    row = Row([7, 7], [Branch(Encoded([10, 11], [False, True])), Branch(Encoded([12, 13], [True, True]))])
+    batch: PackedBatch = pack([row, Row([7], [])], pad_id=0)
+    sees = tree_mask(torch.from_numpy(batch.branch_ids))[0, 0] == 0
+    expected = ["x.....", "xx....", "xxx...", "xxxx..", "xx..x.", "xx..xx"]
+    assert ["".join("x" if s else "." for s in line) for line in sees.tolist()] == expected
+    assert batch.position_ids[0].tolist() == [0, 1, 2, 3, 2, 3]
+    assert batch.labels[0].tolist() == [IGNORE, IGNORE, 11, IGNORE, 13, IGNORE]
+    assert np.all(batch.labels[1] == IGNORE)
+
+
+def test_nothing_to_pack_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        pack([], pad_id=0)
