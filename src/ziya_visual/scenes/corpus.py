@@ -65,10 +65,10 @@ def describe(rng: Rng, scene: Scene, lang: str) -> tuple[Message, Message]:
 
 
 def reading(rng: Rng) -> tuple[str, list[tuple[Message, ...]]]:
-    """A list and dialogues about it: captions and five questions, each in a language of its own."""
+    """A list and dialogues about it: a caption and seven questions, each in a language of its own."""
     scene = sample_scene(rng, held_out=bool(rng.random() < 0.15))
-    dialogues: list[tuple[Message, ...]] = [describe(rng, scene, lang) for lang in LANGS]
-    for _ in range(5):
+    dialogues: list[tuple[Message, ...]] = [describe(rng, scene, LANGS[rng.integers(2)])]
+    for _ in range(7):
         meaning, lang = any_question(rng, scene), LANGS[rng.integers(2)]
         if rng.random() < 0.3:
             language = Language.load(lang)

@@ -165,8 +165,22 @@ def render(scene: Scene, side: int = SIDE) -> NDArray[np.uint8]:
     return render_with_labels(scene, side)[0]
 
 
-def render_with_labels(scene: Scene, side: int = SIDE) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The picture and which object each pixel shows: uint8[S, S, 3], int64[S, S] (index, -1 background)."""
+def odd_paint(rng: np.random.Generator) -> Floats:
+    """A colour that is none of the eight, for teaching shapes without teaching pairs: float32[3] in 0-255."""
+    named = np.asarray(list(RGB.values()), dtype=np.float32)
+    while True:
+        paint = rng.uniform(0, 255, 3).astype(np.float32)
+        if np.abs(named - paint).max(axis=1).min() > 50:
+            return paint
+
+
+def render_with_labels(
+    scene: Scene, side: int = SIDE, *, odd_colors: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The picture and which object each pixel shows: uint8[S, S, 3], int64[S, S] (index, -1 background).
+
+    With ``odd_colors`` every object is painted in a colour that has no name.
+    """
     rng = np.random.default_rng(scene.seed)
     canvas = _background(rng, side)
     owner = np.full((side, side), -1, dtype=np.int64)
@@ -180,7 +194,8 @@ def render_with_labels(scene: Scene, side: int = SIDE) -> tuple[NDArray[np.uint8
         cos, sin = np.cos(thing.angle), np.sin(thing.angle)
         distance = _shape(thing.what.shape or "circle", dx * cos + dy * sin, dy * cos - dx * sin)
         cover = np.clip(0.5 - distance * radius, 0, 1)[..., None]
-        paint = np.asarray(RGB[thing.what.color or "red"], dtype=np.float32) + rng.normal(0, 6, 3)
+        named = np.asarray(RGB[thing.what.color or "red"], dtype=np.float32)
+        paint = odd_paint(rng) if odd_colors else named + rng.normal(0, 6, 3)
         canvas[y0:y1, x0:x1] = canvas[y0:y1, x0:x1] * (1 - cover) + paint.astype(np.float32) * cover
         owner[y0:y1, x0:x1][cover[..., 0] > 0.5] = index
     return np.clip(canvas, 0, 255).astype(np.uint8), owner

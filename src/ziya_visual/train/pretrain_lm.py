@@ -18,6 +18,7 @@ from ziya_visual.core import log
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat_format import BOT, CHAT_TEMPLATE, HUMAN, IMAGE, ChatFormat
 from ziya_visual.data.packing import Branch, PackedBatch, Row, pack
+from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.packed import mean_loss, packed_loss
 from ziya_visual.scenes import corpus
 from ziya_visual.train.schedule import adamw, cosine, set_lr
@@ -72,13 +73,13 @@ def lm_config(vocabulary: int) -> LlamaConfig:
         hidden_size=192,
         intermediate_size=512,
         num_hidden_layers=6,
-        num_attention_heads=6,
+        num_attention_heads=4,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
-        attn_implementation="sdpa",
+        attn_implementation=PLAIN,
     )
 
 
@@ -100,7 +101,7 @@ def _branch(chat: ChatFormat, dialogue: tuple[Message, ...]) -> Branch:
 
 
 def pretrain_lm(
-    *, seed: int, steps: int = 1200, readings: int = 24, translations: int = 16
+    *, seed: int, steps: int = 1200, readings: int = 28, translations: int = 14
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Train tokenizer and model from scratch on freshly drawn text."""
     torch.manual_seed(seed)
@@ -111,7 +112,7 @@ def pretrain_lm(
     optimizer = adamw(model.named_parameters(), lr=0.0, weight_decay=0.02)
     with log.progress("pre-train the LM", steps) as bar:
         for step in range(steps):
-            set_lr(optimizer, 3e-3 * cosine(step, steps=steps, warmup=60))
+            set_lr(optimizer, 2.5e-3 * cosine(step, steps=steps, warmup=60))
             batches = corpus_batches(rng, chat, readings=readings, translations=translations)
             with torch.autocast("cpu", torch.bfloat16):
                 sums = [packed_loss(model, batch) for batch in batches]

@@ -17,12 +17,11 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
 from ziya_visual.core import log
+from ziya_visual.model.processor import normalise
 from ziya_visual.scenes.draw import SIDE, Scene, render_with_labels, sample_scene
 from ziya_visual.scenes.grammar import COLORS, SHAPES, SIZES
 from ziya_visual.train.schedule import adamw, cosine, set_lr
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 PATCH = 8
 SIDE_PATCHES = SIDE // PATCH
 
@@ -53,12 +52,6 @@ class PatchLabels:
     count: Tensor
 
 
-def pixels(pictures: np.ndarray) -> Tensor:
-    """uint8[B, S, S, 3] -> float32[B, 3, S, S], normalised as BLIP-2's image processor does."""
-    array = (pictures.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
-
-
 def label_patches(scenes: list[Scene], owners: np.ndarray) -> PatchLabels:
     """The object that covers most of each patch, if any covers an eighth. ``owners``: int64[B, S, S]."""
     n, p = SIDE_PATCHES, PATCH
@@ -78,6 +71,12 @@ def label_patches(scenes: list[Scene], owners: np.ndarray) -> PatchLabels:
     shape, color, size = (picked[..., i].long() for i in range(3))
     count = torch.tensor([len(scene.things) - 1 for scene in scenes])
     return PatchLabels(torch.from_numpy(owner >= 0).float(), shape, color, size, picked[..., 3:], count)
+
+
+def _right(logits: Tensor, target: Tensor) -> float:
+    """Accuracy in percent where there is a target."""
+    known = target >= 0
+    return (logits.argmax(-1)[known] == target[known]).float().mean().item() * 100
 
 
 class PatchTeacher(nn.Module):
@@ -103,20 +102,29 @@ class PatchTeacher(nn.Module):
         ]  # fmt: skip
         with torch.no_grad():
             scores = {
-                "shape": (shape[thing].argmax(-1) == labels.shape[thing]).float().mean().item() * 100,
-                "color": (color[thing].argmax(-1) == labels.color[thing]).float().mean().item() * 100,
-                "size": (size[thing].argmax(-1) == labels.size[thing]).float().mean().item() * 100,
-                "count": (self.count(states[:, 0]).argmax(-1) == labels.count).float().mean().item() * 100,
+                "shape": _right(shape[thing], labels.shape[thing]),
+                "color": _right(color[thing], labels.color[thing]),
+                "size": _right(size[thing], labels.size[thing]),
+                "count": _right(self.count(states[:, 0]), labels.count),
                 "centre_error": (centre[thing] - labels.centre[thing]).abs().mean().item() * 100,
             }
         return torch.stack(losses).sum(), scores
 
 
-def draw_batch(rng: np.random.Generator, size: int, *, held_out: bool = False) -> tuple[Tensor, PatchLabels]:
-    """Fresh scenes: pixel values float32[B, 3, S, S] and their patch labels."""
+def draw_batch(
+    rng: np.random.Generator, size: int, *, held_out: bool = False, odd: float = 0.0
+) -> tuple[Tensor, PatchLabels]:
+    """Fresh scenes: pixel values float32[B, 3, S, S] and their patch labels.
+
+    A share ``odd`` of the pictures is painted in colours without a name, and its colour is not learnt: what
+    a shape looks like must not depend on the colours that it was met in.
+    """
     scenes = [sample_scene(rng, held_out=held_out) for _ in range(size)]
-    drawn = [render_with_labels(scene) for scene in scenes]
-    return pixels(np.stack([d[0] for d in drawn])), label_patches(scenes, np.stack([d[1] for d in drawn]))
+    strange = rng.random(size) < odd
+    drawn = [render_with_labels(scene, odd_colors=bool(s)) for scene, s in zip(scenes, strange, strict=True)]
+    labels = label_patches(scenes, np.stack([d[1] for d in drawn]))
+    labels.color[torch.from_numpy(strange)] = -100
+    return normalise(np.stack([d[0] for d in drawn])), labels
 
 
 def pretrain_vit(
@@ -130,7 +138,7 @@ def pretrain_vit(
     with log.progress("pre-train the ViT", steps) as bar:
         for step in range(steps):
             set_lr(optimizer, 1.2e-3 * cosine(step, steps=steps, warmup=100))
-            pixel_values, labels = draw_batch(rng, batch)
+            pixel_values, labels = draw_batch(rng, batch, odd=0.5)
             with torch.autocast("cpu", torch.bfloat16):
                 loss, scores = teacher(pixel_values, labels)
             optimizer.zero_grad()

@@ -1,0 +1,153 @@
+"""The recipe: one YAML file that says what is trained, on what, and how. Strict: an unknown key is an error.
+
+Configuration stops here and at the builders: modules take plain keyword arguments, never a recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ziya_visual.core.errors import ConfigError, nearest
+from ziya_visual.core.io import read_text
+
+Part = Literal["qformer", "query_tokens", "projection", "alignment", "lora", "vision"]
+PARTS: tuple[Part, ...] = ("qformer", "query_tokens", "projection", "alignment", "lora", "vision")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Lora(_Strict):
+    """Low-rank adaptation of the language model's linear layers."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+
+
+class Objectives(_Strict):
+    """The weight of each loss; 0 leaves it out."""
+
+    language_model: float = Field(1.0, ge=0)
+    contrastive: float = Field(0.0, ge=0)
+    matching: float = Field(0.0, ge=0)
+    grounded: float = Field(0.0, ge=0)
+
+
+class Stage(_Strict):
+    """One stage of training (DESIGN, "Stages")."""
+
+    name: str
+    steps: int = Field(ge=1)
+    images_per_step: int = Field(ge=1)
+    texts_per_image: int = Field(
+        ge=1, description="texts drawn of those that an image has, all languages together"
+    )
+    tasks: dict[str, float] = Field(description="weight of each task in the draw")
+    trains: tuple[Part, ...]
+    objectives: Objectives = Objectives()
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    final_fraction: float = Field(0.05, ge=0, le=1, description="of the learning rate, at the last step")
+
+
+class Bridge(_Strict):
+    """The Q-Former of a new checkpoint."""
+
+    num_query_tokens: int = Field(32, ge=1)
+    hidden_size: int = Field(768, ge=8)
+    num_hidden_layers: int = Field(12, ge=1)
+    num_attention_heads: int = Field(12, ge=1)
+    intermediate_size: int = Field(3072, ge=8)
+    cross_attention_frequency: int = Field(2, ge=1)
+    max_position_embeddings: int = Field(512, ge=8)
+    projection_size: int = Field(256, ge=1, description="width of the contrastive space")
+
+
+class Model(_Strict):
+    """Where training starts: a checkpoint of ours, or parts to compose one of."""
+
+    checkpoint: Path | None = None
+    vision: Path | None = None
+    language_model: Path | None = None
+    bridge: Bridge = Bridge()
+    lora: Lora = Lora()
+
+
+class Data(_Strict):
+    """What is trained on: files of records (JSONL), or a folder of pictures with a ``captions.csv``."""
+
+    path: tuple[Path, ...]
+
+
+class Recipe(_Strict):
+    """A whole recipe file."""
+
+    name: str
+    seed: int = 0
+    out: Path
+    model: Model
+    data: Data
+    precision: Literal["fp32", "bf16"] = "bf16"
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply ``key=value`` changes, where the key is a dotted path (``stages.0.steps=10``).
+
+    Raises:
+        ConfigError: the file is no YAML mapping, a key is unknown or missing, or a value does not fit.
+    """
+    try:
+        data = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())[:120]})") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a recipe is a YAML mapping, found {type(data).__name__}")
+    for override in overrides:
+        _override(data, override)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_first_problem(error)}") from error
+
+
+def _override(data: Any, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"{override!r} is no key=value")
+    *parents, last = key.split(".")
+    place = data
+    for name in [*parents, last]:
+        inside = place
+        if isinstance(place, list) and name.isdigit() and int(name) < len(place):
+            place = place[int(name)]
+        elif isinstance(place, dict) and (name in place or name is last):
+            place = place.get(name)
+        else:
+            known = list(place) if isinstance(place, dict) else map(str, range(len(place or ())))
+            raise ConfigError(f"{override!r}: there is no {name!r} in the recipe{nearest(name, known)}")
+    inside[int(last) if isinstance(inside, list) else last] = yaml.safe_load(text)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(map(str, problem["loc"]))
+    if problem["type"] != "extra_forbidden":
+        return f"{where}: {problem['msg']}, found {problem['input']!r:.60}"
+    model: Any = Recipe
+    for step in problem["loc"][:-1]:
+        if isinstance(step, str):
+            model = _model_of(model.model_fields[step].annotation)
+    return f"unknown key {where!r}{nearest(str(problem['loc'][-1]), model.model_fields)}"
+
+
+def _model_of(annotation: Any) -> Any:
+    """The recipe class inside an annotation such as ``tuple[Stage, ...]``."""
+    inner = getattr(annotation, "__args__", ())
+    return inner[0] if inner else annotation

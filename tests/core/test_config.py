@@ -1,0 +1,60 @@
+"""Recipes: unknown keys and unfit values end in one line that names the nearest known key."""
+
+from pathlib import Path
+
+import pytest
+
+from ziya_visual.core.config import load_recipe
+from ziya_visual.core.errors import ConfigError
+
+RECIPE = """
+name: r
+out: runs/r
+model: {checkpoint: base}
+data: {path: [a.jsonl]}
+stages:
+  - {name: chat, steps: 10, images_per_step: 4, texts_per_image: 2, tasks: {vqa: 1.0},
+     trains: [qformer, lora], learning_rate: 0.001}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_a_recipe_is_read_and_changed(path: Path) -> None:
+    recipe = load_recipe(path, ["stages.0.steps=3", "seed=7", "data.path=[b, c]"])
+    assert recipe.stages[0].steps == 3
+    assert recipe.seed == 7
+    assert recipe.data.path == (Path("b"), Path("c"))
+    assert recipe.stages[0].trains == ("qformer", "lora")
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("sed=1", "unknown key 'sed'; did you mean 'seed'?"),
+        ("stages.0.step=1", "unknown key 'stages.0.step'; did you mean 'steps'?"),
+        ("stages.0.steps=0", "stages.0.steps: Input should be greater than or equal to 1, found 0"),
+        ("stages.4.steps=1", "there is no '4' in the recipe"),
+        ("modle.checkpoint=x", "there is no 'modle' in the recipe; did you mean 'model'?"),
+        ("seed", "'seed' is no key=value"),
+        ("stages.0.trains=[qfromer]", "trains.0: Input should be 'qformer'"),
+        ("model.bridge={num_query=3}", "model.bridge"),
+    ],
+)
+def test_what_does_not_fit_is_named(path: Path, override: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path, [override])
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", ""])
+def test_what_is_no_recipe_is_refused(path: Path, text: str) -> None:
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        load_recipe(path)

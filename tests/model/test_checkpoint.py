@@ -1,0 +1,139 @@
+"""A checkpoint is a stock one: same logits there and back, and damage ends in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Blip2ForConditionalGeneration, Blip2VisionConfig, Blip2VisionModel, LlamaConfig
+from transformers import LlamaForCausalLM as Llama
+
+from ziya_visual.core.errors import CheckpointError
+from ziya_visual.model.adapters import add_lora, freeze_all_but
+from ziya_visual.model.checkpoint import ALIGNMENT, load_checkpoint, save_checkpoint
+from ziya_visual.model.compose import compose
+from ziya_visual.model.processor import ZiyaProcessor
+from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
+
+QUERIES = 4
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[Any, Any, ZiyaProcessor]:
+    tokenizer = train_tokenizer(corpus_texts(np.random.default_rng(0), 30))
+    torch.manual_seed(0)
+    vision = Blip2VisionModel(
+        Blip2VisionConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            image_size=16,
+            patch_size=8,
+            initializer_range=0.02,
+        )
+    )
+    llama = Llama(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=48,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            tie_word_embeddings=True,
+        )
+    )
+    model, alignment = compose(
+        vision=vision,
+        language_model=llama,
+        tokenizer=tokenizer,
+        qformer={
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "cross_attention_frequency": 1,
+        },
+        num_query_tokens=QUERIES,
+        projection_size=16,
+        seed=0,
+    )
+    with torch.no_grad():  # a weight that is not saved cannot hide behind its initial value
+        for parameter in [*model.parameters(), *alignment.parameters()]:
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    processor = ZiyaProcessor(tokenizer, image_size=16, num_query_tokens=QUERIES)
+    return model.eval(), alignment.eval(), processor
+
+
+def logits(model: Any, processor: ZiyaProcessor) -> torch.Tensor:
+    ids = torch.tensor([processor.chat.prefix_ids(QUERIES) + processor.chat.text_ids("红色 circle")])
+    pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        return model(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+def test_stock_opens_what_we_save_and_we_what_stock_saves(parts: Any, tmp_path: Path) -> None:
+    model, alignment, processor = parts
+    save_checkpoint(tmp_path / "ours", model=model, alignment=alignment, processor=processor)
+    stock, info = Blip2ForConditionalGeneration.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    expected = logits(model, processor)
+    assert (logits(stock, processor) - expected).abs().max() <= 1e-5
+    stock.save_pretrained(tmp_path / "ours")
+    again, alignment_again, processor_again = load_checkpoint(tmp_path / "ours")
+    assert (logits(again, processor_again) - expected).abs().max() <= 1e-5
+    for name, tensor in alignment.state_dict().items():
+        assert torch.equal(tensor, alignment_again.state_dict()[name]), name
+
+
+def test_adapters_start_as_nothing_and_are_merged_on_saving(parts: Any, tmp_path: Path) -> None:
+    import copy
+
+    model, alignment, processor = (copy.deepcopy(part) for part in parts[:2]), None, parts[2]
+    network, alignment = model
+    before = logits(network, processor)
+    add_lora(network, rank=2, alpha=4)
+    assert torch.equal(logits(network, processor), before)
+    table = freeze_all_but(network, alignment, ["lora", "qformer"])
+    assert table["lora"] == sum(p.numel() for n, p in network.named_parameters() if "lora_" in n) > 0
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    adapted = logits(network.eval(), processor)
+    assert (adapted - before).abs().max() > 1e-3
+    save_checkpoint(tmp_path / "c", model=network, alignment=alignment, processor=processor)
+    stock = Blip2ForConditionalGeneration.from_pretrained(tmp_path / "c")
+    assert (logits(stock, processor) - adapted).abs().max() <= 1e-5
+    assert torch.equal(logits(network, processor), adapted), "saving leaves the model in memory as it was"
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", ALIGNMENT, "tokenizer.json"])
+def test_a_missing_file_is_named(parts: Any, tmp_path: Path, damage: str) -> None:
+    save_checkpoint(tmp_path / "c", model=parts[0], alignment=parts[1], processor=parts[2])
+    (tmp_path / "c" / damage).unlink()
+    with pytest.raises(CheckpointError, match=damage.replace(".", r"\.")):
+        load_checkpoint(tmp_path / "c")
+
+
+@pytest.mark.parametrize("damage", ["model.safetensors", ALIGNMENT])
+def test_a_truncated_file_is_one_line(parts: Any, tmp_path: Path, damage: str) -> None:
+    save_checkpoint(tmp_path / "c", model=parts[0], alignment=parts[1], processor=parts[2])
+    path = tmp_path / "c" / damage
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+        load_checkpoint(tmp_path / "c")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_foreign_key_is_refused(parts: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_checkpoint(tmp_path / "c", model=parts[0], alignment=parts[1], processor=parts[2])
+    state = load_file(tmp_path / "c" / ALIGNMENT)
+    state["extra"] = state.pop("lm_bias")
+    save_file(state, tmp_path / "c" / ALIGNMENT)
+    with pytest.raises(CheckpointError, match=r"1 keys missing \(such as \['lm_bias'\]\), 1 unexpected"):
+        load_checkpoint(tmp_path / "c")
