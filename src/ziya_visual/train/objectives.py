@@ -29,18 +29,14 @@ def similarity(image_features: Tensor, text_features: Tensor) -> Tensor:
     return torch.einsum("nqd,bd->nqb", image_features, text_features).amax(1)
 
 
-def contrastive_loss(scores: Tensor, image_rows: Tensor) -> Tensor:
-    """Mean of both directions' cross-entropies over texts of one language, one text an image.
+def contrastive_loss(scores: Tensor) -> Tensor:
+    """Mean of both directions' cross-entropies.
 
     Args:
-        scores: float[N, B], scaled similarities.
-        image_rows: int64[B], the image of each text. Another text of the same image is no negative: images
-        and
-            texts are one to one here, which is asserted.
+        scores: float[B, B], scaled similarities; text i belongs to image i and to no other of the batch.
     """
-    assert scores.shape[0] == scores.shape[1] == len(image_rows)
-    scores = scores[image_rows].float()
-    target = torch.arange(len(image_rows), device=scores.device)
+    target = torch.arange(len(scores), device=scores.device)
+    scores = scores.float()
     return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
 
 
@@ -50,13 +46,16 @@ def matching_loss(
     """Cross-entropy of match and no match, with one hard negative image and one hard negative text a pair.
 
     Negatives are drawn in proportion to exp(score), as BLIP-2 does (section 3.2).
+
+    Args:
+        image_embeds: float[N, P, Dv], of all pictures of the batch.
+        scores: float[B, B], scaled similarities of the pairs.
     """
     rows = pairs.image_rows
-    with torch.no_grad():
-        weights = scores[rows].float().softmax(-1)
-        weights.fill_diagonal_(0)
-        other_text = torch.multinomial(weights + 1e-9, 1).squeeze(-1)
-        other_image = torch.multinomial(weights.T + 1e-9, 1).squeeze(-1)
+    own = torch.eye(len(rows), dtype=torch.bool, device=scores.device)
+    likely = scores.detach().float().masked_fill(own, -torch.inf)
+    other_text = torch.multinomial(likely.softmax(1), 1).squeeze(-1)
+    other_image = torch.multinomial(likely.T.softmax(1), 1).squeeze(-1)
     images = image_embeds[torch.cat([rows, rows[other_image], rows])]
     texts = torch.cat([pairs.input_ids, pairs.input_ids, pairs.input_ids[other_text]])
     masks = torch.cat([pairs.mask, pairs.mask, pairs.mask[other_text]])

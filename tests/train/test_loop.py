@@ -1,0 +1,192 @@
+"""Training: it learns, it is exact to resume, and what it is told to freeze stays."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Blip2VisionConfig, Blip2VisionModel, LlamaConfig, LlamaForCausalLM
+
+from ziya_visual.core.config import Recipe, load_recipe
+from ziya_visual.core.errors import DataError
+from ziya_visual.core.records import Example, ImageRef, Message
+from ziya_visual.model.compose import compose
+from ziya_visual.model.processor import ZiyaProcessor
+from ziya_visual.train import loop
+from ziya_visual.train.batches import Batches, album
+from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
+
+COLORS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
+CHINESE = {"red": "红色", "green": "绿色", "blue": "蓝色", "white": "白色"}
+RECIPE = """
+name: test
+out: {out}
+seed: 0
+precision: fp32
+model: {{lora: {{rank: 8, alpha: 16}}}}
+data: {{path: [unused]}}
+stages:
+  - {{name: align, steps: {align}, images_per_step: 4, texts_per_image: 2, learning_rate: 0.004,
+      tasks: {{caption: 1.0}}, trains: [qformer, query_tokens, projection, alignment],
+      objectives: {{language_model: 1.0, contrastive: 1.0, matching: 0.5, grounded: 0.5}}}}
+  - {{name: base, steps: {base}, images_per_step: 4, texts_per_image: 2, learning_rate: 0.01,
+      tasks: {{vqa: 1.0}}, trains: [qformer, query_tokens, projection, alignment, lora],
+      objectives: {{language_model: 1.0, contrastive: 0.5}}}}
+"""
+
+
+def examples() -> list[Example]:
+    found = []
+    for color in COLORS:
+        for lang, word, question in (("en", color, "What color?"), ("zh", CHINESE[color], "什么颜色？")):
+            common: dict[str, Any] = {"lang": lang, "image": ImageRef(path=f"{color}.png"), "image_id": color}
+            found.append(
+                Example(f"c-{color}-{lang}", task="caption", messages=(Message("assistant", word),), **common)
+            )
+            turns = (Message("user", question), Message("assistant", word))
+            found.append(Example(f"q-{color}-{lang}", task="vqa", messages=turns, answers=(word,), **common))
+    return found
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return train_tokenizer(corpus_texts(np.random.default_rng(0), 30))
+
+
+def training(tokenizer: Any) -> loop.Training:
+    torch.manual_seed(0)
+    vision = Blip2VisionModel(
+        Blip2VisionConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            image_size=16,
+            patch_size=8,
+            initializer_range=0.02,
+        )
+    )
+    llama = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=48,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            tie_word_embeddings=True,
+            initializer_range=0.5,  # a frozen model of tiny weights could say nothing definite
+        )
+    )
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model, alignment = compose(
+        vision=vision,
+        language_model=llama,
+        tokenizer=tokenizer,
+        qformer={**sizes, **no_dropout, "cross_attention_frequency": 1},
+        num_query_tokens=4,
+        projection_size=16,
+        seed=0,
+    )
+    pictures = np.stack([np.full((16, 16, 3), rgb, np.uint8) for rgb in COLORS.values()])
+    processor = ZiyaProcessor(tokenizer, image_size=16, num_query_tokens=4)
+    return loop.Training(model, alignment, processor, album(examples()), pictures)
+
+
+def recipe(folder: Path, *, align: int = 6, base: int = 6) -> Recipe:
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(out=folder / "run", align=align, base=base))
+    return load_recipe(path)
+
+
+def weights(done: loop.Training) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for m in (done.model, done.alignment) for k, v in m.state_dict().items()}
+
+
+def test_four_pictures_are_learnt_by_heart(tokenizer: Any, tmp_path: Path) -> None:
+    done = training(tokenizer)
+    curve = loop.train(done, recipe(tmp_path, align=150, base=300), after_stage=lambda *_: None)
+    last = {row["name"]: row["value"] for row in curve if row["stage"] == "base"}
+    assert last["language_model/en"] < 0.05, last
+    assert last["language_model/zh"] < 0.05, last
+    assert last["contrastive/en"] < 0.2, last
+
+
+def test_what_a_stage_does_not_train_stays(tokenizer: Any, tmp_path: Path) -> None:
+    done = training(tokenizer)
+    before = weights(done)
+    loop.train(done, recipe(tmp_path), after_stage=lambda *_: None)
+    after = weights(done)
+    for name, tensor in before.items():
+        frozen = name.startswith(("vision_model", "language_model"))
+        own = after.get(
+            name, after.get(name.replace("language_model.", "language_model.base_model.model.", 1))
+        )
+        if own is None:  # a linear layer that LoRA wraps
+            place, kind = name.replace("language_model.", "language_model.base_model.model.", 1).rsplit(
+                ".", 1
+            )
+            own = after[f"{place}.base_layer.{kind}"]
+        if frozen:
+            assert torch.equal(own, tensor), name
+    assert not torch.equal(after["query_tokens"], before["query_tokens"])
+
+
+@pytest.mark.parametrize("stop", [3, 6, 9])
+def test_a_run_stopped_anywhere_and_resumed_is_bit_for_bit_the_unbroken_one(
+    tokenizer: Any, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY", 1)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = training(tokenizer)
+    loop.train(whole, recipe(tmp_path / "a"), after_stage=lambda *_: None)
+
+    class KilledError(Exception):
+        pass
+
+    steps = 0
+    update = loop._update
+
+    def count(*args: Any) -> bool:
+        nonlocal steps
+        if steps == stop:
+            raise KilledError
+        steps += 1
+        return update(*args)
+
+    monkeypatch.setattr(loop, "_update", count)
+    with pytest.raises(KilledError):
+        loop.train(training(tokenizer), recipe(tmp_path / "b"), after_stage=lambda *_: None)
+    monkeypatch.setattr(loop, "_update", update)
+    resumed = training(tokenizer)
+    curve = loop.train(resumed, recipe(tmp_path / "b"), after_stage=lambda *_: None)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(resumed)[name]), name
+    assert curve == whole.curve
+
+
+def test_losses_that_are_not_finite_stop_the_run(tokenizer: Any, tmp_path: Path) -> None:
+    broken = training(tokenizer)
+    with torch.no_grad():
+        broken.model.language_projection.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="10 steps in a row"):
+        loop.train(broken, recipe(tmp_path, align=30), after_stage=lambda *_: None)
+
+
+def test_every_picture_is_seen_once_an_epoch_and_each_task_is_kept_to(tokenizer: Any) -> None:
+    processor = ZiyaProcessor(tokenizer, image_size=16, num_query_tokens=4)
+    common: dict[str, Any] = {"images_per_step": 2, "texts_per_image": 2, "num_image_tokens": 4, "seed": 3}
+    batches = Batches(album(examples()), processor.chat, tasks={"vqa": 1.0}, max_pair_tokens=16, **common)
+    for epoch in range(3):
+        seen = [row for step in (2 * epoch, 2 * epoch + 1) for row in batches[step].pictures]
+        assert sorted(seen) == [0, 1, 2, 3]
+    assert np.array_equal(batches[5].texts.input_ids, batches[5].texts.input_ids)
+    with pytest.raises(DataError, match="no picture has a text"):
+        Batches(album(examples()), processor.chat, tasks={"dialogue": 1.0}, max_pair_tokens=16, **common)
+
+
+def test_no_pictures_at_all_is_an_error() -> None:
+    with pytest.raises(DataError, match="none of 0 records has a picture"):
+        album([])
