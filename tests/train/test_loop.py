@@ -16,6 +16,7 @@ from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.train import loop
 from ziya_visual.train.batches import Batches, album
 from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
+from ziya_visual.train.schedule import Optimizer
 
 COLORS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
 CHINESE = {"red": "红色", "green": "绿色", "blue": "蓝色", "white": "白色"}
@@ -147,19 +148,19 @@ def test_a_run_stopped_anywhere_and_resumed_is_bit_for_bit_the_unbroken_one(
         pass
 
     steps = 0
-    update = loop._update
+    update = Optimizer.step
 
-    def count(*args: Any) -> bool:
+    def count(*args: Any, **kwargs: Any) -> bool:
         nonlocal steps
         if steps == stop:
             raise KilledError
         steps += 1
-        return update(*args)
+        return update(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "_update", count)
+    monkeypatch.setattr(Optimizer, "step", count)
     with pytest.raises(KilledError):
         loop.train(training(tokenizer), recipe(tmp_path / "b"), after_stage=lambda *_: None)
-    monkeypatch.setattr(loop, "_update", update)
+    monkeypatch.setattr(Optimizer, "step", update)
     resumed = training(tokenizer)
     curve = loop.train(resumed, recipe(tmp_path / "b"), after_stage=lambda *_: None)
     for name, tensor in weights(whole).items():

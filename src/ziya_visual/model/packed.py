@@ -47,10 +47,10 @@ def tree_mask(branch_ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
 
 
-def packed_loss(
+def packed_states(
     language_model: Any, batch: PackedBatch, *, image_id: int = -1, image_prefix: Tensor | None = None
-) -> dict[int, LossSum]:
-    """The summed cross-entropy of all supervised tokens, by language number.
+) -> Tensor:
+    """The decoder's last hidden states of packed rows, float[B, L, D].
 
     Args:
         language_model: a causal LM of transformers, or one wrapped by peft.
@@ -70,22 +70,40 @@ def packed_loss(
         if int(spots.sum()) != tokens:
             raise ValueError(f"{int(spots.sum())} image placeholders in the batch for {tokens} image tokens")
         embeds = embeds.masked_scatter(spots, image_prefix.to(embeds.dtype))
-    model = language_model.get_base_model() if hasattr(language_model, "get_base_model") else language_model
-    states = model.model(
-        inputs_embeds=embeds,
-        attention_mask=tree_mask(torch.from_numpy(batch.branch_ids).to(device)),
-        position_ids=torch.from_numpy(batch.position_ids).to(device),
-        use_cache=False,
-    ).last_hidden_state
-    labels = torch.from_numpy(batch.labels).to(device)
+    states: Tensor = (
+        _causal_lm(language_model)
+        .model(
+            inputs_embeds=embeds,
+            attention_mask=tree_mask(torch.from_numpy(batch.branch_ids).to(device)),
+            position_ids=torch.from_numpy(batch.position_ids).to(device),
+            use_cache=False,
+        )
+        .last_hidden_state
+    )
+    return states
+
+
+def packed_loss(
+    language_model: Any, batch: PackedBatch, *, image_id: int = -1, image_prefix: Tensor | None = None
+) -> dict[int, LossSum]:
+    """The summed cross-entropy of all supervised tokens by language; see :func:`packed_states`."""
+    states = packed_states(language_model, batch, image_id=image_id, image_prefix=image_prefix)
+    labels = torch.from_numpy(batch.labels).to(states.device)
     learnt = labels != IGNORE
-    logits = model.lm_head(states[learnt]).float()  # [S, V]: nothing is computed where nothing is learnt
+    logits = (
+        _causal_lm(language_model).lm_head(states[learnt]).float()
+    )  # [S, V]: only where something is learnt
     losses = F.cross_entropy(logits, labels[learnt], reduction="none")
-    langs = torch.from_numpy(batch.langs).to(device)[learnt]
+    langs = torch.from_numpy(batch.langs).to(states.device)[learnt]
     return {
         int(lang): LossSum(losses[langs == lang].sum(), int((langs == lang).sum()))
         for lang in torch.unique(langs)
     }
+
+
+def _causal_lm(language_model: Any) -> Any:
+    """The model itself where peft wraps it."""
+    return language_model.get_base_model() if hasattr(language_model, "get_base_model") else language_model
 
 
 def mean_loss(sums: dict[int, LossSum]) -> Tensor:

@@ -65,12 +65,14 @@ def describe(rng: Rng, scene: Scene, lang: str) -> tuple[Message, Message]:
 
 
 def reading(rng: Rng) -> tuple[str, list[tuple[Message, ...]]]:
-    """A list and dialogues about it: a caption and seven questions, each in a language of its own."""
+    """A list and dialogues about it: now and then a caption, and nine questions, each in a language of its own."""
     scene = sample_scene(rng, held_out=bool(rng.random() < 0.15))
-    dialogues: list[tuple[Message, ...]] = [describe(rng, scene, LANGS[rng.integers(2)])]
-    for _ in range(7):
+    dialogues: list[tuple[Message, ...]] = []
+    if rng.random() < 0.4:  # captions are long: oftener, they would be most of what is learnt
+        dialogues.append(describe(rng, scene, LANGS[rng.integers(2)]))
+    for _ in range(9):
         meaning, lang = any_question(rng, scene), LANGS[rng.integers(2)]
-        if rng.random() < 0.3:
+        if rng.random() < 0.2:
             language = Language.load(lang)
             asked = Message("user", language.say(meaning, phrasing(rng)))
             dialogues.append((asked, Message("assistant", language.reply(meaning))))
@@ -117,8 +119,8 @@ def _vary(rng: Rng, meaning: Meaning) -> Meaning:
     return Meaning(meaning.task, (swapped, *shuffled[1:]), meaning.value)
 
 
-def translation(rng: Rng, max_lines: int = 6) -> tuple[Message, Message]:
-    """A request for one to six lines of translation, numbered where they are several, and the reply."""
+def translation(rng: Rng, max_lines: int = 4) -> tuple[Message, Message]:
+    """A request for one to four lines of translation, numbered where they are several, and the reply."""
     count = int(rng.integers(1, max_lines + 1))
     pairs = [sentence_pair(rng) for _ in range(count)]
     source, target = ("\n".join(numbered([pair[side] for pair in pairs])) for side in (0, 1))

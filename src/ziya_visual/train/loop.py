@@ -6,7 +6,6 @@ before it), so that a run resumed from its last saved state repeats the unbroken
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.model import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor, normalise
 from ziya_visual.train.batches import Album, Batches
-from ziya_visual.train.schedule import adamw, cosine, set_lr
+from ziya_visual.train.schedule import Optimizer, cosine
 from ziya_visual.train.step import compute_losses
 
 STATE = "state.pt"
@@ -101,7 +100,7 @@ def _run_stage(
     stage, model, alignment = recipe.stages[number], training.model, training.alignment
     table = freeze_all_but(model, alignment, stage.trains)
     named = [*model.named_parameters(), *alignment.named_parameters()]
-    optimizer = adamw(named, lr=stage.learning_rate)
+    optimizer = Optimizer(named)
     batches = Batches(
         training.album,
         training.processor.chat,
@@ -123,7 +122,6 @@ def _run_stage(
         for step in range(first, stage.steps):
             torch.manual_seed(recipe.seed * 1_000_003 + number * 100_003 + step)
             factor = cosine(step, steps=stage.steps, warmup=stage.warmup_steps, floor=stage.final_fraction)
-            set_lr(optimizer, stage.learning_rate * factor)
             batch = batches[step]
             with _autocast(recipe):
                 losses = compute_losses(
@@ -135,7 +133,8 @@ def _run_stage(
                     langs=training.album.langs,
                     step=step,
                 )
-            bad = 0 if _update(optimizer, losses.total) else bad + 1
+            finite = optimizer.step(losses.total, lr=stage.learning_rate * factor)
+            bad = 0 if finite else bad + 1
             if bad >= MAX_BAD_STEPS:
                 raise FloatingPointError(
                     f"stage {stage.name}: {bad} steps in a row up to {step} had no finite loss or gradient; "
@@ -152,20 +151,6 @@ def _image_embeds(training: Training, features: Tensor | None, rows: np.ndarray)
     if features is not None:
         return features[torch.from_numpy(rows)]
     return training.model.encode_images(normalise(training.pictures[rows]))
-
-
-def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> bool:
-    """Step if loss and gradients are finite; returns whether they were."""
-    optimizer.zero_grad()
-    if not math.isfinite(loss.item()):
-        return False
-    loss.backward()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    if not math.isfinite(norm.item()):
-        return False
-    optimizer.step()
-    return True
 
 
 def _note(training: Training, stage: Stage, step: int, parts: dict[str, float], bar: Any) -> None:
@@ -187,7 +172,7 @@ def _trained(training: Training) -> dict[str, Tensor]:
     return kept
 
 
-def _save(training: Training, optimizer: Any, stage: int, step: int, path: Path) -> None:
+def _save(training: Training, optimizer: Optimizer, stage: int, step: int, path: Path) -> None:
     state = {
         "stage": stage,
         "step": step,
@@ -199,7 +184,7 @@ def _save(training: Training, optimizer: Any, stage: int, step: int, path: Path)
         torch.save(state, aside)
 
 
-def _restore(training: Training, optimizer: Any, saved: Any) -> int:
+def _restore(training: Training, optimizer: Optimizer, saved: Any) -> int:
     own = _trained(training)
     assert own.keys() == saved["weights"].keys(), "the state is of another recipe"
     with torch.no_grad():

@@ -21,10 +21,11 @@ from ziya_visual.data.packing import Branch, PackedBatch, Row, pack
 from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.packed import mean_loss, packed_loss
 from ziya_visual.scenes import corpus
-from ziya_visual.train.schedule import adamw, cosine, set_lr
+from ziya_visual.train.schedule import Optimizer, cosine
 
 LANG_IDS = {"en": 0, "zh": 1}
 VOCABULARY = 640
+LM_STEPS = 900
 SPECIAL = ["<pad>", "<s>", "</s>", IMAGE, HUMAN, BOT]
 
 
@@ -101,7 +102,7 @@ def _branch(chat: ChatFormat, dialogue: tuple[Message, ...]) -> Branch:
 
 
 def pretrain_lm(
-    *, seed: int, steps: int = 1200, readings: int = 28, translations: int = 14
+    *, seed: int, steps: int = LM_STEPS, readings: int = 28, translations: int = 20
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Train tokenizer and model from scratch on freshly drawn text."""
     torch.manual_seed(seed)
@@ -109,18 +110,14 @@ def pretrain_lm(
     tokenizer = train_tokenizer(corpus_texts(np.random.default_rng(seed), 2000))
     chat = ChatFormat(tokenizer)
     model = LlamaForCausalLM(lm_config(len(tokenizer)))
-    optimizer = adamw(model.named_parameters(), lr=0.0, weight_decay=0.02)
+    optimizer = Optimizer(model.named_parameters())
     with log.progress("pre-train the LM", steps) as bar:
         for step in range(steps):
-            set_lr(optimizer, 2.5e-3 * cosine(step, steps=steps, warmup=60))
             batches = corpus_batches(rng, chat, readings=readings, translations=translations)
             with torch.autocast("cpu", torch.bfloat16):
                 sums = [packed_loss(model, batch) for batch in batches]
             loss = torch.stack([mean_loss(part) for part in sums]).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            optimizer.step(loss, lr=3e-3 * cosine(step, steps=steps, warmup=60))
             if step % 50 == 0:
                 read, translated = (mean_loss(part).item() for part in sums)
                 log.logger.info("lm step %d loss: read %.3f translate %.3f", step, read, translated)

@@ -20,10 +20,11 @@ from ziya_visual.core import log
 from ziya_visual.model.processor import normalise
 from ziya_visual.scenes.draw import SIDE, Scene, render_with_labels, sample_scene
 from ziya_visual.scenes.grammar import COLORS, SHAPES, SIZES
-from ziya_visual.train.schedule import adamw, cosine, set_lr
+from ziya_visual.train.schedule import Optimizer, cosine
 
 PATCH = 8
 SIDE_PATCHES = SIDE // PATCH
+VIT_STEPS = 2000
 
 
 def vision_config() -> Blip2VisionConfig:
@@ -128,23 +129,19 @@ def draw_batch(
 
 
 def pretrain_vit(
-    *, seed: int, steps: int = 2600, batch: int = 64
+    *, seed: int, steps: int = VIT_STEPS, batch: int = 64
 ) -> tuple[Blip2VisionModel, dict[str, float]]:
     """Train from scratch; returns the ViT and its scores in percent on 512 scenes with a held-out pair."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     teacher = PatchTeacher(vision_config())
-    optimizer = adamw(teacher.named_parameters(), lr=0.0)
+    optimizer = Optimizer(teacher.named_parameters())
     with log.progress("pre-train the ViT", steps) as bar:
         for step in range(steps):
-            set_lr(optimizer, 1.2e-3 * cosine(step, steps=steps, warmup=100))
             pixel_values, labels = draw_batch(rng, batch, odd=0.5)
             with torch.autocast("cpu", torch.bfloat16):
                 loss, scores = teacher(pixel_values, labels)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
-            optimizer.step()
+            optimizer.step(loss, lr=2e-3 * cosine(step, steps=steps, warmup=100))
             if step % 100 == 0:
                 said = " ".join(f"{name} {value:.0f}" for name, value in scores.items())
                 log.logger.info("vit step %d loss %.3f %s", step, loss.item(), said)

@@ -1,0 +1,142 @@
+"""The pre-trained parts of the miniature: made here, shipped with the package, opened by the quickstart.
+
+They stand for what a real user downloads. The ViT has seen labelled patches and no text, the LM text and no
+picture.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, Blip2VisionModel, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ziya_visual.core import log
+from ziya_visual.core.errors import CheckpointError
+from ziya_visual.core.io import atomic_dir, hash_bytes, hash_json, read_json, write_json
+from ziya_visual.core.records import Message
+from ziya_visual.data.chat_format import ChatFormat
+from ziya_visual.data.packing import IGNORE, Branch, Row, pack
+from ziya_visual.model.attention import PLAIN
+from ziya_visual.model.packed import packed_states
+from ziya_visual.scenes import corpus, questions
+from ziya_visual.scenes.draw import sample_scene
+from ziya_visual.scenes.grammar import EVAL_PHRASINGS, QUESTION_TYPES, Language, Meaning
+from ziya_visual.train.pretrain_lm import LM_STEPS, pretrain_lm
+from ziya_visual.train.pretrain_vit import VIT_STEPS, pretrain_vit
+
+SHIPPED = Path(__file__).parent.parent / "parts"
+_SCORED_LISTS, _SCORED_TEXTS = 200, 200
+
+
+def pretrain_parts(
+    out: Path, *, seed: int = 0, vit_steps: int = VIT_STEPS, lm_steps: int = LM_STEPS
+) -> dict[str, Any]:
+    """Train the tiny ViT and LM and write ``out/vit``, ``out/lm`` (float16) and ``out/card.json``.
+
+    Returns:
+        The card: seed, command, steps, hash of the data's sources, scores in percent, seconds.
+    """
+    started = time.monotonic()
+    vit, vit_scores = pretrain_vit(seed=seed, steps=vit_steps)
+    vit_seconds = time.monotonic() - started
+    model, tokenizer = pretrain_lm(seed=seed, steps=lm_steps)
+    lm_seconds = time.monotonic() - started - vit_seconds
+    card = {
+        "command": f"ziya-visual pretrain-parts --seed {seed}",
+        "seed": seed,
+        "steps": {"vit": vit_steps, "lm": lm_steps},
+        "data": data_hash(),
+        "scores": {"vit": vit_scores, "lm": lm_scores(model, ChatFormat(tokenizer), seed=seed)},
+        "seconds": {"vit": round(vit_seconds), "lm": round(lm_seconds)},
+        "torch": torch.__version__,
+    }
+    with atomic_dir(out) as aside:
+        vit.half().save_pretrained(aside / "vit")
+        model.half().save_pretrained(aside / "lm")
+        tokenizer.save_pretrained(aside / "lm")
+        write_json(aside / "card.json", card)
+    log.logger.info("parts: %s", card["scores"])
+    return card
+
+
+def load_parts(folder: Path) -> tuple[Blip2VisionModel, LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Open what :func:`pretrain_parts` wrote, in float32.
+
+    Raises:
+        CheckpointError: the folder has no parts.
+    """
+    if not (folder / "card.json").is_file():
+        raise CheckpointError(
+            f"{folder}: no parts there; make them with `ziya-visual pretrain-parts --out {folder}`"
+        )
+    kwargs: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": PLAIN}
+    vit = Blip2VisionModel.from_pretrained(folder / "vit", **kwargs)
+    model = LlamaForCausalLM.from_pretrained(folder / "lm", **kwargs)
+    return vit, model, AutoTokenizer.from_pretrained(folder / "lm")
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card beside the parts."""
+    return dict(read_json(folder / "card.json"))
+
+
+def data_hash() -> str:
+    """A hash of all that the parts' data is drawn by: the language files and the code of ``scenes``."""
+    folder = Path(corpus.__file__).parent
+    files = sorted([*folder.glob("*.py"), *folder.glob("language/*.yaml")])
+    return hash_json({file.name: hash_bytes(file.read_bytes()) for file in files})
+
+
+def lm_scores(model: LlamaForCausalLM, chat: ChatFormat, *, seed: int) -> dict[str, float]:
+    """Percent of texts whose every token is predicted right: answers from lists by type, and translations.
+
+    Questions are in the phrasings kept for evaluation, sentences are of the forge's side: none was trained
+    on.
+    """
+    rng = np.random.default_rng((seed, 17))
+    rows, keys = [], []
+    for lang in corpus.LANGS:
+        for _ in range(_SCORED_LISTS):
+            scene = sample_scene(rng, held_out=False)
+            branches = []
+            for kind in QUESTION_TYPES:
+                meaning = questions.ask(rng, scene, kind)
+                if meaning is not None:
+                    branches.append(_question(rng, chat, meaning, lang))
+                    keys.append(f"{kind}/{lang}")
+            listed = chat.text_ids(corpus.object_list(rng, scene, lang))
+            rows.append(Row([*listed, *chat.prefix_ids(0)], branches))
+    for _ in range(_SCORED_TEXTS):
+        source, target = corpus.sentence_pair(rng, for_forge=True)
+        turns = Message("user", corpus.TRANSLATE + source), Message("assistant", target)
+        rows.append(Row(chat.prefix_ids(0), [Branch(chat.branch(turns))]))
+        keys.append("translation")
+    right: dict[str, list[bool]] = {}
+    for key, exact in zip(keys, _exact(model, chat, rows), strict=True):
+        right.setdefault(key, []).append(exact)
+    return {key: round(100 * float(np.mean(values)), 2) for key, values in right.items()}
+
+
+def _question(rng: np.random.Generator, chat: ChatFormat, meaning: Meaning, lang: str) -> Branch:
+    language = Language.load(lang)
+    asked = language.say(meaning, int(rng.choice(EVAL_PHRASINGS))) + corpus.BRIEF[lang]
+    answer = language.answer(meaning.task, str(meaning.value))
+    return Branch(chat.branch((Message("user", asked), Message("assistant", answer))))
+
+
+@torch.inference_mode()
+def _exact(model: LlamaForCausalLM, chat: ChatFormat, rows: list[Row]) -> list[bool]:
+    """For each branch whether all of its supervised tokens are the likeliest."""
+    found = []
+    for start in range(0, len(rows), 50):
+        batch = pack(rows[start : start + 50], pad_id=chat.pad_id)
+        likeliest = model.lm_head(packed_states(model, batch)).argmax(-1).numpy()
+        right = (likeliest == batch.labels) | (batch.labels == IGNORE)
+        for row, branches in enumerate(row.branches for row in rows[start : start + 50]):
+            numbers = batch.branch_ids[row]
+            found += [bool(right[row][numbers == n + 1].all()) for n in range(len(branches))]
+    return found
