@@ -1,0 +1,1 @@
+"""Image-text data made by a language model over HTTP: checked, nothing lost, nothing paid twice."""

@@ -1,0 +1,292 @@
+"""Is this text a faithful translation of that one? Asked without a model; the answer is a list of reasons.
+
+Each check is a function of the pair that returns a reason's name or nothing. None knows the scenes: what
+concepts, numbers and negations are comes from the lexicon and from :mod:`numbers`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ziya_visual.core.errors import DataError
+from ziya_visual.core.io import read_jsonl, write_jsonl
+from ziya_visual.core.log import progress
+from ziya_visual.forge.lexicon import Lexicon, compare_closed, compare_open, shares_no_thing
+
+_CJK = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+# The letters of languages that do not write in Latin.
+_SCRIPTS = {
+    "zh": f"[{_CJK}]",
+    "ja": f"[{_CJK}\u3040-\u30ff]",
+    "ko": "[\uac00-\ud7af]",
+    "ru": "[\u0400-\u04ff]",
+    "uk": "[\u0400-\u04ff]",
+    "ar": "[\u0600-\u06ff]",
+    "hi": "[\u0900-\u097f]",
+    "th": "[\u0e00-\u0e7f]",
+    "el": "[\u0370-\u03ff]",
+    "he": "[\u0590-\u05ff]",
+}
+_LATIN = r"[A-Za-z\u00c0-\u024f]"
+_WORD_AS_CHARS = 1.6  # Chinese characters that one English word becomes, on average
+_PLACEHOLDER = re.compile(r"<[A-Za-z_/][\w/]*>|\{\w+\}|https?://[\w./?=&%-]+|\[\s*\d[\d.,\s]*\]")
+_PREAMBLE = re.compile(
+    r"(?:sure|certainly|of course|okay|here(?:'s| is| are)|translat(?:ion|ed)|the translation)\b"
+    r".{0,60}?[:：]"
+    r"|(?:sure|certainly|of course)[,!]"
+    r"|(?:好的|当然|没问题|可以)[，,。！!：:].{0,24}(?:翻译|译文|如下|以下|中文)"
+    r"|(?:以下是|这是|下面是|翻译如下|译文如下|中文翻译|翻译结果|翻译|译文|译)[^，。]{0,24}[:：]",
+    re.IGNORECASE | re.DOTALL,
+)
+_AFTERWORD = re.compile(
+    r"(?:（|\(|\n)\s*(?:注|译注|note|说明|translator's note)\s*[:：]|let me know if"
+    r"|希望(?:这|对你|对您)有帮助"
+    r"|如果(?:你|您)(?:需要|还有)",
+    re.IGNORECASE,
+)
+_REFUSAL = re.compile(
+    r"\bas an? (?:ai|artificial|language model)|\bi(?:'m| am) (?:sorry|unable|not able)"
+    r"|\bi (?:cannot|can't|can not) (?:assist|help|translate|fulfil|provide|comply|do)"
+    r"|作为(?:一个|一名)?(?:ai|人工智能|语言模型|大型语言)|(?:抱歉|对不起|不好意思)[，,].{0,12}(?:不能|无法|没办法|没法)"
+    r"|(?:我|本人)(?:不能|无法|没办法)(?:翻译|协助|帮助|提供|完成|满足|回答|处理)",
+    re.IGNORECASE,
+)
+_REFUSING_SOURCE = re.compile(
+    r"\bsorry\b|\bas an ai\b|unable|cannot|can't|抱歉|对不起|无法|不能", re.IGNORECASE
+)
+_ASKS_ZH = re.compile("[？?吗呢]|什么|哪|谁|怎|多少|几|为何|是否|是不是|有没有|能不能")
+_CUT_OFF = re.compile(r"(?:[，、：；,;:（(《“「—]|(?:以及|或者|并且|因为|但是|而且|和|与))$")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A source and its translation, stripped, with their languages without region (``zh-CN`` -> ``zh``)."""
+
+    source: str
+    target: str
+    source_lang: str
+    target_lang: str
+
+    @property
+    def bilingual(self) -> bool:
+        """Whether the lexicon knows both languages."""
+        return {self.source_lang, self.target_lang} == {"en", "zh"}
+
+
+def _letters(text: str, lang: str) -> int:
+    return len(re.findall(_SCRIPTS.get(lang, _LATIN), text))
+
+
+def _all_letters(text: str) -> int:
+    """Latin words count as one letter each, so that a name inside Chinese does not outweigh the sentence."""
+    words = len(re.findall(rf"{_LATIN}+", text))
+    return words + sum(char.isalpha() for char in re.sub(_LATIN, "", text))
+
+
+def _is_name_only(text: str) -> bool:
+    """``Nokia``, ``LG``, ``12:30``: may stay as it is in any language."""
+    words = re.findall(rf"{_LATIN}[\w'-]*", text)
+    letters = sum(char.isalpha() for char in text)
+    return not letters or (len(words) <= 4 and all(word[0].isupper() for word in words) and bool(words))
+
+
+def _units(text: str, lang: str) -> float:
+    """Length in Chinese characters, a word of a spaced language counted as it would become."""
+    dense = len(re.findall(f"[{_CJK}\u3040-\u30ff\u0e00-\u0e7f]", text))
+    return dense + _WORD_AS_CHARS * len(re.findall(r"[^\W_]+", re.sub(f"[{_CJK}\u3040-\u30ff]", " ", text)))
+
+
+def _language(pair: Pair) -> str | None:
+    if pair.target_lang in _SCRIPTS:
+        ours, every = _letters(pair.target, pair.target_lang), _all_letters(pair.target)
+        if not ours and _is_name_only(pair.source) and pair.source == pair.target:
+            return None
+        return "language" if every and ours < 0.5 * every else None
+    foreign = sum(len(re.findall(script, pair.target)) for lang, script in _SCRIPTS.items() if lang != "ja")
+    return "language" if foreign > 0.3 * max(1, foreign + _letters(pair.target, "en")) else None
+
+
+def _leftover(pair: Pair) -> str | None:
+    """Source words that stand in the target untranslated; names, codes and units may."""
+    if pair.target_lang in _SCRIPTS and pair.source_lang not in _SCRIPTS:
+        words = set(
+            re.findall(r"(?<![\w<{/])[a-z][a-z'-]{2,}(?![\w>}/])", re.sub(_PLACEHOLDER, " ", pair.target))
+        )
+        known = set(re.findall(r"[a-z][a-z'-]{2,}", pair.source))
+        return "leftover_source" if words & known else None
+    if pair.source_lang in _SCRIPTS and pair.source_lang != pair.target_lang:
+        return (
+            "leftover_source"
+            if _letters(pair.target, pair.source_lang) and pair.target_lang != "ja"
+            else None
+        )
+    return None
+
+
+def _length(pair: Pair) -> str | None:
+    source, target = _units(pair.source, pair.source_lang), _units(pair.target, pair.target_lang)
+    if source <= 3 * _WORD_AS_CHARS:
+        return "length" if target > 8 + 3 * source else None
+    return "length" if target > 2.2 * source + 6 or target < 0.4 * source - 2 else None
+
+
+def _placeholders(pair: Pair) -> str | None:
+    ours, theirs = (Counter(_PLACEHOLDER.findall(side)) for side in (pair.source, pair.target))
+    return "placeholders" if ours != theirs else None
+
+
+def _preamble(pair: Pair) -> str | None:
+    talks = _PREAMBLE.match(pair.target) and not re.search("[:：]", pair.source)
+    return (
+        "preamble"
+        if talks or (_AFTERWORD.search(pair.target) and not _AFTERWORD.search(pair.source))
+        else None
+    )
+
+
+def refuses(text: str) -> bool:
+    """Whether a model's reply is a refusal."""
+    return bool(_REFUSAL.search(text))
+
+
+def in_language(text: str, lang: str) -> bool:
+    """Whether at least half of a text's letters (a Latin word counts as one) are of the language's script."""
+    pair = Pair("", text, "", lang.split("-")[0])
+    return _language(pair) is None
+
+
+def repeats(text: str) -> bool:
+    """Whether a text stutters, or says a whole sentence twice."""
+    if re.search(r"(\S.{1,40}?)\1{3,}|(.{6,60}?)\2\2", text):
+        return True
+    parts = [part for part in re.split(r"[。！？.!?;；\n]\s*", text) if len(part) >= 8]
+    return bool(parts) and max(Counter(parts).values()) >= 2
+
+
+def _refusal(pair: Pair) -> str | None:
+    return "refusal" if refuses(pair.target) and not _REFUSING_SOURCE.search(pair.source) else None
+
+
+def _echo(pair: Pair) -> str | None:
+    def squeeze(text: str) -> str:
+        return re.sub(r"\W+", "", text).lower()
+
+    echoed = squeeze(pair.source) == squeeze(pair.target) and not _is_name_only(pair.source)
+    contained = len(squeeze(pair.source)) >= 12 and squeeze(pair.source) in squeeze(pair.target)
+    return "echo" if echoed or contained else None
+
+
+def _repetition(pair: Pair) -> str | None:
+    return "repetition" if repeats(pair.target) and not repeats(pair.source) else None
+
+
+def _punctuation(pair: Pair) -> str | None:
+    doubled = re.compile(r"([。，、；：])\s*\1|[，、；：][。？]|([？！])\2")
+    return "punctuation" if doubled.search(pair.target) and not re.search(r"[?!.,]{2}", pair.source) else None
+
+
+def _truncation(pair: Pair) -> str | None:
+    ends = re.search(r"[.!?。！？]['\"”’)）]*$", pair.source)
+    if not ends:
+        return None
+    several = len(re.findall(r"[。！？]", pair.target)) >= 2 and not re.search(
+        r"[。！？.!?…~”’\"')）】]$", pair.target
+    )
+    return "truncated" if _CUT_OFF.search(pair.target) or several else None
+
+
+def _question(pair: Pair) -> str | None:
+    if pair.target_lang != "zh" or not pair.source.endswith(("?", "？")):
+        return None
+    return None if _ASKS_ZH.search(pair.target) else "not_a_question"
+
+
+def _other_text(pair: Pair) -> str | None:
+    if not pair.bilingual:
+        return None
+    return (
+        "other_text"
+        if shares_no_thing(pair.source, pair.target, pair.source_lang, pair.target_lang)
+        else None
+    )
+
+
+def _lexicon(pair: Pair) -> list[str]:
+    if not pair.bilingual:
+        return []
+    lexicon = Lexicon.load()
+    source, target = lexicon.read(pair.source, pair.source_lang), lexicon.read(pair.target, pair.target_lang)
+    english, chinese = (source, target) if pair.source_lang == "en" else (target, source)
+    return compare_closed(english, chinese) if english.closed else compare_open(source, target)
+
+
+CHECKS: dict[str, Callable[[Pair], str | None]] = {
+    "language": _language,
+    "leftover_source": _leftover,
+    "length": _length,
+    "placeholders": _placeholders,
+    "preamble": _preamble,
+    "refusal": _refusal,
+    "echo": _echo,
+    "repetition": _repetition,
+    "punctuation": _punctuation,
+    "truncated": _truncation,
+    "not_a_question": _question,
+    "other_text": _other_text,
+}
+# What a record that was accepted has passed: goes into its provenance.
+NAMES = ("empty", *CHECKS, "lexicon")
+
+
+def check(source: str, target: str, *, source_lang: str, target_lang: str) -> list[str]:
+    """Every reason why ``target`` is no faithful translation of ``source``; empty where none is found.
+
+    >>> check("Two red stars.", "三个红色星形。", source_lang="en", target_lang="zh")
+    ['numbers']
+    """
+    pair = Pair(source.strip(), target.strip(), source_lang.split("-")[0], target_lang.split("-")[0])
+    if not pair.target:
+        return ["empty"] if pair.source else []
+    if not pair.source:
+        return ["empty_source"]
+    reasons = [reason for judge in CHECKS.values() if (reason := judge(pair))]
+    if "language" in reasons or "refusal" in reasons:
+        return reasons  # nothing to compare
+    return reasons + _lexicon(pair)
+
+
+def check_pairs(path: Path, *, source_lang: str, target_lang: str, out: Path) -> dict[str, Any]:
+    """Judge every row of a JSONL file ``{id, source, target}`` into ``out``: ``{id, ok, reasons}``.
+
+    Rows keep their order. A row that is no pair is judged too: reason ``not_a_pair``.
+
+    Returns:
+        ``{"pairs": n, "ok": n, "reasons": {reason: rows}}``, most frequent reason first.
+
+    Raises:
+        DataError: the file cannot be read, or is no JSONL.
+    """
+    if source_lang == target_lang:
+        raise DataError(f"--from and --to are both {source_lang!r}; a translation has two languages")
+    rows, reasons = [], Counter[str]()
+    with progress("forge check", total=None) as bar:
+        for number, row in read_jsonl(path):
+            found = _judge_row(row, source_lang, target_lang)
+            name = row.get("id", number) if isinstance(row, dict) else number
+            rows.append({"id": name, "ok": not found, "reasons": found})
+            reasons.update(found)
+            bar.advance(bar.task_ids[0])
+    write_jsonl(out, rows)
+    return {"pairs": len(rows), "ok": sum(row["ok"] for row in rows), "reasons": dict(reasons.most_common())}
+
+
+def _judge_row(row: Any, source_lang: str, target_lang: str) -> list[str]:
+    texts = (row.get("source"), row.get("target")) if isinstance(row, dict) else (None, None)
+    if not isinstance(texts[0], str) or not isinstance(texts[1], str):
+        return ["not_a_pair"]
+    return check(texts[0], texts[1], source_lang=source_lang, target_lang=target_lang)
