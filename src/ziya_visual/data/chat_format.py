@@ -48,6 +48,7 @@ class ChatFormat:
             raise CheckpointError(
                 "the tokenizer has no tokenizer.json form; save it with a fast tokenizer first"
             )
+        self.tokenizer = tokenizer
         self._plain = copy.deepcopy(backend)
         self._plain.encode_special_tokens = (
             True  # what a user types is text, also where it spells a special token

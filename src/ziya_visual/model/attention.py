@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import eager_mask
 
 PLAIN = "plain"
 
@@ -49,4 +49,4 @@ def plain_attention(
 
 
 AttentionInterface.register(PLAIN, plain_attention)
-AttentionMaskInterface.register(PLAIN, sdpa_mask)
+AttentionMaskInterface.register(PLAIN, eager_mask)  # unlike the SDPA mask it is never left out

@@ -65,7 +65,7 @@ def describe(rng: Rng, scene: Scene, lang: str) -> tuple[Message, Message]:
 
 
 def reading(rng: Rng) -> tuple[str, list[tuple[Message, ...]]]:
-    """A list and dialogues about it: now and then a caption, and nine questions, each in a language of its own."""
+    """A list and dialogues about it: now and then a caption, and nine questions, in either language."""
     scene = sample_scene(rng, held_out=bool(rng.random() < 0.15))
     dialogues: list[tuple[Message, ...]] = []
     if rng.random() < 0.4:  # captions are long: oftener, they would be most of what is learnt

@@ -14,6 +14,7 @@ from ziya_visual.core.records import Example
 from ziya_visual.data.chat_format import ChatFormat
 from ziya_visual.data.packing import Branch, PackedBatch, Row, pack
 from ziya_visual.data.templates import instruct
+from ziya_visual.data.text_batch import pad, text_ids
 from ziya_visual.train.objectives import Pairs
 
 
@@ -128,21 +129,5 @@ class Batches:
 
     def _pairs(self, found: list[tuple[int, str]]) -> Pairs:
         encoded = [text_ids(self._chat, text, self._max_pair_tokens) for _, text in found]
-        ids, mask = pad(encoded, self._chat.pad_id)
+        ids, mask = map(torch.from_numpy, pad(encoded, self._chat.pad_id))
         return Pairs(ids, mask, torch.tensor([place for place, _ in found]))
-
-
-def text_ids(chat: ChatFormat, text: str, limit: int) -> list[int]:
-    """A text for the Q-Former's text side: ``<s>``, the text cut to ``limit`` tokens in all, ``</s>``."""
-    return [*chat.prefix_ids(0), *chat.text_ids(text)[: limit - 2], chat.eos_id]
-
-
-def pad(encoded: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token lists -> ids and mask, int64[B, T] each."""
-    length = max(map(len, encoded))
-    ids = torch.full((len(encoded), length), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(encoded):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        mask[row, : len(tokens)] = 1
-    return ids, mask

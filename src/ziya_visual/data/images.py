@@ -1,0 +1,61 @@
+"""Pictures from anywhere, safely: every colour mode becomes RGB, what cannot be read is one clear line."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ziya_visual.core.errors import DataError
+
+LIMIT_PIXELS = 64_000_000
+LIMIT_BYTES = 50_000_000
+
+
+def load_image(
+    source: Path | bytes, *, limit_pixels: int = LIMIT_PIXELS, limit_bytes: int = LIMIT_BYTES
+) -> Image.Image:
+    """Open a picture as RGB: turned as EXIF says, transparency over white, 16 bits scaled, the first frame.
+
+    Args:
+        source: a file's path, or its encoded bytes.
+        limit_pixels: width times height that is accepted.
+        limit_bytes: encoded size that is accepted.
+
+    Raises:
+        DataError: it is absent, too large, no picture, or broken.
+    """
+    name = "the picture" if isinstance(source, bytes) else str(source)
+    try:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror})") from error
+    if len(data) > limit_bytes:
+        raise DataError(f"{name}: {len(data):,} bytes, more than the limit of {limit_bytes:,}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as picture:
+                if picture.width * picture.height > limit_pixels:
+                    size = f"{picture.width} x {picture.height}"
+                    raise DataError(f"{name}: {size} pixels, more than the limit of {limit_pixels:,}")
+                picture.load()
+                return _rgb(ImageOps.exif_transpose(picture))
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: no picture that can be read; expected PNG, JPEG, GIF, WebP ...") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
+        raise DataError(f"{name}: broken picture ({' '.join(str(error).split())[:100]})") from error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.asarray(picture, dtype=np.float64)
+        top = 65535.0 if picture.mode != "F" and values.max(initial=0) > 255 else 255.0
+        return Image.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        layered = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+    return picture.convert("RGB")

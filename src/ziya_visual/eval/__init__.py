@@ -1,0 +1,1 @@
+"""How good a model is: metrics from files, tasks for any model that answers, reports, leaderboards."""

@@ -1,0 +1,115 @@
+"""Right or wrong by official rules: GQA, POPE, ScienceQA and multiple choice with rotations."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping, Sequence
+
+from ziya_visual.eval.metrics.vqa import normalize_words, strip_punctuation
+
+GQA_RULES = ("exact", "llava", "lavis")
+POPE_CATEGORIES = ("random", "popular", "adversarial")
+
+_REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
+
+
+def gqa_correct(prediction: str, answer: str, rule: str) -> bool:
+    """GQA's exact match; ``llava`` lowers the prediction and drops its full stop, ``lavis`` normalises both.
+
+    Sources: GQA ``eval.py``; LLaVA ``convert_gqa_for_eval.py``; LAVIS ``GQATask``.
+    """
+    if rule == "llava":
+        return prediction.rstrip(".").lower() == answer
+    if rule == "lavis":
+        prediction, answer = (normalize_words(strip_punctuation(text)) for text in (prediction, answer))
+    return prediction == answer
+
+
+def pope_yes(text: str) -> bool:
+    """Whether an answer counts as yes: anything without no, No or not in its first sentence.
+
+    Source: LLaVA ``eval_pope.py``, after RUCAIBox/POPE.
+    """
+    words = text.split(".")[0].replace(",", "").split(" ")
+    return not {"No", "not", "no"} & set(words)
+
+
+def pope_scores(said: Sequence[bool], true: Sequence[bool]) -> dict[str, float]:
+    """Accuracy, precision, recall, F1 of "yes" and the share of yes, in percent; 0 where undefined."""
+    hits = sum(s and t for s, t in zip(said, true, strict=True))
+    agree = sum(s == t for s, t in zip(said, true, strict=True))
+    precision = hits / sum(said) if any(said) else 0.0
+    recall = hits / sum(true) if any(true) else 0.0
+    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    shares = {
+        "accuracy": agree / len(true),
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "yes_ratio": sum(said) / len(said),
+    }
+    return {name: 100 * value for name, value in shares.items()}
+
+
+def scienceqa_letter(text: str) -> str | None:
+    """The option letter that an answer gives, or ``None``: unparsed answers are wrong, never guessed.
+
+    One option letter alone, a text that starts ``X. ``, or exactly one ``The answer is X.``.
+    """
+    text = text.replace("\n", ". ")
+    if re.fullmatch(r"[A-E]", text.strip()):
+        return text.strip()
+    if re.match(r"[A-E]\. ", text):
+        return text[0]
+    said = re.findall(r"The answer is ([A-E])\.", text)
+    return said[0] if len(said) == 1 else None
+
+
+def infer_option(text: str, choices: Mapping[str, str]) -> str | None:
+    """The option that a free text chooses by VLMEvalKit's ``can_infer``: ``Z`` refuses, ``None`` is unread.
+
+    One option letter among the last five words; else the only option whose wording stands in the text,
+    unless the text is more than twice as long as all options together.
+
+    Args:
+        text: what the model wrote.
+        choices: letter -> wording of the options that this question has.
+    """
+    letter = _infer_letter(text, choices)
+    return letter if letter else _infer_wording(text, choices)
+
+
+def _infer_letter(text: str, choices: Mapping[str, str]) -> str | None:
+    if "Failed to obtain answer via API" in text:
+        return None
+    if any(refusal in text for refusal in _REFUSALS):
+        return "Z"
+    words = re.sub(r"[.()\[\],:;!*#{}]", " ", text).split()
+    named = [letter for letter in choices if letter in words]
+    if len(named) == 1:
+        return named[0] if words.index(named[0]) > len(words) - 5 else None
+    return "Z" if not named and "Z" in words else None
+
+
+def _infer_wording(text: str, choices: Mapping[str, str]) -> str | None:
+    text = text.lower()
+    wordings = {letter: str(wording).lower() for letter, wording in choices.items()}
+    if len(text) > 2 * sum(map(len, wordings.values())):
+        return None
+    found = [letter for letter, wording in wordings.items() if wording in text]
+    return found[0] if len(found) == 1 else None
+
+
+def options(row: Mapping[str, object]) -> dict[str, str]:
+    """The options of a question row: its single-letter fields that are not empty."""
+    return {
+        letter: str(row[letter])
+        for letter in string.ascii_uppercase
+        if row.get(letter) is not None and row[letter] == row[letter] and str(row[letter]) != ""
+    }

@@ -1,0 +1,151 @@
+"""Recall at K between images and texts, from embeddings or a similarity matrix; no model.
+
+What counts: a query is right at K if fewer than K wrong candidates score at least as high as its best right
+one. Scores within 1e-6 are ties and count against the system, so equal embeddings never look like success.
+
+Legend: N images, M texts, Q query tokens an image, D dimensions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ziya_visual.core.errors import DataError
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+TIE = 1e-6
+DEPTHS = (1, 5, 10)
+CUT_OFF = np.iinfo(np.int64).max  # the rank of what is not there to be found
+_BLOCK_BYTES = 64 << 20
+
+
+def similarity(image: npt.NDArray[np.floating], text: npt.NDArray[np.floating]) -> Floats:
+    """Scores float32[N, M]: the cosine, for [N, Q, D] images the largest over their query tokens.
+
+    Embeddings of any length are brought to length one first, as CLIP_benchmark and LAVIS do.
+
+    Raises:
+        DataError: shapes that do not fit, values that are not finite, a vector of length zero.
+    """
+    image, text = np.asarray(image, np.float32), np.asarray(text, np.float32)
+    if image.ndim not in (2, 3) or text.ndim != 2 or image.shape[-1] != text.shape[-1]:
+        raise DataError(
+            f"embeddings: image {image.shape} and text {text.shape}; expected [N, D] or [N, Q, D], and [M, D]"
+        )
+    image, text = _unit(image, "image"), _unit(text, "text")
+    if image.ndim == 2:
+        scores: Floats = image @ text.T
+        return scores
+    scores = np.empty((len(image), len(text)), np.float32)
+    queries = image.shape[1]
+    step = max(1, _BLOCK_BYTES // (4 * queries * len(text)))
+    for start in range(0, len(image), step):
+        block = image[start : start + step]
+        products = (block.reshape(-1, block.shape[-1]) @ text.T).reshape(len(block), queries, len(text))
+        scores[start : start + step] = products.max(axis=1)
+    return scores
+
+
+def _unit(vectors: Floats, name: str) -> Floats:
+    norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    bad = ~np.isfinite(norm) | (norm == 0)
+    if bad.any():
+        raise DataError(
+            f"embeddings: {np.count_nonzero(bad)} of the {name} vectors are NaN, infinite or all zero"
+        )
+    unit: Floats = vectors / norm
+    return unit
+
+
+def check_pairs(scores: npt.NDArray[np.floating], text2image: npt.NDArray[np.integer]) -> Ints:
+    """``text2image`` as int64[M], after refusing what cannot be scored.
+
+    Raises:
+        DataError: shapes that do not fit, indices out of range, scores that are not finite.
+    """
+    images, texts = scores.shape
+    if text2image.shape != (texts,) or not np.issubdtype(text2image.dtype, np.integer):
+        found = f"{text2image.dtype}{list(text2image.shape)}"
+        raise DataError(f"text2image is {found}, expected integers [{texts}], one a text")
+    if texts == 0 or images == 0:
+        raise DataError(f"nothing to score: {images} images, {texts} texts")
+    if text2image.min() < 0 or text2image.max() >= images:
+        raise DataError(
+            f"text2image runs from {text2image.min()} to {text2image.max()}; images are 0 to {images - 1}"
+        )
+    if not np.isfinite(scores).all():
+        raise DataError(f"{np.count_nonzero(~np.isfinite(scores))} scores are NaN or infinite")
+    return text2image.astype(np.int64)
+
+
+def rank_texts(scores: npt.NDArray[np.floating], text2image: Ints) -> Ints:
+    """For every image how many wrong texts stand before its best right one: int64[N]."""
+    images = len(scores)
+    ranks = np.full(images, CUT_OFF, np.int64)
+    order = np.argsort(text2image, kind="stable")
+    bounds = np.searchsorted(text2image[order], np.arange(images + 1))
+    for index in range(images):
+        mine = order[bounds[index] : bounds[index + 1]]
+        if len(mine):
+            row = scores[index]
+            limit = row[mine].max()
+            if limit > -np.inf:
+                ranks[index] = np.count_nonzero(row >= limit - TIE) - np.count_nonzero(
+                    row[mine] >= limit - TIE
+                )
+    return ranks
+
+
+def rank_images(scores: npt.NDArray[np.floating], text2image: Ints) -> Ints:
+    """For every text how many wrong images stand before its own: int64[M]."""
+    images, texts = scores.shape
+    limit = scores[text2image, np.arange(texts)]
+    ranks = np.full(texts, -1, np.int64)
+    for start in range(0, images, 256):
+        ranks += np.count_nonzero(scores[start : start + 256] >= limit - TIE, axis=0)
+    ranks[limit == -np.inf] = CUT_OFF
+    return ranks
+
+
+def rerank(scores: Floats, itm: Floats, top_k: int, text2image: Ints) -> tuple[Floats, Floats]:
+    """Contrastive plus matching score within the top k of each row, and of each column; -inf elsewhere.
+
+    Where scores tie at the edge of the top k, the right pair is left out.
+
+    Returns:
+        (scores to rank texts by, scores to rank images by), both float32[N, M].
+    """
+    if itm.shape != scores.shape:
+        raise DataError(f"itm is {list(itm.shape)}, expected {list(scores.shape)} as the similarity")
+    if top_k < 1:
+        raise DataError(f"--top-k {top_k}: expected 1 or more")
+    texts = np.arange(scores.shape[1])
+    strict = scores.copy()
+    strict[text2image, texts] -= TIE
+    total = scores + itm
+    by_row = _keep_top(strict, total, top_k)
+    by_column = _keep_top(strict.T, total.T, top_k).T
+    return by_row, by_column
+
+
+def _keep_top(order: Floats, values: Floats, top_k: int) -> Floats:
+    kept = np.full(values.shape, -np.inf, np.float32)
+    top_k = min(top_k, values.shape[1])
+    chosen = np.argpartition(-order, top_k - 1, axis=1)[:, :top_k]
+    np.put_along_axis(kept, chosen, np.take_along_axis(values, chosen, axis=1), axis=1)
+    return kept
+
+
+def recalls(image_ranks: Ints, text_ranks: Ints) -> dict[str, float]:
+    """``i2t_r1`` ... ``t2i_r10`` in percent, their mean, and the mean of each direction (MUGE's is t2i)."""
+    scores = {}
+    for name, ranks in (("i2t", image_ranks), ("t2i", text_ranks)):
+        for depth in DEPTHS:
+            scores[f"{name}_r{depth}"] = 100 * float(np.mean(ranks < depth))
+    for name in ("i2t", "t2i"):
+        scores[f"{name}_mean_recall"] = sum(scores[f"{name}_r{depth}"] for depth in DEPTHS) / len(DEPTHS)
+    scores["mean_recall"] = (scores["i2t_mean_recall"] + scores["t2i_mean_recall"]) / 2
+    return scores

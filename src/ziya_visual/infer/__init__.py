@@ -1,0 +1,1 @@
+"""How a model answers: one decoder for evaluation, chat and server."""

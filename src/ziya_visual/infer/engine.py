@@ -1,0 +1,273 @@
+"""Checkpoints that answer: load once, encode each picture once, decode in batches.
+
+``ZiyaVisual`` opens a vision-language checkpoint of ours, ``TextModel`` a plain causal language model; both
+give the server and the evaluation the same few methods.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ziya_visual.core.errors import CheckpointError, DataError
+from ziya_visual.core.io import hash_bytes
+from ziya_visual.core.records import Example, Message
+from ziya_visual.data.chat_format import ChatFormat
+from ziya_visual.data.images import load_image
+from ziya_visual.data.text_batch import pad, text_ids
+from ziya_visual.infer.decode import Decoder, Prompt, Sampling, generate
+from ziya_visual.model.alignment import Alignment
+from ziya_visual.model.attention import PLAIN
+from ziya_visual.model.checkpoint import ALIGNMENT, load_checkpoint
+from ziya_visual.model.model import ZiyaVisualModel
+from ziya_visual.model.processor import ZiyaProcessor
+
+Floats = NDArray[np.float32]
+KEPT_PICTURES = 256  # prefixes of pictures, least recently used dropped first
+AT_ONCE = 128
+
+
+class TextModel:
+    """A causal language model in our chat format."""
+
+    def __init__(self, language_model: Any, chat: ChatFormat) -> None:
+        self.language_model = language_model.eval()
+        self.format = chat
+
+    @staticmethod
+    def from_pretrained(folder: Path) -> TextModel:
+        """Open a folder of stock transformers.
+
+        Raises:
+            CheckpointError: it cannot be read, or its tokenizer does not fit our chat format.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, attn_implementation=PLAIN
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{folder}: cannot be read ({' '.join(str(error).split())[:160]})"
+            ) from error
+        return TextModel(model, ChatFormat(tokenizer))
+
+    def prompt(
+        self, messages: Sequence[Message], max_new_tokens: int, sampling: Sampling, prefix: int | None = None
+    ) -> Prompt:
+        """The whole dialogue as token ids; there is never a ``prefix``."""
+        assert prefix is None, "a text model has no picture"
+        ids = self.format.encode(messages, add_generation_prompt=True).ids
+        return Prompt(ids, max_new_tokens, sampling=sampling)
+
+    def prefixes(self, pictures: Sequence[Image.Image]) -> Tensor | None:
+        """Refuses pictures: this model has no eyes."""
+        if pictures:
+            raise DataError(
+                "this model reads text only; serve a vision-language checkpoint to ask about pictures"
+            )
+        return None
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of new tokens."""
+        return str(self.format.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+class ZiyaVisual(TextModel):
+    """A vision-language checkpoint of ours.
+
+    >>> model = ZiyaVisual.from_pretrained("runs/quickstart/checkpoint")  # doctest: +SKIP
+    >>> model.chat("scene.png", "What color is the ring?")  # doctest: +SKIP
+    'The ring is red.'
+    """
+
+    def __init__(self, model: ZiyaVisualModel, alignment: Alignment, processor: ZiyaProcessor) -> None:
+        super().__init__(model.language_model, processor.chat)
+        self.model = model.eval()
+        self.alignment = alignment.eval()
+        self.processor = processor
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+
+    @staticmethod
+    def from_pretrained(folder: Path | str) -> ZiyaVisual:
+        """Open a checkpoint folder; ``CheckpointError`` in one line where that fails."""
+        return ZiyaVisual(*load_checkpoint(Path(folder), attention=PLAIN))
+
+    def chat_about(
+        self, picture: Image.Image | None, messages: Sequence[Message], *, max_new_tokens: int = 128
+    ) -> str:
+        """The greedy answer to a dialogue about a picture, or about none."""
+        return self.decode(
+            [token for tokens in self._stream(picture, messages, max_new_tokens) for token in tokens]
+        )
+
+    def chat(
+        self, image: Image.Image | Path | str | None, question: str, *, max_new_tokens: int = 128
+    ) -> str:
+        """The answer to one question; ``image`` is a picture, a path, or None.
+
+        Raises:
+            DataError: the picture cannot be read, or the question is empty.
+        """
+        if not question.strip():
+            raise DataError("the question is empty")
+        return self.chat_about(_opened(image), [Message("user", question)], max_new_tokens=max_new_tokens)
+
+    def stream(
+        self,
+        image: Image.Image | Path | str | None,
+        messages: Sequence[Message],
+        *,
+        max_new_tokens: int = 128,
+    ) -> Iterator[str]:
+        """The answer in pieces, each whole characters."""
+        said, tokens = "", []
+        for some in self._stream(_opened(image), messages, max_new_tokens):
+            tokens += some
+            text = self.decode(tokens)
+            if not text.endswith("\ufffd"):
+                yield text[len(said) :]
+                said = text
+
+    def answer(
+        self,
+        examples: Sequence[Example],
+        *,
+        max_new_tokens: int,
+        images: Mapping[str, Image.Image] | None = None,
+    ) -> list[str]:
+        """Greedy answers to what stands before each record's last assistant turn; a picture is encoded once.
+
+        Args:
+            examples: all with a picture.
+            max_new_tokens: for each.
+            images: pictures by ``image_id``; without it each record's own is opened.
+        """
+        names = list(dict.fromkeys(str(example.image_id) for example in examples))
+        first = {str(example.image_id): example for example in reversed(examples)}
+        pictures = [images[name] if images is not None else open_picture(first[name]) for name in names]
+        place = {name: index for index, name in enumerate(names)}
+        prompts = [
+            self.prompt(_asked(example), max_new_tokens, Sampling(), prefix=place[str(example.image_id)])
+            for example in examples
+        ]
+        found = generate(
+            self.language_model,
+            prompts,
+            eos_id=self.format.eos_id,
+            prefixes=self.prefixes(pictures),
+            rows=AT_ONCE,
+        )
+        return [self.decode(tokens) for tokens in found]
+
+    def prompt(
+        self, messages: Sequence[Message], max_new_tokens: int, sampling: Sampling, prefix: int | None = None
+    ) -> Prompt:
+        """A dialogue as token ids; behind a picture it is the branch alone, for the prefix holds the rest."""
+        if prefix is None:
+            return super().prompt(messages, max_new_tokens, sampling)
+        ids = self.format.branch(messages, add_generation_prompt=True).ids
+        return Prompt(ids, max_new_tokens, prefix, sampling)
+
+    @torch.inference_mode()
+    def prefixes(self, pictures: Sequence[Image.Image]) -> Tensor | None:
+        """Embeddings of each picture's tokens and ``<s>``, float32[N, Q + 1, D]; None without pictures.
+
+        A picture seen before is not encoded again.
+        """
+        keys = [hash_bytes(picture.tobytes() + str(picture.size).encode()) for picture in pictures]
+        new = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._kept}
+        fresh = list(new)
+        for start in range(0, len(fresh), AT_ONCE):
+            some = fresh[start : start + AT_ONCE]
+            queries = self._queries([new[key] for key in some])
+            self._kept.update(zip(some, self._with_bos(self.model.image_prefix(queries)), strict=True))
+        found = []
+        for key in keys:
+            self._kept.move_to_end(key)
+            found.append(self._kept[key])
+        while len(self._kept) > KEPT_PICTURES:
+            self._kept.popitem(last=False)
+        return torch.stack(found) if found else None
+
+    @torch.inference_mode()
+    def embed_images(self, images: Sequence[Image.Image]) -> Floats:
+        """Unit vectors float32[N, Q, Dp]; a text fits as well as its best query."""
+        parts = [
+            self.alignment.image_features(self._queries(images[start : start + AT_ONCE]))
+            for start in range(0, len(images), AT_ONCE)
+        ]
+        return torch.cat(parts).numpy()
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> Floats:
+        """Unit vectors float32[M, Dp]."""
+        limit = self.model.config.qformer_config.max_position_embeddings
+        ids, mask = pad([text_ids(self.format, text, limit) for text in texts], self.format.pad_id)
+        return self.alignment.text_features(self.model, torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+
+    def _queries(self, pictures: Sequence[Image.Image]) -> Tensor:
+        return self.model.query_images(self.model.encode_images(self.processor.pixels(pictures)))
+
+    def _with_bos(self, tokens: Tensor) -> Tensor:
+        """float32[N, Q, D] -> float32[N, Q + 1, D] with the embedding of ``<s>`` behind, if there is one."""
+        bos = torch.tensor(self.format.prefix_ids(0), dtype=torch.long)
+        embedded = self.language_model.get_input_embeddings()(bos)
+        return torch.cat([tokens, embedded[None].expand(len(tokens), -1, -1)], 1)
+
+    def _stream(
+        self, picture: Image.Image | None, messages: Sequence[Message], max_new_tokens: int
+    ) -> Iterator[list[int]]:
+        prefixes = self.prefixes([] if picture is None else [picture])
+        prompt = self.prompt(messages, max_new_tokens, Sampling(), None if picture is None else 0)
+        decoder = Decoder(self.language_model, eos_id=self.format.eos_id)
+        decoder.add([prompt], [0], prefixes)
+        (slot,) = decoder.slots
+        while True:
+            if slot.tokens[-1] != self.format.eos_id:
+                yield slot.tokens[-1:]
+            if slot.done:
+                return
+            decoder.step()
+
+
+def open_model(folder: Path) -> TextModel:
+    """A vision-language checkpoint or a plain language model, by the files in the folder.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: no config.json there; expected a checkpoint folder")
+    if (folder / ALIGNMENT).is_file():
+        return ZiyaVisual.from_pretrained(folder)
+    return TextModel.from_pretrained(folder)
+
+
+def open_picture(example: Example) -> Image.Image:
+    """The picture of a record; ``DataError`` where it has none or it cannot be read."""
+    if example.image is None:
+        raise DataError(f"record {example.id!r} has no picture")
+    return load_image(Path(example.image.path) if example.image.path else example.image.bytes or b"")
+
+
+def _opened(image: Image.Image | Path | str | None) -> Image.Image | None:
+    if image is None:
+        return None
+    return image.convert("RGB") if isinstance(image, Image.Image) else load_image(Path(image))
+
+
+def _asked(example: Example) -> tuple[Message, ...]:
+    """The turns before the last assistant turn."""
+    messages = example.messages
+    return messages[:-1] if messages and messages[-1].role == "assistant" else messages

@@ -1,0 +1,91 @@
+"""Decoding in slots gives each prompt the tokens that stock ``generate`` gives it alone."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ziya_visual.infer.decode import Decoder, Prompt, Sampling, generate
+from ziya_visual.model.attention import PLAIN
+
+EOS = 2
+
+
+@pytest.fixture(scope="module", params=[PLAIN, "eager", "sdpa"])
+def model(request: pytest.FixtureRequest) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        eos_token_id=EOS,
+        attn_implementation=request.param,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def alone(model: LlamaForCausalLM, prompt: Prompt, prefixes: torch.Tensor | None = None) -> list[int]:
+    embeds = model.get_input_embeddings()(torch.tensor([prompt.ids]))
+    if prefixes is not None:
+        embeds = torch.cat([prefixes[prompt.prefix][None], embeds], 1)
+    tokens = model.generate(
+        inputs_embeds=embeds,
+        attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
+        max_new_tokens=prompt.max_new_tokens,
+        do_sample=False,
+        pad_token_id=0,
+    )[0].tolist()
+    return tokens[: tokens.index(EOS)] if EOS in tokens else tokens
+
+
+def prompts(count: int, prefix_of: int | None = None) -> list[Prompt]:
+    made = torch.Generator().manual_seed(1)
+    found = []
+    for number in range(count):
+        size = int(torch.randint(1, 12, (1,), generator=made))
+        ids = torch.randint(3, 50, (size,), generator=made).tolist()
+        found.append(Prompt(ids, 1 + number % 17, None if prefix_of is None else number % prefix_of))
+    return found
+
+
+@pytest.mark.parametrize("rows", [1, 4, 64])
+def test_many_prompts_of_mixed_lengths_equal_stock_generate(model: LlamaForCausalLM, rows: int) -> None:
+    asked = prompts(23)
+    assert generate(model, asked, eos_id=EOS, rows=rows) == [alone(model, prompt) for prompt in asked]
+
+
+def test_prompts_behind_shared_prefixes_equal_stock_generate(model: LlamaForCausalLM) -> None:
+    prefixes = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(2))
+    asked = prompts(14, prefix_of=3)
+    found = generate(model, asked, eos_id=EOS, prefixes=prefixes, rows=6)
+    assert found == [alone(model, prompt, prefixes) for prompt in asked]
+
+
+def test_prompts_that_join_late_change_nothing(model: LlamaForCausalLM) -> None:
+    asked = prompts(6)
+    decoder = Decoder(model, eos_id=EOS)
+    answers = {}
+    for step in range(60):
+        if step % 3 == 0 and step // 3 < len(asked):
+            decoder.add([asked[step // 3]], [step // 3])
+            answers.update({slot.tag: slot.tokens for slot in decoder.slots})
+        decoder.step()
+        answers.update({slot.tag: slot.tokens for slot in decoder.slots})
+    for tag, prompt in enumerate(asked):
+        assert [token for token in answers[tag] if token != EOS] == alone(model, prompt)
+
+
+def test_sampling_follows_its_seed(model: LlamaForCausalLM) -> None:
+    def sampled(seed: int) -> list[int]:
+        prompt = Prompt([5, 6], 20, sampling=Sampling(temperature=1.5, top_p=0.95, seed=seed))
+        return generate(model, [prompt], eos_id=EOS)[0]
+
+    assert sampled(1) == sampled(1)
+    assert len({tuple(sampled(seed)) for seed in range(5)}) > 1
+
+
+def test_nothing_asked_is_nothing_answered(model: LlamaForCausalLM) -> None:
+    assert generate(model, [], eos_id=EOS) == []
