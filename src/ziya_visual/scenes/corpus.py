@@ -1,6 +1,6 @@
 """What the tiny language model reads: object lists, captions and answers from lists, translation.
 
-A list stands where an image's tokens will stand later: one object is its words and a cell of an 8 x 8 grid,
+A list stands where an image's tokens will stand later: one object is its words and a cell of a 10 x 10 grid,
 in any order. The translation text never holds a sentence of the image data's side
 (:func:`grammar.forge_side`), nor any text a phrasing that is kept for evaluation.
 """
@@ -14,7 +14,7 @@ from ziya_visual.scenes import questions
 from ziya_visual.scenes.draw import Scene, sample_scene
 from ziya_visual.scenes.grammar import QUESTION_TYPES, TRAIN_PHRASINGS, Language, Meaning, Phrase, forge_side
 
-CELLS = 8
+CELLS = 10
 TRANSLATE = "Translate into Chinese:\n"
 LANGS = ("en", "zh")
 BRIEF = {"en": " Answer briefly.", "zh": "请简短回答。"}
@@ -22,18 +22,19 @@ DESCRIBE = {
     "en": ["Describe the picture.", "What is in the picture?", "What do you see?", "Caption:"],
     "zh": ["描述图片。", "图片里有什么？", "你看到什么？", "标题："],
 }
+SHARES = (0.15, 0.2, 0.1, 0.1, 0.2, 0.25)  # of the question types, in their order
 Rng = np.random.Generator
 
 
 def object_list(rng: Rng, scene: Scene, lang: str) -> str:
-    """``large red circle 2 5; small blue ring 6 1`` in a random order; column, then row."""
+    """``large red circle 25;small blue ring 61`` in a random order; column, then row."""
     language = Language.load(lang)
     entries = []
     for index in rng.permutation(len(scene.things)):
         thing = scene.things[index]
-        cell = f"{int(thing.x * CELLS)} {int(thing.y * CELLS)}"
+        cell = f"{int(thing.x * CELLS)}{int(thing.y * CELLS)}"
         entries.append(f"{language.noun(thing.what)} {cell}")
-    return "; ".join(entries)
+    return ";".join(entries)
 
 
 def phrasing(rng: Rng) -> int:
@@ -41,10 +42,10 @@ def phrasing(rng: Rng) -> int:
     return TRAIN_PHRASINGS[rng.integers(len(TRAIN_PHRASINGS))]
 
 
-def any_question(rng: Rng, scene: Scene, kinds: tuple[str, ...] = QUESTION_TYPES) -> Meaning:
-    """A question of a random type that the scene offers."""
+def any_question(rng: Rng, scene: Scene) -> Meaning:
+    """A question that the scene offers; types that are harder to learn are asked oftener."""
     while True:
-        meaning = questions.ask(rng, scene, kinds[rng.integers(len(kinds))])
+        meaning = questions.ask(rng, scene, str(rng.choice(QUESTION_TYPES, p=SHARES)))
         if meaning is not None:
             return meaning
 
@@ -64,15 +65,16 @@ def describe(rng: Rng, scene: Scene, lang: str) -> tuple[Message, Message]:
     return Message("user", prompt), Message("assistant", said)
 
 
-def reading(rng: Rng) -> tuple[str, list[tuple[Message, ...]]]:
-    """A list and dialogues about it: now and then a caption, and nine questions, in either language."""
-    scene = sample_scene(rng, held_out=bool(rng.random() < 0.15))
+def reading(rng: Rng, *, most: int = 4) -> tuple[str, list[tuple[Message, ...]]]:
+    """A list of one to ``most`` objects and dialogues about it: now and then a caption, and nine questions."""
+    count = int(rng.integers(1, most + 1))
+    scene = sample_scene(rng, held_out=bool(rng.random() < 0.15), count=count)
     dialogues: list[tuple[Message, ...]] = []
-    if rng.random() < 0.4:  # captions are long: oftener, they would be most of what is learnt
+    if rng.random() < 0.3:  # captions are long: oftener, they would be most of what is learnt
         dialogues.append(describe(rng, scene, LANGS[rng.integers(2)]))
     for _ in range(9):
         meaning, lang = any_question(rng, scene), LANGS[rng.integers(2)]
-        if rng.random() < 0.2:
+        if rng.random() < 0.12:
             language = Language.load(lang)
             asked = Message("user", language.say(meaning, phrasing(rng)))
             dialogues.append((asked, Message("assistant", language.reply(meaning))))

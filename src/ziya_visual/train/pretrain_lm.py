@@ -85,11 +85,11 @@ def lm_config(vocabulary: int) -> LlamaConfig:
 
 
 def corpus_batches(
-    rng: np.random.Generator, chat: ChatFormat, *, readings: int, translations: int
+    rng: np.random.Generator, chat: ChatFormat, *, readings: int, translations: int, most: int = 4
 ) -> list[PackedBatch]:
     """Rows of lists with their questions, and rows of one translation: packed apart, their lengths differ."""
     bos = chat.prefix_ids(0)
-    lists = [corpus.reading(rng) for _ in range(readings)]
+    lists = [corpus.reading(rng, most=most) for _ in range(readings)]
     rows = [Row([*chat.text_ids(seen), *bos], [_branch(chat, d) for d in told]) for seen, told in lists]
     single = [Row(bos, [_branch(chat, corpus.translation(rng))]) for _ in range(translations)]
     return [pack(rows, pad_id=chat.pad_id), pack(single, pad_id=chat.pad_id)]

@@ -1,0 +1,212 @@
+"""The command line: each command parses and calls one function, imported only then."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ziya_visual import __version__
+from ziya_visual.core import log
+from ziya_visual.core.errors import ZiyaError
+from ziya_visual.core.io import write_json
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Make and use bilingual vision-language models."
+)
+forge = typer.Typer(no_args_is_help=True, help="Data made by a language model: translate, check, report.")
+app.add_typer(forge, name="forge")
+
+Seed = Annotated[int, typer.Option(help="Of everything that is drawn or initialised.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; a public one needs a key.")]
+Port = Annotated[int, typer.Option(min=0, max=65535)]
+Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint folder.")]
+File = Annotated[Path | None, typer.Option()]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show more, and a traceback where it fails.")
+    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Make and use bilingual vision-language models."""
+    log.setup(debug=debug)
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/quickstart"),
+    seed: Seed = 0,
+    from_scratch: Annotated[bool, typer.Option(help="Pre-train the tiny ViT and LM too.")] = False,
+) -> None:
+    """Run the whole system in miniature: draw, forge, train, evaluate, report."""
+    from ziya_visual.quickstart import quickstart as run
+
+    run(out, seed=seed, from_scratch=from_scratch)
+
+
+@app.command("pretrain-parts")
+def pretrain_parts(
+    out: Annotated[Path, typer.Option(help="Folder for vit/, lm/ and card.json.")], seed: Seed = 0
+) -> None:
+    """Make the tiny ViT and LM that the quickstart starts from."""
+    from ziya_visual.train.parts import pretrain_parts as run
+
+    run(out, seed=seed)
+
+
+@app.command()
+def chat(
+    checkpoint: Checkpoint,
+    image: Annotated[Path | None, typer.Option(help="The picture to talk about.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON line an answer.")] = False,
+) -> None:
+    """Talk about a picture in the terminal, or answer the questions of a pipe, one a line."""
+    from ziya_visual.serve.terminal import chat as run
+
+    run(checkpoint, image=image, json_output=json_output)
+
+
+@app.command()
+def serve(
+    checkpoint: Checkpoint,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key.")] = None,
+) -> None:
+    """Serve a checkpoint through an OpenAI-compatible API."""
+    from ziya_visual.serve.api import serve as run
+
+    run(checkpoint, host=host, port=port, api_key_env=api_key_env)
+
+
+@app.command()
+def web(checkpoint: Checkpoint, host: Host = "127.0.0.1", port: Port = 7860) -> None:
+    """Open a web page to talk about pictures."""
+    from ziya_visual.serve.web import web as run
+
+    run(checkpoint, host=host, port=port)
+
+
+@app.command()
+def score(
+    form: Annotated[
+        str, typer.Argument(help="caption, vqa, gqa, pope, scienceqa, mcq, retrieval, translation, judge")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Write the scores as JSON.")] = None,
+    references: File = None,
+    predictions: File = None,
+    annotations: File = None,
+    questions: File = None,
+    problems: File = None,
+    embeddings: File = None,
+    similarity: File = None,
+    rerank: File = None,
+    reviews: File = None,
+    top_k: Annotated[int | None, typer.Option(min=1)] = None,
+    lang: Annotated[str | None, typer.Option()] = None,
+    segmenter: Annotated[str | None, typer.Option()] = None,
+    rule: Annotated[str | None, typer.Option()] = None,
+    duplicates: Annotated[str | None, typer.Option(help="refuse, first or last")] = None,
+) -> None:
+    """Score predictions of any system from files, by the official rules."""
+    options = {name: value for name, value in locals().items() if name not in ("form", "out")}
+    from ziya_visual.eval.score import run
+
+    result = run(form, command=_typed(), **options)
+    if out is not None:
+        write_json(out, result)
+    _show(result["scores"] | {f"failures/{name}": count for name, count in result["failures"].items()})
+
+
+@forge.command()
+def translate(
+    examples: Annotated[Path, typer.Argument(help="Records as JSONL.")],
+    to: Annotated[str, typer.Option(help="Target language, such as zh.")],
+    out: Annotated[Path, typer.Option(help="Folder for ledger, accepted and rejected records.")],
+    model: Annotated[str, typer.Option()],
+    base_url: Annotated[str, typer.Option(help="Of an OpenAI-compatible endpoint.")],
+    prompt: Annotated[str, typer.Option(help="Name of a prompt template.")] = "translate",
+) -> None:
+    """Translate records through a language model; a killed run goes on where it was."""
+    from ziya_visual.forge.translate import translate_file
+
+    report = translate_file(examples, to=to, out=out, model=model, base_url=base_url, prompt=prompt)
+    _show({"records": report.records, "accepted": report.accepted, **report.rejected})
+
+
+@forge.command()
+def check(
+    pairs: Annotated[Path, typer.Argument(help="JSONL of id, source, target.")],
+    source_lang: Annotated[str, typer.Option("--from")],
+    target_lang: Annotated[str, typer.Option("--to")],
+    out: Annotated[Path, typer.Option(help="JSONL of id, ok, reasons.")],
+) -> None:
+    """Judge translation pairs from anywhere, without any language model."""
+    from ziya_visual.forge.checks import check_pairs
+
+    summary = check_pairs(pairs, source_lang=source_lang, target_lang=target_lang, out=out)
+    typer.echo(json.dumps(summary, ensure_ascii=False))
+
+
+@forge.command()
+def status(folder: Annotated[Path, typer.Argument(help="Folder of a forge run.")]) -> None:
+    """Say how far a forge run is."""
+    from ziya_visual.forge.report import status as run
+
+    typer.echo(json.dumps(run(folder), ensure_ascii=False))
+
+
+@forge.command()
+def report(folder: Annotated[Path, typer.Argument(help="Folder of a forge run.")]) -> None:
+    """Write a page with what was accepted and rejected, and why."""
+    from ziya_visual.forge.report import report as run
+
+    typer.echo(str(run(folder)))
+
+
+def _typed() -> str:
+    return shlex.join(["ziya-visual", *sys.argv[1:]])
+
+
+def _show(values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        typer.echo(f"{name:32} {value:.4f}" if isinstance(value, float) else f"{name:32} {value}")
+
+
+def main() -> None:
+    """Run a command; an error is one readable line and a non-zero exit code.
+
+    2: something to be mended by the user; 1: a fault of ours; 130: interrupted.
+    """
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except ZiyaError as error:
+        if debug:
+            raise
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except Exception as error:
+        if debug:
+            raise
+        said = " ".join(str(error).split())[:200]
+        _fail(f"{type(error).__name__}: {said} (a fault of ours; --debug shows where)", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,56 @@
+"""The command line: quick to ask for help, one line where something is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ziya_visual", *arguments],
+        capture_output=True,
+        text=True,
+        input=text,
+        check=False,
+    )
+
+
+def test_help_needs_no_heavy_library() -> None:
+    code = (
+        "import sys; sys.argv = ['ziya-visual', '--help']\n"
+        "from ziya_visual.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'fastapi', 'gradio', 'openai', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("quickstart", "pretrain-parts", "chat", "serve", "web", "score", "forge"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["chat", "{tmp}/absent", "--image", "{tmp}/absent.png"], "absent.png: cannot be read"),
+        (["chat", "{tmp}"], "no checkpoint of ours, config.json"),
+        (["chat", "{tmp}", "--image", "{tmp}/not.png"], "no picture that can be read"),
+        (["serve", "{tmp}"], "no config.json there"),
+        (["serve", "{tmp}", "--host", "0.0.0.0"], "--api-key-env"),
+        (["score", "captoin"], "unknown form; did you mean 'caption'?"),
+        (["score", "gqa", "--predictions", "{tmp}/p.json"], "needs --annotations"),
+        (["forge", "status", "{tmp}"], "{tmp}"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path: Path, arguments: list[str], text: str) -> None:
+    (tmp_path / "not.png").write_text("not a picture")
+    done = run(*(argument.format(tmp=tmp_path) for argument in arguments), text="hi\n")
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert text.format(tmp=tmp_path) in lines[0]
+    assert "Traceback" in run("--debug", *(a.format(tmp=tmp_path) for a in arguments), text="hi\n").stderr
