@@ -13,7 +13,7 @@ setup: $(VENV)/.stamp  ## make .venv with pinned dependencies (the CPU build of 
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q torch==2.13.0
-	$(BIN)/pip install -q -c constraints.txt -e '.[serve,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[serve,web,dev]'
 	touch $@
 
 test: setup  ## the fast tests
