@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint
+.PHONY: help setup quickstart test test-slow lint soak
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -16,10 +16,13 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[serve,web,dev]'
 	touch $@
 
+quickstart: setup  ## the whole system in miniature, offline
+	$(BIN)/ziya-visual quickstart --out runs/quickstart
+
 test: setup  ## the fast tests
 	$(BIN)/pytest -q -m 'not slow and not gpu'
 
-test-slow: setup  ## the tests that take minutes
+test-slow: setup  ## the tests that take minutes: the quickstart and its floors
 	$(BIN)/pytest -q -m 'slow and not gpu'
 
 lint: setup  ## style, types, layers
@@ -27,3 +30,7 @@ lint: setup  ## style, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+soak: setup  ## what takes longer: the parts made again and compared, three seeds of the quickstart
+	$(BIN)/ziya-visual pretrain-parts --out runs/soak/parts
+	for seed in 0 1 2; do $(BIN)/ziya-visual quickstart --out runs/soak/$$seed --seed $$seed; done

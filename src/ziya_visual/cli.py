@@ -68,6 +68,18 @@ def pretrain_parts(
 
 
 @app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file.")],
+    changes: Annotated[list[str] | None, typer.Argument(help="key=value, such as stages.0.steps=100")] = None,
+) -> None:
+    """Run the stages of a recipe; a killed run goes on where it was."""
+    from ziya_visual.core.config import load_recipe
+    from ziya_visual.train.run import run_recipe
+
+    typer.echo(str(run_recipe(load_recipe(recipe, changes or ()))))
+
+
+@app.command()
 def chat(
     checkpoint: Checkpoint,
     image: Annotated[Path | None, typer.Option(help="The picture to talk about.")] = None,

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import platform
 import random
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from ziya_visual.core import log
-from ziya_visual.core.config import Recipe, Stage, load_recipe
+from ziya_visual.core.config import load_recipe
 from ziya_visual.core.errors import ConfigError
-from ziya_visual.core.io import read_examples, read_jsonl, write_json, write_records
+from ziya_visual.core.io import atomic_dir, read_examples, read_json, read_jsonl, write_records
 from ziya_visual.core.records import Example
 from ziya_visual.data.templates import instruct
 from ziya_visual.eval.report import Sample, Target, write_report
@@ -29,16 +29,12 @@ from ziya_visual.eval.runner import evaluate, majority
 from ziya_visual.eval.suites import Pool, Section, Suite
 from ziya_visual.forge.translate import translate
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.model.checkpoint import save_checkpoint
-from ziya_visual.model.compose import compose
-from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.scenes import dataset
 from ziya_visual.scenes.draw import render
 from ziya_visual.scenes.grammar import forge_side, keywords
 from ziya_visual.serve.api import running_server
-from ziya_visual.train.batches import album
-from ziya_visual.train.loop import Training, train
-from ziya_visual.train.parts import SHIPPED, load_parts, pretrain_parts, read_card
+from ziya_visual.train.parts import SHIPPED, pretrain_parts, read_card
+from ziya_visual.train.run import run_recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 IMAGES, QUESTIONS, DIALOGUES = 6000, 8, 1500
@@ -74,9 +70,9 @@ def quickstart(out: Path, *, seed: int = 0, from_scratch: bool = False) -> dict[
         with log.timed(seconds, "draw"):
             english = _draw(out, seed)
         with log.timed(seconds, "forge"):
-            chinese, forged = _forge(out, parts, english)
+            forged = _forge(out, parts, english)
         with log.timed(seconds, "train"):
-            curve = _train(out, parts, seed, [*english, *chinese])
+            curve = _train(out, parts, seed)
         with log.timed(seconds, "evaluate"):
             suite = build_suite(seed)
             metrics = forged + _evaluate(out, suite, seed)
@@ -113,7 +109,7 @@ def _draw(out: Path, seed: int) -> list[Example]:
     return examples
 
 
-def _forge(out: Path, parts: Path, english: list[Example]) -> tuple[list[Example], list[Metric]]:
+def _forge(out: Path, parts: Path, english: list[Example]) -> list[Metric]:
     """The Chinese half: our server, its tiny LM, HTTP, ledger, checks; what is rejected is not trained on."""
     strangers = [
         m.content for e in english for m in e.messages if " " in m.content and not forge_side(m.content)
@@ -134,7 +130,7 @@ def _forge(out: Path, parts: Path, english: list[Example]) -> tuple[list[Example
     write_records(out / "data" / "chinese.jsonl", chinese)
     log.logger.info("forge: %d of %d accepted", len(chinese), len(english))
     assert report.accepted == len(chinese)
-    return chinese, _measure_forge(english, chinese)
+    return _measure_forge(english, chinese)
 
 
 def _measure_forge(english: list[Example], chinese: list[Example]) -> list[Metric]:
@@ -153,46 +149,18 @@ def _text(example: Example) -> str:
     return "\n".join(message.content for message in example.messages)
 
 
-def _train(out: Path, parts: Path, seed: int, examples: list[Example]) -> list[dict[str, Any]]:
-    """Compose the network and run the recipe's stages: align, base, chat."""
-    recipe = _recipe(out, seed)
-    vision, language_model, tokenizer = load_parts(parts)
-    bridge = recipe.model.bridge.model_dump()
-    num_query_tokens, projection_size = bridge.pop("num_query_tokens"), bridge.pop("projection_size")
-    model, alignment = compose(
-        vision=vision,
-        language_model=language_model,
-        tokenizer=tokenizer,
-        qformer={**bridge, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-        num_query_tokens=num_query_tokens,
-        projection_size=projection_size,
-        seed=seed,
-    )
-    model.set_attn_implementation("plain")
-    processor = ZiyaProcessor(
-        tokenizer, image_size=vision.config.image_size, num_query_tokens=num_query_tokens
-    )
-    texts = album(examples)
-    pictures = np.stack(
-        [np.asarray(Image.open(str(of[0].image.path))) for of in texts.examples if of[0].image]
-    )
-    training = Training(model, alignment, processor, texts, pictures)
-
-    def keep(stage: Stage, trained: Training) -> None:
-        if stage.name in CHECKPOINTS:
-            save_checkpoint(
-                out / CHECKPOINTS[stage.name], model=trained.model, alignment=alignment, processor=processor
-            )
-
-    curve = train(training, recipe, after_stage=keep)
-    write_json(out / "curve.json", curve)
-    return curve
-
-
-def _recipe(out: Path, seed: int) -> Recipe:
+def _train(out: Path, parts: Path, seed: int) -> list[dict[str, Any]]:
+    """Run the recipe: align, base, chat."""
     if not RECIPE.is_file():
         raise ConfigError(f"{RECIPE} not found; run the quickstart from a clone of the repository")
-    return load_recipe(RECIPE, [f"out={out / 'train'}", f"seed={seed}"])
+    data = f"[{out / 'data' / 'english.jsonl'}, {out / 'data' / 'chinese.jsonl'}]"
+    changes = [f"out={out / 'train'}", f"seed={seed}", f"data.path={data}"]
+    changes += [f"model.vision={parts / 'vit'}", f"model.language_model={parts / 'lm'}"]
+    run_recipe(load_recipe(RECIPE, changes))
+    for stage, name in CHECKPOINTS.items():
+        with atomic_dir(out / name) as aside:
+            shutil.copytree(out / "train" / stage, aside, dirs_exist_ok=True)
+    return list(read_json(out / "train" / "curve.json"))
 
 
 def build_suite(seed: int) -> Suite:

@@ -66,7 +66,7 @@ def describe(rng: Rng, scene: Scene, lang: str) -> tuple[Message, Message]:
 
 
 def reading(rng: Rng, *, most: int = 4) -> tuple[str, list[tuple[Message, ...]]]:
-    """A list of one to ``most`` objects and dialogues about it: now and then a caption, and nine questions."""
+    """A list of one to ``most`` objects, and dialogues about it: nine questions, now and then a caption."""
     count = int(rng.integers(1, most + 1))
     scene = sample_scene(rng, held_out=bool(rng.random() < 0.15), count=count)
     dialogues: list[tuple[Message, ...]] = []

@@ -45,15 +45,13 @@ class Training:
     curve: list[dict[str, Any]] = field(default_factory=list)
 
 
-def train(
-    training: Training, recipe: Recipe, *, after_stage: Callable[[Stage, Training], None]
-) -> list[dict[str, Any]]:
+def train(training: Training, recipe: Recipe, *, after_stage: Callable[[str], None]) -> list[dict[str, Any]]:
     """Run all stages, going on from ``recipe.out``'s saved state where there is one.
 
     Args:
         training: what is trained; changed in place.
         recipe: its stages, seed, precision and output folder.
-        after_stage: called when a stage is complete, to save or evaluate what it made.
+        after_stage: called with the name of each stage that is complete.
 
     Returns:
         The learning curve.
@@ -72,7 +70,7 @@ def train(
             continue
         _run_stage(training, recipe, number, features, saved, state_path)
         saved = None
-        after_stage(stage, training)
+        after_stage(stage.name)
     return training.curve
 
 

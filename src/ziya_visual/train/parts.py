@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, Blip2VisionModel, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 
 from ziya_visual.core import log
 from ziya_visual.core.errors import CheckpointError
@@ -20,7 +20,6 @@ from ziya_visual.core.io import atomic_dir, hash_bytes, hash_json, read_json, wr
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat_format import ChatFormat
 from ziya_visual.data.packing import IGNORE, Branch, Row, pack
-from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.packed import packed_states
 from ziya_visual.scenes import corpus, questions
 from ziya_visual.scenes.draw import sample_scene
@@ -63,24 +62,16 @@ def pretrain_parts(
     return card
 
 
-def load_parts(folder: Path) -> tuple[Blip2VisionModel, LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Open what :func:`pretrain_parts` wrote, in float32.
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card beside the parts.
 
     Raises:
         CheckpointError: the folder has no parts.
     """
     if not (folder / "card.json").is_file():
         raise CheckpointError(
-            f"{folder}: no parts there; make them with `ziya-visual pretrain-parts --out {folder}`"
+            f"{folder}: no parts there; make them: ziya-visual pretrain-parts --out {folder}"
         )
-    kwargs: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": PLAIN}
-    vit = Blip2VisionModel.from_pretrained(folder / "vit", **kwargs)
-    model = LlamaForCausalLM.from_pretrained(folder / "lm", **kwargs)
-    return vit, model, AutoTokenizer.from_pretrained(folder / "lm")
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """The card beside the parts."""
     return dict(read_json(folder / "card.json"))
 
 

@@ -1,0 +1,134 @@
+"""A recipe from its file to its checkpoint: read the data, open or compose the model, train, save."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ziya_visual.core import log
+from ziya_visual.core.config import Recipe
+from ziya_visual.core.errors import ConfigError, DataError
+from ziya_visual.core.io import read_examples, write_json, write_jsonl
+from ziya_visual.core.records import Example
+from ziya_visual.data.images import load_image
+from ziya_visual.data.readers.folder_csv import read_folder
+from ziya_visual.model.alignment import Alignment
+from ziya_visual.model.attention import PLAIN
+from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
+from ziya_visual.model.compose import compose
+from ziya_visual.model.model import ZiyaVisualModel
+from ziya_visual.model.processor import ZiyaProcessor
+from ziya_visual.train.batches import Album, album
+from ziya_visual.train.loop import Training, train
+
+
+def run_recipe(recipe: Recipe) -> Path:
+    """Train all stages of a recipe and save the checkpoint of each in ``recipe.out``; a killed run goes on.
+
+    Returns:
+        The folder of the last stage's checkpoint.
+
+    Raises:
+        ConfigError: the recipe names neither a checkpoint nor the parts of one.
+        DataError: nothing of the data can be used.
+        CheckpointError: the model cannot be opened.
+    """
+    examples = read_data(recipe)
+    training = prepare(recipe, examples)
+
+    def keep(stage: str) -> None:
+        folder = recipe.out / stage
+        save_checkpoint(
+            folder, model=training.model, alignment=training.alignment, processor=training.processor
+        )
+        log.logger.info("stage %s: %s", stage, folder)
+
+    curve = train(training, recipe, after_stage=keep)
+    write_json(recipe.out / "curve.json", curve)
+    return recipe.out / recipe.stages[-1].name
+
+
+def read_data(recipe: Recipe) -> list[Example]:
+    """All records of ``data.path``; what cannot be read is written to ``rejects.jsonl`` and counted aloud."""
+    examples: list[Example] = []
+    rejects = []
+    for path in recipe.data.path:
+        if path.is_dir():
+            found = read_folder(path)
+            examples += found.examples
+            rejects += [
+                {"where": f"{path}/{reject.where}", "reason": reject.reason} for reject in found.rejects
+            ]
+        else:
+            examples += read_examples(path)
+    if rejects:
+        table = recipe.out / "rejects.jsonl"
+        write_jsonl(table, rejects)
+        log.logger.warning(
+            "%d rows could not be used, the first %s: %s; all in %s",
+            len(rejects),
+            *rejects[0].values(),
+            table,
+        )
+    log.logger.info("%d records", len(examples))
+    return examples
+
+
+def prepare(recipe: Recipe, examples: list[Example]) -> Training:
+    """The model of the recipe, and the pictures of the records at its size."""
+    spec = recipe.model
+    if spec.checkpoint is not None:
+        model, alignment, processor = load_checkpoint(spec.checkpoint, attention=PLAIN)
+    elif spec.vision is not None and spec.language_model is not None:
+        model, alignment, processor = _composed(recipe, spec.vision, spec.language_model)
+    else:
+        raise ConfigError("model: give a checkpoint, or both vision and language_model")
+    texts = album(examples)
+    return Training(model, alignment, processor, texts, _pictures(texts, processor.image_size))
+
+
+def _composed(
+    recipe: Recipe, vision: Path, language_model: Path
+) -> tuple[ZiyaVisualModel, Alignment, ZiyaProcessor]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Blip2VisionModel
+
+    eyes = Blip2VisionModel.from_pretrained(vision, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(language_model)
+    bridge = recipe.model.bridge.model_dump()
+    queries, projection_size = bridge.pop("num_query_tokens"), bridge.pop("projection_size")
+    model, alignment = compose(
+        vision=eyes,
+        language_model=AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32),
+        tokenizer=tokenizer,
+        qformer={**bridge, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        num_query_tokens=queries,
+        projection_size=projection_size,
+        seed=recipe.seed,
+    )
+    model.set_attn_implementation(PLAIN)
+    return (
+        model,
+        alignment,
+        ZiyaProcessor(tokenizer, image_size=eyes.config.image_size, num_query_tokens=queries),
+    )
+
+
+def _pictures(texts: Album, side: int) -> np.ndarray:
+    """uint8[N, S, S, 3], in the album's order."""
+    pictures = np.empty((len(texts.examples), side, side, 3), np.uint8)
+    with log.progress("open pictures", len(texts.examples)) as bar:
+        for row, (first, *_) in enumerate(texts.examples):
+            if first.image is None:
+                raise DataError(f"record {first.id!r} has no picture")
+            source = Path(first.image.path) if first.image.path else first.image.bytes or b""
+            picture = load_image(source)
+            pictures[row] = np.asarray(
+                picture
+                if picture.size == (side, side)
+                else picture.resize((side, side), Image.Resampling.BICUBIC)
+            )
+            bar.advance(bar.tasks[0].id)
+    return pictures
