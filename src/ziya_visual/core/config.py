@@ -66,6 +66,7 @@ class Bridge(_Strict):
     intermediate_size: int = Field(3072, ge=8)
     cross_attention_frequency: int = Field(2, ge=1)
     max_position_embeddings: int = Field(512, ge=8)
+    initializer_range: float = Field(0.02, gt=0, description="standard deviation of new weights")
     projection_size: int = Field(256, ge=1, description="width of the contrastive space")
 
 
@@ -136,7 +137,8 @@ def _override(data: Any, override: str) -> None:
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
+    # A misspelt key is also a missing one; what was typed is what the user should hear about.
+    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     where = ".".join(map(str, problem["loc"]))
     if problem["type"] != "extra_forbidden":
         return f"{where}: {problem['msg']}, found {problem['input']!r:.60}"

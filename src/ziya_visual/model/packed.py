@@ -74,7 +74,7 @@ def packed_states(
         _causal_lm(language_model)
         .model(
             inputs_embeds=embeds,
-            attention_mask=tree_mask(torch.from_numpy(batch.branch_ids).to(device)),
+            attention_mask=tree_mask(torch.from_numpy(batch.branch_ids).to(device), _compute_dtype(embeds)),
             position_ids=torch.from_numpy(batch.position_ids).to(device),
             use_cache=False,
         )
@@ -99,6 +99,12 @@ def packed_loss(
         int(lang): LossSum(losses[langs == lang].sum(), int((langs == lang).sum()))
         for lang in torch.unique(langs)
     }
+
+
+def _compute_dtype(embeds: Tensor) -> torch.dtype:
+    """What attention scores are computed in: a mask of that dtype is not converted anew in every layer."""
+    device = embeds.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embeds.dtype
 
 
 def _causal_lm(language_model: Any) -> Any:

@@ -1,20 +1,33 @@
 """What the tiny language model reads: object lists, captions and answers from lists, translation.
 
-A list stands where an image's tokens will stand later: one object is its words and a cell of a 10 x 10 grid,
-in any order. The translation text never holds a sentence of the image data's side
+A list stands where an image's tokens will stand later: one object is its words and a cell of a 10 x 10
+grid. The translation text never holds a sentence of the image data's side
 (:func:`grammar.forge_side`), nor any text a phrasing that is kept for evaluation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from ziya_visual.core.records import Message
 from ziya_visual.scenes import questions
-from ziya_visual.scenes.draw import Scene, sample_scene
-from ziya_visual.scenes.grammar import QUESTION_TYPES, TRAIN_PHRASINGS, Language, Meaning, Phrase, forge_side
+from ziya_visual.scenes.draw import Scene, Thing, sample_scene
+from ziya_visual.scenes.grammar import (
+    QUESTION_TYPES,
+    TRAIN_PHRASINGS,
+    Language,
+    Meaning,
+    Phrase,
+    fits,
+    forge_side,
+    identifying,
+)
 
 CELLS = 10
+COLUMNS = "abcdefghij"
 TRANSLATE = "Translate into Chinese:\n"
 LANGS = ("en", "zh")
 BRIEF = {"en": " Answer briefly.", "zh": "请简短回答。"}
@@ -22,19 +35,27 @@ DESCRIBE = {
     "en": ["Describe the picture.", "What is in the picture?", "What do you see?", "Caption:"],
     "zh": ["描述图片。", "图片里有什么？", "你看到什么？", "标题："],
 }
-SHARES = (0.15, 0.2, 0.1, 0.1, 0.2, 0.25)  # of the question types, in their order
+SHARES = (0.15, 0.15, 0.1, 0.1, 0.25, 0.25)  # of the question types, in their order
+TERSE = {
+    "en": {"color": "{0}: color?", "shape": "{0}: shape?", "size": "{0}: size?", "count": "{many}: how many?",
+           "exist": "{0}?", "relation": "{0} from {1}?"},
+    "zh": {"color": "{0}：颜色？", "shape": "{0}：形状？", "size": "{0}：大小？", "count": "{many}：多少？",
+           "exist": "{0}？", "relation": "{0}从{1}看？"},
+}  # fmt: skip
+WHERE = {"en": "{0}: where?", "zh": "{0}：哪里？"}
+LOCATED = 0.07  # share of the terse questions that ask for a place
 Rng = np.random.Generator
 
 
-def object_list(rng: Rng, scene: Scene, lang: str) -> str:
-    """``large red circle 25;small blue ring 61`` in a random order; column, then row."""
+def object_list(scene: Scene, lang: str) -> str:
+    """``large red circle c5;small blue ring g1``: from left to right, the places as on a chessboard."""
     language = Language.load(lang)
-    entries = []
-    for index in rng.permutation(len(scene.things)):
-        thing = scene.things[index]
-        cell = f"{int(thing.x * CELLS)}{int(thing.y * CELLS)}"
-        entries.append(f"{language.noun(thing.what)} {cell}")
-    return ";".join(entries)
+    return ";".join(f"{language.noun(thing.what)} {cell(thing)}" for thing in scene.things)
+
+
+def cell(thing: Thing) -> str:
+    """Column ``a``-``j`` from the left, row ``0``-``9`` from the top."""
+    return f"{COLUMNS[int(thing.x * CELLS)]}{int(thing.y * CELLS)}"
 
 
 def phrasing(rng: Rng) -> int:
@@ -42,10 +63,10 @@ def phrasing(rng: Rng) -> int:
     return TRAIN_PHRASINGS[rng.integers(len(TRAIN_PHRASINGS))]
 
 
-def any_question(rng: Rng, scene: Scene) -> Meaning:
+def any_question(rng: Rng, scene: Scene, shares: Sequence[float] = SHARES) -> Meaning:
     """A question that the scene offers; types that are harder to learn are asked oftener."""
     while True:
-        meaning = questions.ask(rng, scene, str(rng.choice(QUESTION_TYPES, p=SHARES)))
+        meaning = questions.ask(rng, scene, str(rng.choice(QUESTION_TYPES, p=shares)))
         if meaning is not None:
             return meaning
 
@@ -65,22 +86,106 @@ def describe(rng: Rng, scene: Scene, lang: str) -> tuple[Message, Message]:
     return Message("user", prompt), Message("assistant", said)
 
 
-def reading(rng: Rng, *, most: int = 4) -> tuple[str, list[tuple[Message, ...]]]:
-    """A list of one to ``most`` objects, and dialogues about it: nine questions, now and then a caption."""
-    count = int(rng.integers(1, most + 1))
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What is read during a share of the language model's training.
+
+    One thing after the other: whether a word stands in a list is found out within 150 steps where nothing
+    else is asked, and not within 700 where everything is (docs/log.md).
+
+    Attributes:
+        until: the share of all steps at which the lesson ends.
+        most: objects in a list.
+        shares: of the question types, in their order.
+        terse: questions in a few words, a list.
+        whole: questions in whole sentences, a list; with them come captions.
+        mixed: whether a list and its questions may be of different languages.
+        translations: rows of sentences that are translated, a step.
+    """
+
+    until: float
+    most: int
+    shares: tuple[float, ...]
+    terse: int
+    whole: int = 0
+    mixed: bool = True
+    translations: int = 0
+
+
+LESSONS = (
+    Lesson(0.15, most=2, shares=(0.05, 0.05, 0, 0, 0.9, 0), terse=11, mixed=False, translations=8),
+    Lesson(
+        0.3, most=2, shares=(0.12, 0.12, 0.06, 0.1, 0.25, 0.35), terse=7, whole=3, mixed=False, translations=8
+    ),
+    Lesson(0.5, most=3, shares=SHARES, terse=4, whole=5, translations=10),
+    Lesson(1.0, most=4, shares=SHARES, terse=4, whole=5, translations=10),
+)
+
+
+def lesson_at(progress: float) -> Lesson:
+    """The lesson at a share of the training."""
+    return next(lesson for lesson in LESSONS if progress < lesson.until)
+
+
+def reading(rng: Rng, lesson: Lesson) -> tuple[str, list[tuple[Message, ...]]]:
+    """A list of objects, and dialogues about it: questions, now and then a caption."""
+    count = int(rng.integers(1, lesson.most + 1))
     scene = sample_scene(rng, held_out=bool(rng.random() < 0.15), count=count)
-    dialogues: list[tuple[Message, ...]] = []
-    if rng.random() < 0.3:  # captions are long: oftener, they would be most of what is learnt
-        dialogues.append(describe(rng, scene, LANGS[rng.integers(2)]))
-    for _ in range(9):
-        meaning, lang = any_question(rng, scene), LANGS[rng.integers(2)]
-        if rng.random() < 0.12:
-            language = Language.load(lang)
-            asked = Message("user", language.say(meaning, phrasing(rng)))
-            dialogues.append((asked, Message("assistant", language.reply(meaning))))
-        else:
-            dialogues.append(ask_briefly(rng, meaning, lang))
-    return object_list(rng, scene, LANGS[rng.integers(2)]), dialogues
+    only = None if lesson.mixed else LANGS[rng.integers(2)]
+
+    def lang() -> str:
+        return only or LANGS[rng.integers(2)]
+
+    dialogues = [terse(rng, scene, lang(), lesson.shares) for _ in range(lesson.terse)]
+    for _ in range(lesson.whole):
+        meaning = any_question(rng, scene, lesson.shares)
+        dialogues.append(ask_whole(rng, meaning, lang()))
+    if (
+        lesson.whole and rng.random() < 0.17
+    ):  # captions are long: oftener, they would be most of what is learnt
+        dialogues.append(describe(rng, scene, lang()))
+    return object_list(scene, lang()), dialogues
+
+
+def ask_whole(rng: Rng, meaning: Meaning, lang: str) -> tuple[Message, ...]:
+    """A question in a whole sentence and its short answer; one in eight is answered in a sentence too."""
+    if rng.random() < 0.12:
+        language = Language.load(lang)
+        return Message("user", language.say(meaning, phrasing(rng))), Message(
+            "assistant", language.reply(meaning)
+        )
+    return ask_briefly(rng, meaning, lang)
+
+
+def terse(rng: Rng, scene: Scene, lang: str, shares: Sequence[float]) -> tuple[Message, ...]:
+    """A question in a few words: of one of the types, in easier forms too, or where a thing is."""
+    language = Language.load(lang)
+    if rng.random() < LOCATED:
+        thing = scene.things[rng.integers(len(scene.things))]
+        phrases = identifying(thing.what, [other.what for other in scene.things if other is not thing])
+        asked = WHERE[lang].format(language.noun(phrases[rng.integers(len(phrases))]))
+        return Message("user", asked), Message("assistant", cell(thing))
+    meaning = any_question(rng, scene, shares)
+    if meaning.task == "exist" and rng.random() < 0.5:
+        meaning = easy_exist(rng, scene)
+    nouns = [language.noun(thing) for thing in meaning.things]
+    asked = TERSE[lang][meaning.task].format(*nouns, many=language.noun(meaning.things[0], plural=True))
+    return Message("user", asked), Message("assistant", language.answer(meaning.task, str(meaning.value)))
+
+
+def easy_exist(rng: Rng, scene: Scene) -> Meaning:
+    """Whether there is a thing of one attribute or more, drawn at random where there is none."""
+    there = bool(rng.random() < 0.5)
+    while True:
+        thing = scene.things[rng.integers(len(scene.things))]
+        of = thing.what if there else sample_scene(rng, held_out=False, count=1).things[0].what
+        kept = rng.random(3) < 0.45
+        words = (
+            word if keep else None for word, keep in zip((of.size, of.color, of.shape), kept, strict=True)
+        )
+        phrase = Phrase(*words)
+        if phrase != Phrase() and any(fits(t.what, phrase) for t in scene.things) == there:
+            return Meaning("exist", (phrase,), "yes" if there else "no")
 
 
 def sentence_pair(rng: Rng, *, for_forge: bool = False) -> tuple[str, str]:

@@ -33,6 +33,7 @@ QUESTIONS_PER_TYPE = 420  # per split and language
 CAPTIONS = 300
 POOLS, POOL = 5, 100
 TURNS = 3
+ASKED = (*QUESTION_TYPES, "exist", "relation")  # of a training picture in turn: what is harder to learn twice
 _TRIES = 20
 _GRAMMAR = Provenance(origin="grammar")
 Rng = np.random.Generator
@@ -103,7 +104,7 @@ def _training_texts(rng: Rng, drawn: _Drawn, count: int, *, dialogue: bool) -> I
         yield drawn.record("caption", "en", "caption", (Message("assistant", said),))
     english = Language.load("en")
     for number in range(count):
-        kind = QUESTION_TYPES[number % len(QUESTION_TYPES)]
+        kind = ASKED[number % len(ASKED)]
         asked = _ask_forgeable(rng, drawn.scene, kind)
         if asked is not None:
             meaning, question = asked

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ziya_visual.scenes.grammar import COLORS, HELD_OUT, SHAPES, SIZES, Phrase
 
 SIDE = 64
-RADIUS = {"small": 0.095, "large": 0.165}
+RADIUS = {"small": 0.11, "large": 0.18}
 RGB = {
     "red": (214, 40, 40), "green": (44, 150, 60), "blue": (40, 80, 215), "yellow": (245, 215, 40),
     "purple": (135, 50, 165), "orange": (245, 135, 25), "black": (18, 18, 18), "white": (248, 248, 248),
@@ -144,7 +144,7 @@ def _shape(name: str, x: Floats, y: Floats) -> Floats:
     return np.asarray(distance, dtype=np.float32)
 
 
-def _background(rng: np.random.Generator, side: int) -> Floats:
+def background(rng: np.random.Generator, side: int) -> Floats:
     """A muted colour with stripes, checks, blobs or grain: float32[S, S, 3] in 0-255."""
     base = rng.uniform(105, 185) + rng.uniform(-18, 18, 3)
     ys, xs = np.mgrid[0:side, 0:side] / side
@@ -182,7 +182,7 @@ def render_with_labels(
     With ``odd_colors`` every object is painted in a colour that has no name.
     """
     rng = np.random.default_rng(scene.seed)
-    canvas = _background(rng, side)
+    canvas = background(rng, side)
     owner = np.full((side, side), -1, dtype=np.int64)
     for index, thing in enumerate(scene.things):
         radius = RADIUS[thing.what.size or "large"] * side

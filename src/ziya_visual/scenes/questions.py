@@ -19,7 +19,7 @@ from ziya_visual.scenes.grammar import (
     identifying,
 )
 
-CLEAR = 0.12  # of the side: how much further apart two centres must be along one axis than along the other
+CLEAR = 0.25  # of the side: how much further apart two centres must be along one axis than along the other
 Choice = np.random.Generator
 
 

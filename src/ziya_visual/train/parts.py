@@ -99,7 +99,7 @@ def lm_scores(model: LlamaForCausalLM, chat: ChatFormat, *, seed: int) -> dict[s
                 if meaning is not None:
                     branches.append(_question(rng, chat, meaning, lang))
                     keys.append(f"{kind}/{lang}")
-            listed = chat.text_ids(corpus.object_list(rng, scene, lang))
+            listed = chat.text_ids(corpus.object_list(scene, lang))
             rows.append(Row([*listed, *chat.prefix_ids(0)], branches))
     for _ in range(_SCORED_TEXTS):
         source, target = corpus.sentence_pair(rng, for_forge=True)

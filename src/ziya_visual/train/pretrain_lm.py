@@ -7,8 +7,12 @@ image's texts are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
+import jieba  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -24,17 +28,33 @@ from ziya_visual.scenes import corpus
 from ziya_visual.train.schedule import Optimizer, cosine
 
 LANG_IDS = {"en": 0, "zh": 1}
-VOCABULARY = 640
-LM_STEPS = 1300
+VOCABULARY = 768
+LM_STEPS = 1100
 SPECIAL = ["<pad>", "<s>", "</s>", IMAGE, HUMAN, BOT]
 
 
-def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE: any text can be written, a Chinese character is never merged with its neighbour."""
+def chinese_words(texts: Sequence[str]) -> list[str]:
+    """Words of two characters or more that jieba finds once in 100 texts or oftener, longest first."""
+    jieba.setLogLevel(logging.WARNING)
+    found = Counter(
+        word
+        for text in texts
+        for run in re.findall(r"[\u4e00-\u9fff]+", text)
+        for word in jieba.cut(run)
+        if len(word) > 1
+    )
+    common = (word for word, count in found.items() if count >= len(texts) / 100)
+    return sorted(common, key=lambda word: (-len(word), word))
+
+
+def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE: any text can be written; common Chinese words are tokens, and nothing spans two."""
+    texts = list(texts)
     tokenizer = Tokenizer(models.BPE())
+    chinese = "|".join([*chinese_words(texts), r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"), "isolated"),
+            pre_tokenizers.Split(Regex(chinese), "isolated"),
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
@@ -61,20 +81,25 @@ def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
 def corpus_texts(rng: np.random.Generator, count: int) -> Iterator[str]:
     """Plain texts for the tokenizer: lists, dialogues and translations."""
     for _ in range(count):
-        listed, dialogues = corpus.reading(rng)
+        listed, dialogues = corpus.reading(rng, corpus.LESSONS[-1])
         yield listed
         for dialogue in [*dialogues, corpus.translation(rng)]:
             yield from (message.content for message in dialogue)
 
 
 def lm_config(vocabulary: int) -> LlamaConfig:
-    """2.8 M parameters: 6 layers of width 192, embeddings tied."""
+    """1.4 M parameters: 4 layers of width 160, embeddings tied.
+
+    New weights are as large as 1/sqrt(width): at the usual 0.02 so narrow a network starts all but blind, and
+    learning to find a word in a list takes several times as long (docs/log.md).
+    """
     return LlamaConfig(
         vocab_size=vocabulary,
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=6,
-        num_attention_heads=4,
+        hidden_size=160,
+        intermediate_size=432,
+        num_hidden_layers=4,
+        num_attention_heads=5,
+        initializer_range=0.08,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         pad_token_id=0,
@@ -85,22 +110,14 @@ def lm_config(vocabulary: int) -> LlamaConfig:
 
 
 def corpus_batches(
-    rng: np.random.Generator, chat: ChatFormat, *, readings: int, translations: int, most: int = 4
+    rng: np.random.Generator, chat: ChatFormat, lesson: corpus.Lesson, *, readings: int
 ) -> list[PackedBatch]:
     """Rows of lists with their questions, and rows of one translation: packed apart, their lengths differ."""
     bos = chat.prefix_ids(0)
-    lists = [corpus.reading(rng, most=most) for _ in range(readings)]
+    lists = [corpus.reading(rng, lesson) for _ in range(readings)]
     rows = [Row([*chat.text_ids(seen), *bos], [_branch(chat, d) for d in told]) for seen, told in lists]
-    single = [Row(bos, [_branch(chat, corpus.translation(rng))]) for _ in range(translations)]
+    single = [Row(bos, [_branch(chat, corpus.translation(rng))]) for _ in range(lesson.translations)]
     return [pack(rows, pad_id=chat.pad_id), pack(single, pad_id=chat.pad_id)]
-
-
-def longest_list(progress: float) -> int:
-    """How many objects a list may have at a share of the training: 2, then 3, then 4.
-
-    Which word belongs to which object is found out sooner on short lists.
-    """
-    return min(4, 2 + int(3.6 * progress))
 
 
 def _branch(chat: ChatFormat, dialogue: tuple[Message, ...]) -> Branch:
@@ -110,26 +127,25 @@ def _branch(chat: ChatFormat, dialogue: tuple[Message, ...]) -> Branch:
 
 
 def pretrain_lm(
-    *, seed: int, steps: int = LM_STEPS, readings: int = 36, translations: int = 10
+    *, seed: int, steps: int = LM_STEPS, readings: int = 16
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Train tokenizer and model from scratch on freshly drawn text."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    tokenizer = train_tokenizer(corpus_texts(np.random.default_rng(seed), 2000))
+    tokenizer = train_tokenizer(corpus_texts(np.random.default_rng(seed), 1000))
     chat = ChatFormat(tokenizer)
     model = LlamaForCausalLM(lm_config(len(tokenizer)))
     optimizer = Optimizer(model.named_parameters())
     with log.progress("pre-train the LM", steps) as bar:
         for step in range(steps):
-            batches = corpus_batches(
-                rng, chat, readings=readings, translations=translations, most=longest_list(step / steps)
-            )
+            lesson = corpus.lesson_at(step / steps)
+            batches = corpus_batches(rng, chat, lesson, readings=readings)
             with torch.autocast("cpu", torch.bfloat16):
                 sums = [packed_loss(model, batch) for batch in batches]
             loss = torch.stack([mean_loss(part) for part in sums]).sum()
             optimizer.step(loss, lr=3e-3 * cosine(step, steps=steps, warmup=60))
             if step % 50 == 0:
-                read, translated = (mean_loss(part).item() for part in sums)
-                log.logger.info("lm step %d loss: read %.3f translate %.3f", step, read, translated)
+                said = " ".join(f"{mean_loss(part).item():.3f}" for part in sums)
+                log.logger.info("lm step %d loss of lists and of translations: %s", step, said)
             bar.advance(bar.tasks[0].id)
     return model.eval(), tokenizer

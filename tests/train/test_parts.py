@@ -1,0 +1,36 @@
+"""The shipped parts are small, made from the present data, and translate what they never read."""
+
+import numpy as np
+import pytest
+
+from ziya_visual.core.errors import CheckpointError
+from ziya_visual.core.records import Message
+from ziya_visual.infer.decode import Sampling, generate
+from ziya_visual.infer.engine import TextModel
+from ziya_visual.scenes import corpus
+from ziya_visual.scenes.grammar import parse
+from ziya_visual.train.parts import SHIPPED, data_hash, read_card
+
+LIMIT_BYTES = 12_000_000
+
+
+def test_the_shipped_parts_are_small_and_made_from_the_present_data() -> None:
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*.safetensors")) <= LIMIT_BYTES
+    assert read_card(SHIPPED)["data"] == data_hash(), "scenes changed: ziya-visual pretrain-parts"
+
+
+def test_the_shipped_lm_translates_sentences_of_the_forges_side() -> None:
+    model = TextModel.from_pretrained(SHIPPED / "lm")
+    rng = np.random.default_rng(5)
+    pairs = [corpus.sentence_pair(rng, for_forge=True) for _ in range(60)]
+    asked = [(Message("user", corpus.TRANSLATE + source),) for source, _ in pairs]
+    prompts = [model.prompt(turns, 96, Sampling()) for turns in asked]
+    answers = generate(model.language_model, prompts, eos_id=model.format.eos_id)
+    read = [parse(model.decode(tokens), "zh") for tokens in answers]
+    right = sum(parse(target, "zh") == found for (_, target), found in zip(pairs, read, strict=True))
+    assert right >= 0.75 * len(pairs), f"{right} of {len(pairs)}"
+
+
+def test_a_folder_without_parts_says_how_to_make_them(tmp_path: object) -> None:
+    with pytest.raises(CheckpointError, match="pretrain-parts"):
+        read_card(SHIPPED / "absent")
