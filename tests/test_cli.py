@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+FOLDER = "recipes/finetune-folder.yaml"
+
 
 def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -43,10 +45,16 @@ def test_help_needs_no_heavy_library() -> None:
         (["score", "captoin"], "unknown form; did you mean 'caption'?"),
         (["score", "gqa", "--predictions", "{tmp}/p.json"], "needs --annotations"),
         (["forge", "status", "{tmp}"], "{tmp}"),
+        (["train", "{tmp}/absent.yaml"], "absent.yaml"),
+        (["train", "{tmp}/recipe.yaml"], "unknown key 'precison'; did you mean 'precision'?"),
+        (["train", FOLDER, "stages.0.setps=3"], "unknown key 'stages.0.setps'; did you mean 'steps'?"),
+        (["train", FOLDER, "data.path=[{tmp}]", "out={tmp}/o"], "captions.csv not found"),
+        (["eval", "{tmp}", "--suite", "{tmp}/absent.jsonl", "--out", "{tmp}/o"], "absent.jsonl"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, arguments: list[str], text: str) -> None:
     (tmp_path / "not.png").write_text("not a picture")
+    (tmp_path / "recipe.yaml").write_text("name: x\nprecison: fp32\n")
     done = run(*(argument.format(tmp=tmp_path) for argument in arguments), text="hi\n")
     assert done.returncode == 2, done.stderr
     lines = done.stderr.strip().splitlines()

@@ -112,6 +112,20 @@ def web(checkpoint: Checkpoint, host: Host = "127.0.0.1", port: Port = 7860) -> 
     run(checkpoint, host=host, port=port)
 
 
+@app.command("eval")
+def evaluate(
+    checkpoint: Checkpoint,
+    suite: Annotated[Path, typer.Option(help="JSONL of vqa and caption records with pictures by path.")],
+    out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and predictions.")],
+    seed: Seed = 0,
+) -> None:
+    """Put a suite of questions, captions and retrieval to a checkpoint."""
+    from ziya_visual.eval.suite_run import run_suite
+
+    rows = run_suite(checkpoint, suite, out=out, seed=seed)["metrics"]
+    _show({f"{r['split']}/{r['lang']}/{r['task']}/{r['name']}": r["value"] for r in rows})
+
+
 @app.command()
 def score(
     form: Annotated[

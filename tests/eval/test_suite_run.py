@@ -1,0 +1,65 @@
+"""A folder of pictures is trained on by a recipe, and a suite file measures what came of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ziya_visual.core.config import load_recipe
+from ziya_visual.core.errors import DataError
+from ziya_visual.core.io import read_json, read_jsonl, write_records
+from ziya_visual.core.records import Example, ImageRef, Message
+from ziya_visual.eval.suite_run import run_suite
+from ziya_visual.scenes.draw import render, sample_scene
+from ziya_visual.train.parts import SHIPPED
+from ziya_visual.train.run import run_recipe
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+NAMES = {"en": ("one", "two", "three", "four"), "zh": ("一", "二", "三", "四")}
+QUESTION = {"en": "What is in the picture?", "zh": "图片里有什么？"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four pictures, named by how many objects they show; a fifth cannot be read."""
+    path = tmp_path_factory.mktemp("folder")
+    rows, asked = ["image,lang,text"], []
+    for number in range(4):
+        scene = sample_scene(np.random.default_rng(number), held_out=False, count=number + 1)
+        Image.fromarray(render(scene)).save(path / f"{number}.png")
+        for lang, names in NAMES.items():
+            rows.append(f"{number}.png,{lang},{names[number]}")
+            turns = (Message("user", QUESTION[lang]), Message("assistant", names[number]))
+            image = ImageRef(path=f"{number}.png")
+            for task in ("vqa", "caption"):
+                example = Example(f"{number}-{task}-{lang}", lang, task, turns, image, f"{number}.png")
+                asked.append(example.with_messages(turns, answers=(names[number],)))
+    (path / "broken.png").write_bytes(b"no picture")
+    (path / "captions.csv").write_text("\n".join([*rows, "broken.png,en,five"]), "utf-8")
+    write_records(path / "suite.jsonl", asked)
+    return path
+
+
+def test_a_folder_is_trained_on_and_measured(folder: Path, tmp_path: Path) -> None:
+    changes = [f"out={tmp_path / 'run'}", f"data.path=[{folder}]", "precision=fp32"]
+    changes += [f"model.vision={SHIPPED / 'vit'}", f"model.language_model={SHIPPED / 'lm'}"]
+    changes += [f"stages.{number}.steps=2" for number in range(3)]
+    changes += [f"stages.{number}.tasks={{caption: 1.0}}" for number in range(3)]
+    checkpoint = run_recipe(load_recipe(RECIPE, changes))
+    rejects = [row for _, row in read_jsonl(tmp_path / "run" / "rejects.jsonl")]
+    assert len(rejects) == 1
+    assert "broken.png" in rejects[0]["reason"]
+
+    result = run_suite(checkpoint, folder / "suite.jsonl", out=tmp_path / "eval")
+    assert result == read_json(tmp_path / "eval" / "results.json")
+    found = {(row["lang"], row["task"], row["name"]): row for row in result["metrics"]}
+    assert found["zh", "vqa", "accuracy"]["n"] == 4
+    assert (tmp_path / "eval" / "report.html").read_text("utf-8").count("data:image/png") >= 4
+
+
+def test_a_suite_without_pictures_is_refused(tmp_path: Path) -> None:
+    turns = (Message("user", "?"), Message("assistant", "!"))
+    write_records(tmp_path / "suite.jsonl", [Example("1", "en", "vqa", turns, answers=("!",))])
+    with pytest.raises(DataError, match="needs a picture file"):
+        run_suite(tmp_path, tmp_path / "suite.jsonl", out=tmp_path / "out")
