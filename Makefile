@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint soak
+.PHONY: help setup quickstart test test-slow lint bench soak
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -30,6 +30,9 @@ lint: setup  ## style, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: setup  ## timings beside peers: JSON under runs/bench
+	$(BIN)/python benchmarks/packed.py
 
 soak: setup  ## what takes longer: the parts made again and compared, three seeds of the quickstart
 	$(BIN)/ziya-visual pretrain-parts --out runs/soak/parts

@@ -15,7 +15,8 @@ from ziya_visual.core.records import Message
 from ziya_visual.infer.decode import Decoder, Prompt, Sampling, Slot
 from ziya_visual.infer.engine import TextModel
 
-SLOTS = 64
+SLOTS = 128
+ROOM = 24  # free slots before requests join a nearly full decoder: prefilling a few is as dear as many
 MAX_WAITING = 512
 HALF_CHARACTER = "\ufffd"
 GREEDY = Sampling()
@@ -114,7 +115,8 @@ class Scheduler:
                 if first is None:
                     return
                 fresh.append(first)
-            while len(self._active) + len(fresh) < SLOTS:
+            crowded = SLOTS - ROOM < len(self._active) + len(fresh)
+            while not crowded and len(self._active) + len(fresh) < SLOTS:
                 try:
                     more = self._waiting.get_nowait()
                 except queue.Empty:
