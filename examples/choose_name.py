@@ -1,6 +1,6 @@
 """Name pictures by choosing among the names of a suite: the retrieval side as a classifier.
 
-    python examples/choose_name.py runs/finetune/folder runs/emoji/suite.jsonl
+python examples/choose_name.py runs/finetune/folder runs/emoji/suite.jsonl
 """
 
 import sys
