@@ -45,8 +45,8 @@ def vision_config() -> Blip2VisionConfig:
 class PatchLabels:
     """What each patch shows: class indices int64[B, P] (-100: background) and centres float32[B, P, 2].
 
-    ``pixels`` float32[B, P, 64] is 1 where a pixel belongs to an object: without it, learning what the shapes
-    are takes three times as many steps (docs/log.md).
+    ``pixels`` float32[B, P, 64] is 1 where a pixel belongs to an object: outlines are learnt first,
+    and shapes from them (docs/log.md).
     """
 
     shown: Tensor
