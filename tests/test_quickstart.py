@@ -8,14 +8,8 @@ from typing import Any
 import pytest
 
 from ziya_visual.core.io import read_json
-from ziya_visual.train.parts import SHIPPED
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (SHIPPED / "card.json").is_file(), reason="the pre-trained parts are not shipped yet"
-    ),
-]
+pytestmark = pytest.mark.slow
 LANGS, SPLITS = ("en", "zh"), ("new", "unseen")
 KINDS = ("color", "shape", "size", "count", "exist", "relation")
 
@@ -35,13 +29,13 @@ def values(run: Path) -> dict[tuple[str, str, str, str], float]:
 
 
 # The floors of the quickstart, by split, language and number (docs/quickstart.md). Where a floor is not
-# reached yet, or too closely for one measured seed, the gate is what seed 0 measured less 4 points, with the
-# floor behind it. Gates only ever go up.
+# reached yet the gate is what seed 0 measured, twice to the digit, less 2 points, with the floor behind it.
+# Gates only ever go up.
 GATES = {
-    ("new", "en", "vqa/accuracy"): 60,  # floor 85
-    ("new", "zh", "vqa/accuracy"): 58,  # floor 85
-    ("unseen", "en", "vqa/accuracy"): 47,  # floor 75
-    ("unseen", "zh", "vqa/accuracy"): 45,  # floor 75
+    ("new", "en", "vqa/accuracy"): 62,  # floor 85
+    ("new", "zh", "vqa/accuracy"): 60,  # floor 85
+    ("unseen", "en", "vqa/accuracy"): 49,  # floor 75
+    ("unseen", "zh", "vqa/accuracy"): 47,  # floor 75
     ("new", "en", "retrieval/i2t_r1"): 95,
     ("new", "zh", "retrieval/i2t_r1"): 95,
     ("new", "en", "retrieval/t2i_r1"): 95,
@@ -50,14 +44,14 @@ GATES = {
     ("unseen", "zh", "retrieval/i2t_r1"): 85,
     ("unseen", "en", "retrieval/t2i_r1"): 85,
     ("unseen", "zh", "retrieval/t2i_r1"): 85,
-    ("new", "en", "caption/keyword_f1"): 77,  # floor 90
-    ("new", "zh", "caption/keyword_f1"): 85,  # floor 90
+    ("new", "en", "caption/keyword_f1"): 79,  # floor 90
+    ("new", "zh", "caption/keyword_f1"): 87,  # floor 90
 }
 # Points above the better blind baseline: the floor is 10 for every type.
-MARGINS = {"color": 10.0, "shape": 10.0, "size": 10.0, "count": 9.0, "exist": -3.0, "relation": -6.0}
-GAP = 6.0  # points between the languages; floor 3
-ACCEPTED = 76.0  # percent of the forge's records; floor 80
-LIMIT_MINUTES = 15.0  # floor 12
+MARGINS = {"color": 10.0, "shape": 10.0, "size": 10.0, "count": 10.0, "exist": -1.0, "relation": -4.0}
+GAP = 3.0  # points between the languages
+ACCEPTED = 77.0  # percent of the forge's records; floor 80
+LIMIT_MINUTES = 15.0  # floor 12: 11.2 on idle cores, 13.0 beside other commands
 
 
 @pytest.mark.parametrize(("split", "lang", "name"), GATES)

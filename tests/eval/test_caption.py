@@ -36,8 +36,6 @@ def test_equals_coco_caption_in_english(shared: Path, expected: Callable[[str], 
 
 @pytest.mark.parametrize("cut", ["pre", "char", "jieba"])
 def test_equals_coco_caption_in_chinese(shared: Path, expected: Callable[[str], Any], cut: str) -> None:
-    if cut == "jieba":
-        pytest.importorskip("jieba", reason="jieba is not installed")
     folder = shared / "caption_zh"
     result = score.run(
         "caption",

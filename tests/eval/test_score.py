@@ -65,7 +65,6 @@ def test_files_of_another_form_end_in_one_line(save: Save, tmp_path: Path, text:
 
 
 def test_translation(tmp_path: Path) -> None:
-    pytest.importorskip("sacrebleu", reason="sacrebleu is not installed")
     for name, text in (("r.txt", "一只狗在草地上\n两只猫\n"), ("p.txt", "一只狗在草地上\n三只猫\n")):
         (tmp_path / name).write_text(text, "utf-8")
     files = {"references": tmp_path / "r.txt", "predictions": tmp_path / "p.txt"}
