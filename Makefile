@@ -20,7 +20,7 @@ quickstart: setup  ## the whole system in miniature, offline
 	$(BIN)/ziya-visual quickstart --out runs/quickstart
 
 test: setup  ## the fast tests
-	$(BIN)/pytest -q -m 'not slow and not gpu'
+	$(BIN)/pytest -q -m 'not slow and not soak and not gpu'
 
 test-slow: setup  ## the tests that take minutes: the quickstart and its floors
 	$(BIN)/pytest -q -m 'slow and not gpu'
@@ -35,5 +35,6 @@ bench: setup  ## timings beside peers: JSON under runs/bench
 	$(BIN)/python benchmarks/packed.py
 
 soak: setup  ## what takes longer: the parts made again and compared, three seeds of the quickstart
-	$(BIN)/ziya-visual pretrain-parts --out runs/soak/parts
+	$(BIN)/pytest -q -m 'soak and not gpu'
 	for seed in 0 1 2; do $(BIN)/ziya-visual quickstart --out runs/soak/$$seed --seed $$seed; done
+	$(BIN)/python benchmarks/seeds.py runs/soak/0 runs/soak/1 runs/soak/2

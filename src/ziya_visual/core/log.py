@@ -22,8 +22,13 @@ console = Console(stderr=True)
 logger = logging.getLogger("ziya_visual")
 
 
-def setup(*, debug: bool = False) -> None:
-    """Send our log lines to standard error; ``debug`` shows more. Other libraries stay at warnings."""
+def setup(*, debug: bool = False, bars: bool = True) -> None:
+    """Send our log lines to standard error; ``debug`` shows more. Other libraries stay at warnings.
+
+    Without ``bars`` the terminal gets lines alone, as where several processes share it.
+    """
+    global console
+    console = Console(stderr=True, force_terminal=None if bars else False)
     handler = RichHandler(console=console, show_path=False, show_level=debug, rich_tracebacks=False)
     handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
     logger.handlers[:] = [handler]

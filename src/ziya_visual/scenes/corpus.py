@@ -1,7 +1,7 @@
 """What the tiny language model reads: object lists, captions and answers from lists, translation.
 
-A list stands where an image's tokens will stand later: one object is its words and a cell of a 10 x 10
-grid. The translation text never holds a sentence of the image data's side
+A list stands where an image's tokens will stand later, and has as many places: an object, its words
+and where it is, fills one. The translation text never holds a sentence of the image data's side
 (:func:`grammar.forge_side`), nor any text a phrasing that is kept for evaluation.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from ziya_visual.core.records import Message
 from ziya_visual.scenes import questions
-from ziya_visual.scenes.draw import Scene, Thing, sample_scene
+from ziya_visual.scenes.draw import Scene, sample_scene
 from ziya_visual.scenes.grammar import (
     QUESTION_TYPES,
     TRAIN_PHRASINGS,
@@ -23,11 +23,10 @@ from ziya_visual.scenes.grammar import (
     Phrase,
     fits,
     forge_side,
-    identifying,
 )
 
-CELLS = 10
-COLUMNS = "abcdefghij"
+PLACES = 16
+STRIDES = 8
 TRANSLATE = "Translate into Chinese:\n"
 LANGS = ("en", "zh")
 BRIEF = {"en": " Answer briefly.", "zh": "请简短回答。"}
@@ -35,27 +34,30 @@ DESCRIBE = {
     "en": ["Describe the picture.", "What is in the picture?", "What do you see?", "Caption:"],
     "zh": ["描述图片。", "图片里有什么？", "你看到什么？", "标题："],
 }
-SHARES = (0.15, 0.15, 0.1, 0.1, 0.25, 0.25)  # of the question types, in their order
+SHARES = (0.14, 0.14, 0.08, 0.12, 0.25, 0.27)  # of the question types, in their order
+RELATIONS = (0.1, 0.1, 0.06, 0.12, 0.12, 0.5)
+CAPTIONED = 0.3  # of the lists; captions are long: oftener, they would be most of what is learnt
 TERSE = {
     "en": {"color": "{0}: color?", "shape": "{0}: shape?", "size": "{0}: size?", "count": "{many}: how many?",
-           "exist": "{0}?", "relation": "{0} from {1}?"},
+           "exist": "{0}?", "relation": "from {1}: {0}?"},
     "zh": {"color": "{0}：颜色？", "shape": "{0}：形状？", "size": "{0}：大小？", "count": "{many}：多少？",
-           "exist": "{0}？", "relation": "{0}从{1}看？"},
+           "exist": "{0}？", "relation": "从{1}看：{0}？"},
 }  # fmt: skip
-WHERE = {"en": "{0}: where?", "zh": "{0}：哪里？"}
-LOCATED = 0.07  # share of the terse questions that ask for a place
 Rng = np.random.Generator
 
 
-def object_list(scene: Scene, lang: str) -> str:
-    """``large red circle c5;small blue ring g1``: from left to right, the places as on a chessboard."""
-    language = Language.load(lang)
-    return ";".join(f"{language.noun(thing.what)} {cell(thing)}" for thing in scene.things)
+def object_list(rng: Rng, scene: Scene) -> list[str]:
+    """``PLACES`` strings: an object's words, as ``large red circle 大红色圆形 right below below``, or none.
 
-
-def cell(thing: Thing) -> str:
-    """Column ``a``-``j`` from the left, row ``0``-``9`` from the top."""
-    return f"{COLUMNS[int(thing.x * CELLS)]}{int(thing.y * CELLS)}"
+    The objects are in any order. ``right`` and ``below`` stand once for every eighth of the side that the
+    object is away from the left and the top.
+    """
+    places = [""] * PLACES
+    for thing, place in zip(scene.things, rng.permutation(PLACES), strict=False):
+        words = [Language.load(lang).noun(thing.what) for lang in LANGS]
+        steps = ["right"] * int(thing.x * STRIDES) + ["below"] * int(thing.y * STRIDES)
+        places[place] = " ".join([*words, *steps])
+    return places
 
 
 def phrasing(rng: Rng) -> int:
@@ -66,9 +68,24 @@ def phrasing(rng: Rng) -> int:
 def any_question(rng: Rng, scene: Scene, shares: Sequence[float] = SHARES) -> Meaning:
     """A question that the scene offers; types that are harder to learn are asked oftener."""
     while True:
-        meaning = questions.ask(rng, scene, str(rng.choice(QUESTION_TYPES, p=shares)))
+        kind = str(rng.choice(QUESTION_TYPES, p=shares))
+        meaning = (
+            count_alike(rng, scene)
+            if kind == "count" and rng.random() < 0.6
+            else questions.ask(rng, scene, kind)
+        )
         if meaning is not None:
             return meaning
+
+
+def count_alike(rng: Rng, scene: Scene) -> Meaning:
+    """How many things are of a color or of a shape: several where there are several."""
+    phrases = [
+        p for thing in scene.things for p in (Phrase(color=thing.what.color), Phrase(shape=thing.what.shape))
+    ]
+    numbers = [sum(fits(thing.what, phrase) for thing in scene.things) for phrase in phrases]
+    index = rng.choice(len(phrases), p=np.square(numbers) / np.square(numbers).sum())
+    return Meaning("count", (phrases[index],), str(numbers[index]))
 
 
 def ask_briefly(rng: Rng, meaning: Meaning, lang: str) -> tuple[Message, Message]:
@@ -90,61 +107,74 @@ def describe(rng: Rng, scene: Scene, lang: str) -> tuple[Message, Message]:
 class Lesson:
     """What is read during a share of the language model's training.
 
-    One thing after the other: whether a word stands in a list is found out within 150 steps where nothing
-    else is asked, and not within 700 where everything is (docs/log.md).
+    One thing after the other: which word belongs to which thing is found out within 200 steps where nothing
+    else is asked, and not within 600 where everything is asked from the start (docs/log.md).
 
     Attributes:
         until: the share of all steps at which the lesson ends.
-        most: objects in a list.
+        least: objects in a list, at least.
+        most: objects in a list, at most.
         shares: of the question types, in their order.
         terse: questions in a few words, a list.
-        whole: questions in whole sentences, a list; with them come captions.
-        mixed: whether a list and its questions may be of different languages.
+        whole: questions in whole sentences, a list; with them comes a caption now and then.
         translations: rows of sentences that are translated, a step.
+        settles: whether the learning rate falls in it, from its height to nearly nothing.
     """
 
     until: float
+    least: int
     most: int
     shares: tuple[float, ...]
     terse: int
     whole: int = 0
-    mixed: bool = True
     translations: int = 0
+    settles: bool = False
 
 
 LESSONS = (
-    Lesson(0.15, most=2, shares=(0.05, 0.05, 0, 0, 0.9, 0), terse=11, mixed=False, translations=8),
-    Lesson(
-        0.3, most=2, shares=(0.12, 0.12, 0.06, 0.1, 0.25, 0.35), terse=7, whole=3, mixed=False, translations=8
-    ),
-    Lesson(0.5, most=3, shares=SHARES, terse=4, whole=5, translations=10),
-    Lesson(1.0, most=4, shares=SHARES, terse=4, whole=5, translations=10),
+    Lesson(0.0967, least=2, most=2, shares=(0.5, 0.5, 0, 0, 0, 0), terse=7),
+    Lesson(0.2817, least=2, most=4, shares=(0.15, 0.15, 0.15, 0.15, 0.4, 0), terse=7, whole=2),
+    Lesson(0.4672, least=2, most=3, shares=(0.08, 0.08, 0.06, 0.08, 0.1, 0.6), terse=7, whole=1),
+    Lesson(0.8056, least=1, most=4, shares=SHARES, terse=2, whole=4, translations=16, settles=True),
+    Lesson(1, least=2, most=4, shares=RELATIONS, terse=5, whole=3, translations=16, settles=True),
 )
 
 
-def lesson_at(progress: float) -> Lesson:
-    """The lesson at a share of the training."""
-    return next(lesson for lesson in LESSONS if progress < lesson.until)
+def lesson_at(step: int, steps: int) -> tuple[Lesson, int, int]:
+    """The lesson of a step, the step at which it begins and how many it has."""
+    begins = 0
+    for lesson in LESSONS:
+        ends = round(lesson.until * steps)
+        if step < ends:
+            return lesson, begins, ends - begins
+        begins = ends
+    raise ValueError(f"step {step} of {steps}")
 
 
-def reading(rng: Rng, lesson: Lesson) -> tuple[str, list[tuple[Message, ...]]]:
+def offering(rng: Rng, lesson: Lesson) -> Scene:
+    """A scene about which something of the lesson can be asked."""
+    kinds = [kind for kind, share in zip(QUESTION_TYPES, lesson.shares, strict=True) if share]
+    while True:
+        count = int(rng.integers(lesson.least, lesson.most + 1))
+        scene = sample_scene(rng, held_out=bool(rng.random() < 0.15), count=count)
+        if any(questions.ask(rng, scene, kind) for kind in kinds):
+            return scene
+
+
+def reading(rng: Rng, lesson: Lesson) -> tuple[list[str], list[tuple[Message, ...]]]:
     """A list of objects, and dialogues about it: questions, now and then a caption."""
-    count = int(rng.integers(1, lesson.most + 1))
-    scene = sample_scene(rng, held_out=bool(rng.random() < 0.15), count=count)
-    only = None if lesson.mixed else LANGS[rng.integers(2)]
+    scene = offering(rng, lesson)
 
     def lang() -> str:
-        return only or LANGS[rng.integers(2)]
+        return LANGS[rng.integers(2)]
 
     dialogues = [terse(rng, scene, lang(), lesson.shares) for _ in range(lesson.terse)]
     for _ in range(lesson.whole):
         meaning = any_question(rng, scene, lesson.shares)
         dialogues.append(ask_whole(rng, meaning, lang()))
-    if (
-        lesson.whole and rng.random() < 0.17
-    ):  # captions are long: oftener, they would be most of what is learnt
+    if lesson.whole and rng.random() < CAPTIONED:
         dialogues.append(describe(rng, scene, lang()))
-    return object_list(scene, lang()), dialogues
+    return object_list(rng, scene), dialogues
 
 
 def ask_whole(rng: Rng, meaning: Meaning, lang: str) -> tuple[Message, ...]:
@@ -158,13 +188,8 @@ def ask_whole(rng: Rng, meaning: Meaning, lang: str) -> tuple[Message, ...]:
 
 
 def terse(rng: Rng, scene: Scene, lang: str, shares: Sequence[float]) -> tuple[Message, ...]:
-    """A question in a few words: of one of the types, in easier forms too, or where a thing is."""
+    """A question in a few words; of existence, in easier forms too."""
     language = Language.load(lang)
-    if rng.random() < LOCATED:
-        thing = scene.things[rng.integers(len(scene.things))]
-        phrases = identifying(thing.what, [other.what for other in scene.things if other is not thing])
-        asked = WHERE[lang].format(language.noun(phrases[rng.integers(len(phrases))]))
-        return Message("user", asked), Message("assistant", cell(thing))
     meaning = any_question(rng, scene, shares)
     if meaning.task == "exist" and rng.random() < 0.5:
         meaning = easy_exist(rng, scene)

@@ -76,47 +76,61 @@ def _ask_attribute(rng: Choice, scene: Scene, target: Thing, kind: str) -> Meani
 
 
 def _ask_count(rng: Choice, scene: Scene, target: Thing, *, held_out: bool) -> Meaning:
-    """Kinds of thing grouped by how many there are; a number is drawn, then a kind of that number."""
+    """Kinds of thing grouped by how many there are; a number is drawn, then a kind of that number.
+
+    Things of a color or a shape are asked for one time in five where there are several, else seldom.
+    """
     of = target.what
-    kinds = [Phrase(), Phrase(color=of.color), Phrase(shape=of.shape), Phrase(size=of.size)]
-    if held_out:
-        kinds = [Phrase(color=of.color), Phrase(shape=of.shape)]
+    alike = [Phrase(color=of.color), Phrase(shape=of.shape)]
+    share = 0.2 if any(_number(scene, phrase) > 1 for phrase in alike) else 0.05
+    kinds = alike if held_out or rng.random() < share else [Phrase(), Phrase(size=of.size)]
     by_number: dict[int, list[Phrase]] = {}
     for phrase in kinds:
-        number = sum(fits(thing.what, phrase) for thing in scene.things)
-        by_number.setdefault(number, []).append(phrase)
+        by_number.setdefault(_number(scene, phrase), []).append(phrase)
     # A high number is rarer to be had: prefer it, so that over many scenes the numbers come out level.
     number = max(by_number) if rng.random() < 0.95 else list(by_number)[int(rng.integers(len(by_number)))]
     return Meaning("count", (_pick(rng, by_number[number]),), str(number))
 
 
+def _number(scene: Scene, phrase: Phrase) -> int:
+    return sum(fits(thing.what, phrase) for thing in scene.things)
+
+
 def _ask_exist(rng: Choice, scene: Scene, target: Thing, *, held_out: bool) -> Meaning | None:
+    """A thing that is there, or one that differs from it in a word, each kind of word as often as another."""
     of = target.what
     sized = held_out or rng.random() < 0.5
     said = Phrase(of.size if sized else None, of.color, of.shape)
     if rng.random() < 0.5:
         return Meaning("exist", (said,), "yes")
-    wrongs = _one_word_off(said, ("size",) if held_out else ("size", "color", "shape"), held_out=held_out)
-    absent = [wrong for wrong in wrongs if not any(fits(thing.what, wrong) for thing in scene.things)]
-    return Meaning("exist", (_pick(rng, absent),), "no") if absent else None
+    kinds = ("size",) if held_out else ("size", "color", "shape")
+    wrongs = [
+        [wrong for wrong in _one_word_off(said, kind, held_out=held_out) if not _number(scene, wrong)]
+        for kind in kinds
+    ]
+    offered = [absent for absent in wrongs if absent]
+    if not offered:
+        return None
+    return Meaning("exist", (_pick(rng, offered[int(rng.integers(len(offered)))]),), "no")
 
 
-def _one_word_off(phrase: Phrase, kinds: tuple[str, ...], *, held_out: bool) -> list[Phrase]:
-    """Phrases that differ in one word; those of a held-out pair only if ``held_out``."""
-    found = []
-    for kind in kinds:
-        for name in {"size": SIZES, "color": COLORS, "shape": SHAPES}[kind] if getattr(phrase, kind) else ():
-            other = replace(phrase, **{kind: name})
-            if other != phrase and is_held_out(other) == held_out:
-                found.append(other)
-    return found
+def _one_word_off(phrase: Phrase, kind: str, *, held_out: bool) -> list[Phrase]:
+    """Phrases that differ in their word of a kind; those of a held-out pair only if ``held_out``."""
+    if getattr(phrase, kind) is None:
+        return []
+    words = {"size": SIZES, "color": COLORS, "shape": SHAPES}[kind]
+    others = [replace(phrase, **{kind: word}) for word in words if word != getattr(phrase, kind)]
+    return [other for other in others if is_held_out(other) == held_out]
 
 
 def _ask_relation(rng: Choice, scene: Scene, target: Thing) -> Meaning | None:
     others = [(o, r) for o in scene.things if o is not target and (r := relation(target, o))]
-    if not others:
+    axes = [[pair for pair in others if pair[1] in axis] for axis in (("left", "right"), ("above", "below"))]
+    offered = [pairs for pairs in axes if pairs]
+    if not offered:
         return None
-    other, value = others[rng.integers(len(others))]
+    pairs = offered[int(rng.integers(len(offered)))]
+    other, value = pairs[int(rng.integers(len(pairs)))]
     first = identifying(target.what, _others(scene, target))
     second = identifying(other.what, _others(scene, other))
     return Meaning("relation", (_pick(rng, first), _pick(rng, second)), value)

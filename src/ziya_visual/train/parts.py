@@ -7,6 +7,9 @@ picture.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,12 @@ from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.io import atomic_dir, hash_bytes, hash_json, read_json, write_json
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat_format import ChatFormat
-from ziya_visual.data.packing import IGNORE, Branch, Row, pack
+from ziya_visual.data.packing import IGNORE, Branch
 from ziya_visual.model.packed import packed_states
 from ziya_visual.scenes import corpus, questions
 from ziya_visual.scenes.draw import sample_scene
 from ziya_visual.scenes.grammar import EVAL_PHRASINGS, QUESTION_TYPES, Language, Meaning
-from ziya_visual.train.pretrain_lm import LM_STEPS, pretrain_lm
+from ziya_visual.train.pretrain_lm import LM_STEPS, list_batch, list_prefix, pretrain_lm
 from ziya_visual.train.pretrain_vit import VIT_STEPS, pretrain_vit
 
 SHIPPED = Path(__file__).parent.parent / "parts"
@@ -36,14 +39,16 @@ def pretrain_parts(
 ) -> dict[str, Any]:
     """Train the tiny ViT and LM and write ``out/vit``, ``out/lm`` (float16) and ``out/card.json``.
 
+    Each has a process and one thread, so that the number of cores changes the time and not the result.
+
     Returns:
         The card: seed, command, steps, hash of the data's sources, scores in percent, seconds.
     """
-    started = time.monotonic()
-    vit, vit_scores = pretrain_vit(seed=seed, steps=vit_steps)
-    vit_seconds = time.monotonic() - started
-    model, tokenizer = pretrain_lm(seed=seed, steps=lm_steps)
-    lm_seconds = time.monotonic() - started - vit_seconds
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=_alone) as pool:
+        of_vit = pool.submit(_timed, pretrain_vit, seed, vit_steps)
+        of_lm = pool.submit(_timed, pretrain_lm, seed, lm_steps)
+        (vit, vit_scores), vit_seconds = of_vit.result()
+        (model, tokenizer), lm_seconds = of_lm.result()
     card = {
         "command": f"ziya-visual pretrain-parts --seed {seed}",
         "seed": seed,
@@ -60,6 +65,17 @@ def pretrain_parts(
         write_json(aside / "card.json", card)
     log.logger.info("parts: %s", card["scores"])
     return card
+
+
+def _alone() -> None:
+    """One thread and no bar: two trainings share the machine and the terminal."""
+    torch.set_num_threads(1)
+    log.setup(bars=False)
+
+
+def _timed(train: Callable[..., Any], seed: int, steps: int) -> tuple[Any, float]:
+    started = time.monotonic()
+    return train(seed=seed, steps=steps), time.monotonic() - started
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -89,7 +105,7 @@ def lm_scores(model: LlamaForCausalLM, chat: ChatFormat, *, seed: int) -> dict[s
     on.
     """
     rng = np.random.default_rng((seed, 17))
-    rows, keys = [], []
+    lists, keys = [], []
     for lang in corpus.LANGS:
         for _ in range(_SCORED_LISTS):
             scene = sample_scene(rng, held_out=False)
@@ -99,15 +115,16 @@ def lm_scores(model: LlamaForCausalLM, chat: ChatFormat, *, seed: int) -> dict[s
                 if meaning is not None:
                     branches.append(_question(rng, chat, meaning, lang))
                     keys.append(f"{kind}/{lang}")
-            listed = chat.text_ids(corpus.object_list(scene, lang))
-            rows.append(Row([*listed, *chat.prefix_ids(0)], branches))
+            branches.append(Branch(chat.branch(corpus.describe(rng, scene, lang))))
+            keys.append(f"caption/{lang}")
+            lists.append((corpus.object_list(rng, scene), branches))
     for _ in range(_SCORED_TEXTS):
         source, target = corpus.sentence_pair(rng, for_forge=True)
         turns = Message("user", corpus.TRANSLATE + source), Message("assistant", target)
-        rows.append(Row(chat.prefix_ids(0), [Branch(chat.branch(turns))]))
+        lists.append(([], [Branch(chat.branch(turns))]))
         keys.append("translation")
     right: dict[str, list[bool]] = {}
-    for key, exact in zip(keys, _exact(model, chat, rows), strict=True):
+    for key, exact in zip(keys, _exact(model, chat, lists), strict=True):
         right.setdefault(key, []).append(exact)
     return {key: round(100 * float(np.mean(values)), 2) for key, values in right.items()}
 
@@ -120,14 +137,19 @@ def _question(rng: np.random.Generator, chat: ChatFormat, meaning: Meaning, lang
 
 
 @torch.inference_mode()
-def _exact(model: LlamaForCausalLM, chat: ChatFormat, rows: list[Row]) -> list[bool]:
+def _exact(
+    model: LlamaForCausalLM, chat: ChatFormat, lists: list[tuple[list[str], list[Branch]]]
+) -> list[bool]:
     """For each branch whether all of its supervised tokens are the likeliest."""
     found = []
-    for start in range(0, len(rows), 50):
-        batch = pack(rows[start : start + 50], pad_id=chat.pad_id)
-        likeliest = model.lm_head(packed_states(model, batch)).argmax(-1).numpy()
-        right = (likeliest == batch.labels) | (batch.labels == IGNORE)
-        for row, branches in enumerate(row.branches for row in rows[start : start + 50]):
-            numbers = batch.branch_ids[row]
+    for start in range(0, len(lists), 50):
+        some = lists[start : start + 50]
+        batch = list_batch(chat, some)
+        prefix = list_prefix(model, batch.places)
+        states = packed_states(model, batch.packed, image_id=chat.image_id, image_prefix=prefix)
+        likeliest = model.lm_head(states).argmax(-1).numpy()
+        right = (likeliest == batch.packed.labels) | (batch.packed.labels == IGNORE)
+        for row, (_, branches) in enumerate(some):
+            numbers = batch.packed.branch_ids[row]
             found += [bool(right[row][numbers == n + 1].all()) for n in range(len(branches))]
     return found

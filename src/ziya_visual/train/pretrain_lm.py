@@ -11,11 +11,14 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import jieba  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ziya_visual.core import log
@@ -23,13 +26,13 @@ from ziya_visual.core.records import Message
 from ziya_visual.data.chat_format import BOT, CHAT_TEMPLATE, HUMAN, IMAGE, ChatFormat
 from ziya_visual.data.packing import Branch, PackedBatch, Row, pack
 from ziya_visual.model.attention import PLAIN
-from ziya_visual.model.packed import mean_loss, packed_loss
+from ziya_visual.model.packed import LossSum, mean_loss, packed_loss
 from ziya_visual.scenes import corpus
 from ziya_visual.train.schedule import Optimizer, cosine
 
 LANG_IDS = {"en": 0, "zh": 1}
 VOCABULARY = 768
-LM_STEPS = 1100
+LM_STEPS = 1800
 SPECIAL = ["<pad>", "<s>", "</s>", IMAGE, HUMAN, BOT]
 
 
@@ -82,7 +85,7 @@ def corpus_texts(rng: np.random.Generator, count: int) -> Iterator[str]:
     """Plain texts for the tokenizer: lists, dialogues and translations."""
     for _ in range(count):
         listed, dialogues = corpus.reading(rng, corpus.LESSONS[-1])
-        yield listed
+        yield from filter(None, listed)
         for dialogue in [*dialogues, corpus.translation(rng)]:
             yield from (message.content for message in dialogue)
 
@@ -109,15 +112,51 @@ def lm_config(vocabulary: int) -> LlamaConfig:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ReadingBatch:
+    """Packed rows, and the token ids of every filled place of their lists, in the rows' order."""
+
+    packed: PackedBatch
+    places: list[list[int]]
+
+
 def corpus_batches(
     rng: np.random.Generator, chat: ChatFormat, lesson: corpus.Lesson, *, readings: int
-) -> list[PackedBatch]:
+) -> list[ReadingBatch]:
     """Rows of lists with their questions, and rows of one translation: packed apart, their lengths differ."""
-    bos = chat.prefix_ids(0)
-    lists = [corpus.reading(rng, lesson) for _ in range(readings)]
-    rows = [Row([*chat.text_ids(seen), *bos], [_branch(chat, d) for d in told]) for seen, told in lists]
-    single = [Row(bos, [_branch(chat, corpus.translation(rng))]) for _ in range(lesson.translations)]
-    return [pack(rows, pad_id=chat.pad_id), pack(single, pad_id=chat.pad_id)]
+    lists = []
+    for _ in range(readings):
+        seen, told = corpus.reading(rng, lesson)
+        lists.append((seen, [_branch(chat, dialogue) for dialogue in told]))
+    single = [
+        Row(chat.prefix_ids(0), [_branch(chat, corpus.translation(rng))]) for _ in range(lesson.translations)
+    ]
+    batches = [list_batch(chat, lists)]
+    return [*batches, ReadingBatch(pack(single, pad_id=chat.pad_id), [])] if single else batches
+
+
+def list_batch(chat: ChatFormat, lists: Sequence[tuple[list[str], list[Branch]]]) -> ReadingBatch:
+    """Lists and what is asked about them: filled places are ``<image>`` tokens, empty ones padding."""
+    rows = []
+    for seen, branches in lists:
+        places = [chat.image_id if place else chat.pad_id for place in seen]
+        rows.append(Row([*places, *chat.prefix_ids(0)], branches))
+    filled = [chat.text_ids(place) for seen, _ in lists for place in seen if place]
+    return ReadingBatch(pack(rows, pad_id=chat.pad_id), filled)
+
+
+def list_prefix(model: LlamaForCausalLM, places: list[list[int]]) -> Tensor | None:
+    """What stands in the filled places, float[1, N, D]: the sum of the embeddings of an object's tokens.
+
+    One position holds a whole object, as an image's token will. In a list of words, a position each, so
+    small a model does not learn which word belongs to which object (docs/log.md).
+    """
+    if not places:
+        return None
+    offsets = np.cumsum([0, *map(len, places)])[:-1]
+    ids = torch.tensor([token for place in places for token in place])
+    weight = model.get_input_embeddings().weight
+    return F.embedding_bag(ids, weight, torch.from_numpy(offsets), mode="sum")[None]
 
 
 def _branch(chat: ChatFormat, dialogue: tuple[Message, ...]) -> Branch:
@@ -126,8 +165,19 @@ def _branch(chat: ChatFormat, dialogue: tuple[Message, ...]) -> Branch:
     )
 
 
+def reading_loss(model: LlamaForCausalLM, chat: ChatFormat, batch: ReadingBatch) -> dict[int, LossSum]:
+    """The summed loss by language of one batch."""
+    prefix = list_prefix(model, batch.places)
+    return packed_loss(model, batch.packed, image_id=chat.image_id, image_prefix=prefix)
+
+
+def lr_factor(lesson: corpus.Lesson, step: int, steps: int) -> float:
+    """The learning rate's factor at a step of a lesson: warm-up, then level, or a cosine where it settles."""
+    return cosine(step, steps=steps, warmup=30, floor=0.02 if lesson.settles else 1.0)
+
+
 def pretrain_lm(
-    *, seed: int, steps: int = LM_STEPS, readings: int = 16
+    *, seed: int, steps: int = LM_STEPS, readings: int = 32
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Train tokenizer and model from scratch on freshly drawn text."""
     torch.manual_seed(seed)
@@ -138,12 +188,12 @@ def pretrain_lm(
     optimizer = Optimizer(model.named_parameters())
     with log.progress("pre-train the LM", steps) as bar:
         for step in range(steps):
-            lesson = corpus.lesson_at(step / steps)
+            lesson, begins, length = corpus.lesson_at(step, steps)
             batches = corpus_batches(rng, chat, lesson, readings=readings)
             with torch.autocast("cpu", torch.bfloat16):
-                sums = [packed_loss(model, batch) for batch in batches]
+                sums = [reading_loss(model, chat, batch) for batch in batches]
             loss = torch.stack([mean_loss(part) for part in sums]).sum()
-            optimizer.step(loss, lr=3e-3 * cosine(step, steps=steps, warmup=60))
+            optimizer.step(loss, lr=3e-3 * lr_factor(lesson, step - begins, length))
             if step % 50 == 0:
                 said = " ".join(f"{mean_loss(part).item():.3f}" for part in sums)
                 log.logger.info("lm step %d loss of lists and of translations: %s", step, said)

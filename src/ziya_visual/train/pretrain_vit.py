@@ -8,6 +8,7 @@ Legend: B pictures, P patches (N a side), D width.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from transformers import Blip2VisionConfig, Blip2VisionModel
 from ziya_visual.core import log
 from ziya_visual.model.processor import normalise
 from ziya_visual.scenes.draw import SIDE, Scene, render_with_labels, sample_scene
-from ziya_visual.scenes.grammar import COLORS, SHAPES, SIZES
+from ziya_visual.scenes.grammar import COLORS, HELD_OUT, SHAPES, SIZES
 from ziya_visual.train.schedule import Optimizer, cosine
 
 PATCH = 8
@@ -103,23 +104,38 @@ class PatchTeacher(nn.Module):
         states = self.vit(pixel_values=pixel_values).last_hidden_state
         shown, shape, color, size, centre = self.head(states[:, 1:]).float().split([1, 10, 8, 2, 2], -1)
         thing = labels.shown > 0
+        offered = shape.masked_fill(never_shown(labels.color), -torch.inf) if self.training else shape
         losses = [
             F.binary_cross_entropy_with_logits(shown.squeeze(-1), labels.shown),
             *(F.cross_entropy(logits[thing], target[thing]) for logits, target in
-              ((shape, labels.shape), (color, labels.color), (size, labels.size))),
+              ((offered, labels.shape), (color, labels.color), (size, labels.size))),
             10 * F.smooth_l1_loss(centre[thing], labels.centre[thing]),
             0.5 * F.cross_entropy(self.count(states[:, 0]).float(), labels.count),
             3 * F.binary_cross_entropy_with_logits(self.pixels_head(states[:, 1:]).float(), labels.pixels),
         ]  # fmt: skip
         with torch.no_grad():
+            held = thing & never_shown(labels.color).gather(-1, labels.shape.clamp(0)[..., None])[..., 0]
             scores = {
                 "shape": _right(shape[thing], labels.shape[thing]),
                 "color": _right(color[thing], labels.color[thing]),
                 "size": _right(size[thing], labels.size[thing]),
+                "held_out_shape": _right(shape[held], labels.shape[held]) if held.any() else math.nan,
                 "count": _right(self.count(states[:, 0]), labels.count),
                 "centre_error": (centre[thing] - labels.centre[thing]).abs().mean().item() * 100,
             }
         return torch.stack(losses).sum(), scores
+
+
+def never_shown(color: Tensor) -> Tensor:
+    """int64[B, P] -> bool[B, P, 10]: the shapes that no training picture shows in a patch's colour.
+
+    They are left out of that patch's choice: that a pair is never met must not teach that it cannot be. With
+    them in it the ViT read 95 % of the shapes in pairs that it had seen and 73 % in the others.
+    """
+    table = torch.zeros(len(COLORS) + 1, len(SHAPES), dtype=torch.bool)
+    for shape, named in HELD_OUT:
+        table[COLORS.index(named), SHAPES.index(shape)] = True
+    return table[torch.where(color < 0, len(COLORS), color)]
 
 
 def draw_batch(
