@@ -132,11 +132,12 @@ class Lesson:
 
 
 LESSONS = (
-    Lesson(0.0967, least=2, most=2, shares=(0.5, 0.5, 0, 0, 0, 0), terse=7),
-    Lesson(0.2817, least=2, most=4, shares=(0.15, 0.15, 0.15, 0.15, 0.4, 0), terse=7, whole=2),
-    Lesson(0.4672, least=2, most=3, shares=(0.08, 0.08, 0.06, 0.08, 0.1, 0.6), terse=7, whole=1),
-    Lesson(0.8056, least=1, most=4, shares=SHARES, terse=2, whole=4, translations=16, settles=True),
-    Lesson(1, least=2, most=4, shares=RELATIONS, terse=5, whole=3, translations=16, settles=True),
+    Lesson(0.0853, least=2, most=2, shares=(0.5, 0.5, 0, 0, 0, 0), terse=7),
+    Lesson(0.2485, least=2, most=4, shares=(0.15, 0.15, 0.15, 0.15, 0.4, 0), terse=7, whole=2),
+    Lesson(0.4123, least=2, most=3, shares=(0.08, 0.08, 0.06, 0.08, 0.1, 0.6), terse=7, whole=1),
+    Lesson(0.7108, least=1, most=4, shares=SHARES, terse=2, whole=4, translations=16, settles=True),
+    Lesson(0.8824, least=2, most=4, shares=RELATIONS, terse=5, whole=3, translations=16, settles=True),
+    Lesson(1, least=1, most=4, shares=SHARES, terse=1, whole=2, translations=24, settles=True),
 )
 
 
@@ -223,16 +224,16 @@ def sentence_pair(rng: Rng, *, for_forge: bool = False) -> tuple[str, str]:
     while True:
         scene = sample_scene(rng, held_out=False)
         kind = rng.random()
-        if kind < 0.4:
+        if kind < 0.35:
             meaning, number = questions.caption(scene), phrasing(rng)
             pair = english.say(meaning, number), chinese.say(meaning, number)
         else:
             meaning = _vary(rng, any_question(rng, scene))
             assert meaning.value is not None
-            if kind < 0.75:
+            if kind < 0.65:
                 number = phrasing(rng)
                 pair = english.say(meaning, number), chinese.say(meaning, number)
-            elif kind < 0.93:
+            elif kind < 0.8:
                 pair = english.reply(meaning), chinese.reply(meaning)
             else:
                 return tuple(lang.answer(meaning.task, meaning.value) for lang in (english, chinese))  # type: ignore[return-value]

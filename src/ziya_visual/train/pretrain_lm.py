@@ -32,7 +32,7 @@ from ziya_visual.train.schedule import Optimizer, cosine
 
 LANG_IDS = {"en": 0, "zh": 1}
 VOCABULARY = 768
-LM_STEPS = 1800
+LM_STEPS = 2040
 SPECIAL = ["<pad>", "<s>", "</s>", IMAGE, HUMAN, BOT]
 
 
