@@ -16,6 +16,7 @@ from PIL import Image
 from ziya_visual.core import log
 from ziya_visual.core.records import Example, ImageRef, Message, Provenance
 from ziya_visual.scenes import questions
+from ziya_visual.scenes.corpus import count_alike
 from ziya_visual.scenes.draw import Scene, render, sample_scene
 from ziya_visual.scenes.grammar import (
     EVAL_PHRASINGS,
@@ -33,7 +34,7 @@ QUESTIONS_PER_TYPE = 420  # per split and language
 CAPTIONS = 300
 POOLS, POOL = 5, 100
 TURNS = 3
-ASKED = (*QUESTION_TYPES, "exist", "relation")  # of a training picture in turn: what is harder to learn twice
+ASKED = (*QUESTION_TYPES, "count", "relation")  # of a training picture in turn: what is harder to learn twice
 _TRIES = 20
 _GRAMMAR = Provenance(origin="grammar")
 Rng = np.random.Generator
@@ -128,7 +129,8 @@ def _ask_forgeable(rng: Rng, scene: Scene, kind: str, *, reply: bool = False) ->
     """A question of a kind, with ``reply`` one whose reply is of the image data's side too."""
     english = Language.load("en")
     for _ in range(_TRIES):
-        meaning = questions.ask(rng, scene, kind)
+        alike = kind == "count" and rng.random() < 0.6
+        meaning = count_alike(rng, scene) if alike else questions.ask(rng, scene, kind)
         if meaning is None or (reply and not forge_side(english.reply(meaning))):
             continue
         text = _forgeable(rng, meaning)
