@@ -68,24 +68,9 @@ def phrasing(rng: Rng) -> int:
 def any_question(rng: Rng, scene: Scene, shares: Sequence[float] = SHARES) -> Meaning:
     """A question that the scene offers; types that are harder to learn are asked oftener."""
     while True:
-        kind = str(rng.choice(QUESTION_TYPES, p=shares))
-        meaning = (
-            count_alike(rng, scene)
-            if kind == "count" and rng.random() < 0.6
-            else questions.ask(rng, scene, kind)
-        )
+        meaning = questions.ask_in_training(rng, scene, str(rng.choice(QUESTION_TYPES, p=shares)))
         if meaning is not None:
             return meaning
-
-
-def count_alike(rng: Rng, scene: Scene) -> Meaning:
-    """How many things are of a color or of a shape: several where there are several."""
-    phrases = [
-        p for thing in scene.things for p in (Phrase(color=thing.what.color), Phrase(shape=thing.what.shape))
-    ]
-    numbers = [sum(fits(thing.what, phrase) for thing in scene.things) for phrase in phrases]
-    index = rng.choice(len(phrases), p=np.square(numbers) / np.square(numbers).sum())
-    return Meaning("count", (phrases[index],), str(numbers[index]))
 
 
 def ask_briefly(rng: Rng, meaning: Meaning, lang: str) -> tuple[Message, Message]:

@@ -16,7 +16,6 @@ from PIL import Image
 from ziya_visual.core import log
 from ziya_visual.core.records import Example, ImageRef, Message, Provenance
 from ziya_visual.scenes import questions
-from ziya_visual.scenes.corpus import count_alike
 from ziya_visual.scenes.draw import Scene, render, sample_scene
 from ziya_visual.scenes.grammar import (
     EVAL_PHRASINGS,
@@ -129,8 +128,7 @@ def _ask_forgeable(rng: Rng, scene: Scene, kind: str, *, reply: bool = False) ->
     """A question of a kind, with ``reply`` one whose reply is of the image data's side too."""
     english = Language.load("en")
     for _ in range(_TRIES):
-        alike = kind == "count" and rng.random() < 0.6
-        meaning = count_alike(rng, scene) if alike else questions.ask(rng, scene, kind)
+        meaning = questions.ask_in_training(rng, scene, kind)
         if meaning is None or (reply and not forge_side(english.reply(meaning))):
             continue
         text = _forgeable(rng, meaning)

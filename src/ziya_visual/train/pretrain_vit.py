@@ -8,7 +8,6 @@ Legend: B pictures, P patches (N a side), D width.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,15 +113,16 @@ class PatchTeacher(nn.Module):
             3 * F.binary_cross_entropy_with_logits(self.pixels_head(states[:, 1:]).float(), labels.pixels),
         ]  # fmt: skip
         with torch.no_grad():
-            held = thing & never_shown(labels.color).gather(-1, labels.shape.clamp(0)[..., None])[..., 0]
             scores = {
                 "shape": _right(shape[thing], labels.shape[thing]),
                 "color": _right(color[thing], labels.color[thing]),
                 "size": _right(size[thing], labels.size[thing]),
-                "held_out_shape": _right(shape[held], labels.shape[held]) if held.any() else math.nan,
                 "count": _right(self.count(states[:, 0]), labels.count),
                 "centre_error": (centre[thing] - labels.centre[thing]).abs().mean().item() * 100,
             }
+            if not self.training:
+                held = thing & never_shown(labels.color).gather(-1, labels.shape.clamp(0)[..., None])[..., 0]
+                scores["held_out_shape"] = _right(shape[held], labels.shape[held])
         return torch.stack(losses).sum(), scores
 
 
