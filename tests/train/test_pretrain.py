@@ -1,10 +1,69 @@
-"""What the tiny ViT is taught, and what it is not."""
+"""What the parts are taught with: places of a list, lessons in turn, pairs that were never shown."""
 
 import numpy as np
+import pytest
 import torch
+from transformers import LlamaForCausalLM
 
+from ziya_visual.core.records import Message
+from ziya_visual.data.chat_format import ChatFormat
+from ziya_visual.data.packing import Branch
+from ziya_visual.scenes import corpus
 from ziya_visual.scenes.grammar import COLORS, HELD_OUT, SHAPES
+from ziya_visual.train.pretrain_lm import (
+    corpus_texts,
+    list_batch,
+    list_prefix,
+    lm_config,
+    lr_factor,
+    reading_loss,
+    train_tokenizer,
+)
 from ziya_visual.train.pretrain_vit import PatchTeacher, draw_batch, never_shown, vision_config
+
+
+@pytest.fixture(scope="module")
+def chat() -> ChatFormat:
+    return ChatFormat(train_tokenizer(corpus_texts(np.random.default_rng(0), 20)))
+
+
+def test_a_place_holds_the_sum_of_its_words(chat: ChatFormat) -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(lm_config(len(chat.tokenizer)))
+    turns = Message("user", "ring: color?"), Message("assistant", "red")
+    asked = [Branch(chat.branch(turns))]
+    lists = [(["", "red ring", "", "blue star"], asked), (["red ring", "", "", ""], asked)]
+    batch = list_batch(chat, lists)
+    assert (batch.packed.input_ids[:, :4] == chat.image_id).tolist() == [
+        [False, True, False, True],
+        [True, False, False, False],
+    ]
+    prefix = list_prefix(model, batch.places)
+    assert prefix is not None
+    words = model.get_input_embeddings().weight[chat.text_ids("red ring")].sum(0)
+    torch.testing.assert_close(prefix[0, 0], words)
+    torch.testing.assert_close(prefix[0, 2], words)
+    assert reading_loss(model, chat, batch)[0].count == 2 * (len(chat.text_ids("red")) + 1)
+
+
+def test_where_an_object_stands_in_a_list_says_nothing() -> None:
+    scene = corpus.offering(np.random.default_rng(0), corpus.LESSONS[0])
+    lists = [corpus.object_list(np.random.default_rng(seed), scene) for seed in range(20)]
+    assert all(len(places) == corpus.PLACES for places in lists)
+    assert len({frozenset(filter(None, places)) for places in lists}) == 1
+    assert len({tuple(places) for places in lists}) > 10
+
+
+def test_lessons_follow_each_other_without_a_gap() -> None:
+    seen = [corpus.lesson_at(step, 100) for step in range(100)]
+    assert {lesson for lesson, _, _ in seen} == set(corpus.LESSONS)
+    assert all(begins <= step < begins + length for step, (_, begins, length) in enumerate(seen))
+
+
+def test_the_learning_rate_falls_in_lessons_that_settle_alone() -> None:
+    level, settling = corpus.LESSONS[0], corpus.LESSONS[-1]
+    assert lr_factor(level, 199, 200) == 1
+    assert lr_factor(settling, 199, 200) < 0.05
 
 
 def test_an_absent_pair_teaches_nothing() -> None:
