@@ -35,7 +35,7 @@ DESCRIBE = {
     "zh": ["描述图片。", "图片里有什么？", "你看到什么？", "标题："],
 }
 SHARES = (0.14, 0.14, 0.08, 0.12, 0.25, 0.27)  # of the question types, in their order
-RELATIONS = (0.1, 0.1, 0.06, 0.12, 0.12, 0.5)
+RELATIONS = (0.06, 0.06, 0.05, 0.07, 0.1, 0.66)
 CAPTIONED = 0.3  # of the lists; captions are long: oftener, they would be most of what is learnt
 TERSE = {
     "en": {"color": "{0}: color?", "shape": "{0}: shape?", "size": "{0}: size?", "count": "{many}: how many?",
@@ -102,7 +102,7 @@ class Lesson:
         shares: of the question types, in their order.
         terse: questions in a few words, a list.
         whole: questions in whole sentences, a list; with them comes a caption now and then.
-        translations: rows of sentences that are translated, a step.
+        translations: requests for translation, a step.
         settles: whether the learning rate falls in it, from its height to nearly nothing.
     """
 
@@ -117,11 +117,10 @@ class Lesson:
 
 
 LESSONS = (
-    Lesson(0.0853, least=2, most=2, shares=(0.5, 0.5, 0, 0, 0, 0), terse=7),
-    Lesson(0.2485, least=2, most=4, shares=(0.15, 0.15, 0.15, 0.15, 0.4, 0), terse=7, whole=2),
-    Lesson(0.4123, least=2, most=3, shares=(0.08, 0.08, 0.06, 0.08, 0.1, 0.6), terse=7, whole=1),
-    Lesson(0.7108, least=1, most=4, shares=SHARES, terse=2, whole=4, translations=16, settles=True),
-    Lesson(0.8824, least=2, most=4, shares=RELATIONS, terse=5, whole=3, translations=16, settles=True),
+    Lesson(0.104, least=2, most=2, shares=(0.5, 0.5, 0, 0, 0, 0), terse=7),
+    Lesson(0.2727, least=2, most=4, shares=(0.15, 0.15, 0.15, 0.15, 0.4, 0), terse=7, whole=2),
+    Lesson(0.4675, least=2, most=3, shares=RELATIONS, terse=8),
+    Lesson(0.8442, least=1, most=4, shares=SHARES, terse=2, whole=4, translations=16, settles=True),
     Lesson(1, least=1, most=4, shares=SHARES, terse=1, whole=2, translations=24, settles=True),
 )
 

@@ -32,7 +32,8 @@ from ziya_visual.train.schedule import Optimizer, cosine
 
 LANG_IDS = {"en": 0, "zh": 1}
 VOCABULARY = 768
-LM_STEPS = 2040
+LM_STEPS = 1540
+TOGETHER = 4  # translations a row: one alone leaves half of the rows to padding
 SPECIAL = ["<pad>", "<s>", "</s>", IMAGE, HUMAN, BOT]
 
 
@@ -123,16 +124,16 @@ class ReadingBatch:
 def corpus_batches(
     rng: np.random.Generator, chat: ChatFormat, lesson: corpus.Lesson, *, readings: int
 ) -> list[ReadingBatch]:
-    """Rows of lists with their questions, and rows of one translation: packed apart, their lengths differ."""
+    """Rows of lists with their questions, and rows of translations: packed apart, their lengths differ."""
     lists = []
     for _ in range(readings):
         seen, told = corpus.reading(rng, lesson)
         lists.append((seen, [_branch(chat, dialogue) for dialogue in told]))
-    single = [
-        Row(chat.prefix_ids(0), [_branch(chat, corpus.translation(rng))]) for _ in range(lesson.translations)
-    ]
+    branches = [_branch(chat, corpus.translation(rng)) for _ in range(lesson.translations)]
+    prefix = chat.prefix_ids(0)
+    rows = [Row(prefix, branches[i : i + TOGETHER]) for i in range(0, len(branches), TOGETHER)]
     batches = [list_batch(chat, lists)]
-    return [*batches, ReadingBatch(pack(single, pad_id=chat.pad_id), [])] if single else batches
+    return [*batches, ReadingBatch(pack(rows, pad_id=chat.pad_id), [])] if rows else batches
 
 
 def list_batch(chat: ChatFormat, lists: Sequence[tuple[list[str], list[Branch]]]) -> ReadingBatch:
