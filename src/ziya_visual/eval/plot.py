@@ -10,12 +10,15 @@ from markupsafe import Markup, escape
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 420, 220
+COLORS = 5
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 30
 _MOST_POINTS = 240
 
 
 def line_chart(series: Mapping[str, Sequence[Point]], *, label: str, x_label: str = "step") -> Markup:
-    """An SVG with one line a series, in the order given; colours are the CSS classes ``line-0`` ...
+    """An SVG with one line a series, in the order given.
+
+    Colours are the CSS classes ``line-0`` to ``line-4``, then the same ones dashed (``again``).
 
     Args:
         series: name -> points, x rising.
@@ -36,7 +39,8 @@ def line_chart(series: Mapping[str, Sequence[Point]], *, label: str, x_label: st
         drawn = thin([point for point in line if math.isfinite(point[1])])
         path = " ".join(f"{_x(x, x_ticks):.1f},{_y(y, y_ticks):.1f}" for x, y in drawn)
         title = f"<title>{escape(name)}</title>"
-        parts.append(f'<polyline points="{path}" class="line line-{index % 5}">{title}</polyline>')
+        look = f"line line-{index % COLORS}" + " again" * (index >= COLORS)
+        parts.append(f'<polyline points="{path}" class="{look}">{title}</polyline>')
     return Markup("".join([*parts, "</svg>"]))
 
 
