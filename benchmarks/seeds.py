@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ziya_visual.core.io import read_json
+from ziya_visual.quickstart import TARGETS
 
 TYPES = ("color", "shape", "size", "count", "exist", "relation")
-NUMBERS = (
-    ("VQA", "vqa", "accuracy", {"new": 85, "unseen": 75}),
-    ("R@1 picture → caption", "retrieval", "i2t_r1", {"new": 95, "unseen": 85}),
-    ("R@1 caption → picture", "retrieval", "t2i_r1", {"new": 95, "unseen": 85}),
-    ("caption keyword F1", "caption", "keyword_f1", {"new": 90}),
-)
+NAMES = {
+    "accuracy": "VQA",
+    "i2t_r1": "R@1 picture → caption",
+    "t2i_r1": "R@1 caption → picture",
+    "keyword_f1": "caption keyword F1",
+}
 FORGE = (
     ("forged Chinese accepted", "accepted", ">= 80"),
     ("accepted but wrong", "wrong_among_accepted", "<= 1"),
@@ -55,10 +56,9 @@ def row(*cells: str) -> str:
 
 def by_language(runs: list[Run]) -> list[str]:
     rows = []
-    for name, task, metric, floors in NUMBERS:
-        for split, floor in floors.items():
-            found = [[run.values["chat", split, lang, task, metric] for run in runs] for lang in LANGS]
-            rows.append(row(f"{name}, {split}", f">= {floor}", *map(spread, found)))
+    for of in TARGETS:
+        found = [[run.values["chat", of.split, lang, of.task, of.name] for run in runs] for lang in LANGS]
+        rows.append(row(f"{NAMES[of.name]}, {of.split}", f">= {of.floor:g}", *map(spread, found)))
     for split in SPLITS:
         for kind in TYPES:
             found = [[run.above_blind(split, lang, kind) for run in runs] for lang in LANGS]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from ziya_visual.core.io import write_text
-from ziya_visual.eval.plot import line_chart
+from ziya_visual.eval.plot import COLORS, line_chart
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,6 +86,7 @@ def write_report(
             models=MODELS,
             headline=HEADLINE,
             charts=_charts(curves),
+            line_colors=COLORS,
             sheets=_sheets(samples),
         ),
     )
