@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from transformers import LlamaForCausalLM
 
 from ziya_visual.core.records import Message
@@ -11,6 +12,8 @@ from ziya_visual.data.packing import Branch
 from ziya_visual.scenes import corpus
 from ziya_visual.scenes.grammar import COLORS, HELD_OUT, SHAPES
 from ziya_visual.train.pretrain_lm import (
+    Corpus,
+    corpus_batches,
     corpus_texts,
     list_batch,
     list_prefix,
@@ -58,6 +61,19 @@ def test_lessons_follow_each_other_without_a_gap() -> None:
     seen = [corpus.lesson_at(step, 100) for step in range(100)]
     assert {lesson for lesson, _, _ in seen} == set(corpus.LESSONS)
     assert all(begins <= step < begins + length for step, (_, begins, length) in enumerate(seen))
+
+
+def test_another_process_draws_the_same_batches(chat: ChatFormat) -> None:
+    drawn = list(DataLoader(Corpus(chat, 7, 8, 2), batch_size=None, num_workers=1))
+    rng = np.random.default_rng(7)
+    assert len(drawn) == 8
+    for step, batches in enumerate(drawn):
+        lesson, _, _ = corpus.lesson_at(step, 8)
+        here = corpus_batches(rng, chat, lesson, readings=2)
+        assert [batch.places for batch in batches] == [batch.places for batch in here]
+        for theirs, ours in zip(batches, here, strict=True):
+            np.testing.assert_array_equal(theirs.packed.input_ids, ours.packed.input_ids)
+            np.testing.assert_array_equal(theirs.packed.labels, ours.packed.labels)
 
 
 def test_the_learning_rate_falls_in_lessons_that_settle_alone() -> None:
