@@ -55,11 +55,15 @@ class Optimizer:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, max_norm)
         if not math.isfinite(norm.item()):
             return False
+        self.update(lr=lr)
+        return True
+
+    def update(self, *, lr: float) -> None:
+        """Change the parameters by the gradients that they hold."""
         for part in self._parts:
             for group in part.param_groups:
                 group["lr"] = lr
             part.step()
-        return True
 
     def state_dict(self) -> list[Any]:
         """The states of both."""
