@@ -80,6 +80,21 @@ def train(
 
 
 @app.command()
+def doctor(
+    target: Annotated[
+        Path | None, typer.Argument(help="A recipe file or a checkpoint folder; without, this machine.")
+    ] = None,
+    changes: Annotated[list[str] | None, typer.Argument(help="key=value on the recipe, as for train")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="How many GPUs to plan the recipe for.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object, sizes in bytes.")] = False,
+) -> None:
+    """Say what is here, what fits, and what to change."""
+    from ziya_visual.train.doctor import doctor as run
+
+    raise typer.Exit(run(target, changes or (), gpus=gpus, json_output=json_output))
+
+
+@app.command()
 def chat(
     checkpoint: Checkpoint,
     image: Annotated[Path | None, typer.Option(help="The picture to talk about.")] = None,

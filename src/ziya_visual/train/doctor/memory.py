@@ -1,0 +1,285 @@
+"""The memory of a training step, counted by taking the step on fake tensors: real shapes, no numbers.
+
+Forward, backward and update run through torch's own code, so that weights, gradients and optimizer state are
+what torch would allocate, and activations are what autograd would keep. docs/doctor.md has the formulas.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F  # noqa: N812
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ziya_visual.core.config import Lora, Stage
+from ziya_visual.model.adapters import add_lora, freeze_all_but
+from ziya_visual.model.attention import PLAIN
+from ziya_visual.model.packed import tree_mask
+from ziya_visual.train.doctor.skeleton import Skeleton, by_part, count
+from ziya_visual.train.objectives import Pairs, contrastive_loss, grounded_loss, matching_loss
+from ziya_visual.train.schedule import Optimizer
+from ziya_visual.train.step import scaled_scores
+
+RESERVE = 0.1  # of a device's memory is left for what is not counted: temporaries, fragments
+Bytes = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The size of a step, the largest of a few that were drawn.
+
+    Attributes:
+        images: B.
+        row_tokens: L, of a packed row.
+        supervised: S, tokens of all rows that are learnt.
+        pairs: (pairs, tokens a text) of each language's captions.
+    """
+
+    images: int
+    row_tokens: int
+    supervised: int
+    pairs: tuple[tuple[int, int], ...]
+
+    def share(self, processes: int) -> Shape:
+        """What one of several processes gets of it."""
+        pairs = tuple((-(-count // processes), length) for count, length in self.pairs)
+        return replace(
+            self,
+            images=-(-self.images // processes),
+            supervised=-(-self.supervised // processes),
+            pairs=tuple(pair for pair in pairs if pair[0] > 1),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of one step: by part of the model, and what autograd keeps.
+
+    Attributes:
+        trained: numbers that learn, by part; some may get no gradient from the stage's objectives.
+        activations: what autograd keeps for the backward pass, without ``casts``.
+        casts: bfloat16 copies of float32 weights that autograd keeps too.
+        block: bytes of the largest transformer block's weights, and ``root`` of all weights in none.
+    """
+
+    trained: dict[str, int]
+    weights: Bytes
+    gradients: Bytes
+    optimizer: Bytes
+    activations: int
+    casts: int
+    block: int
+    root: int
+
+    @property
+    def states(self) -> int:
+        """Weights, gradients and optimizer state."""
+        return sum(itertools.chain(*(x.values() for x in (self.weights, self.gradients, self.optimizer))))
+
+    def one_process(self) -> int:
+        """Bytes on the one device, or on each of several that hold the whole model (DDP)."""
+        return self.states + self.activations + self.casts
+
+    def sharded(self, processes: int, *, precision: str) -> int:
+        """Bytes on each of N devices under FSDP.
+
+        States are split; what lies in no block and two blocks (one computing, one on its way) are whole, in
+        the precision that is computed in, which makes the casts needless.
+        """
+        share = 2 if precision == "bf16" else 1
+        return self.states // processes + (self.root + 2 * self.block) // share + self.activations
+
+
+def dry_step(
+    bones: Skeleton,
+    stage: Stage,
+    shape: Shape,
+    *,
+    lora: Lora | None,
+    precision: str,
+    cached: bool,
+    attention: str = PLAIN,
+) -> Memory:
+    """Take a step of a stage on fake tensors.
+
+    Args:
+        bones: the model; stays as it is.
+        stage: what trains, by which objectives.
+        shape: of the batch.
+        lora: the adapters that the language model has by then.
+        precision: ``bf16`` computes in bfloat16 over float32 weights, as training does.
+        cached: whether the frozen ViT's states are kept, so that it does not run.
+        attention: transformers' name of it.
+    """
+    model, alignment = copy.deepcopy((bones.model, bones.alignment))
+    model.set_attn_implementation(attention)
+    if lora is not None:
+        with torch.device("meta"):
+            add_lora(model, rank=lora.rank, alpha=lora.alpha)
+    freeze_all_but(model, alignment, stage.trains)
+    block, root = _units(model, alignment)
+    with FakeTensorMode():
+        _to_fake([model, alignment])
+        parts = by_part(model, alignment)
+        weights = [p for found in parts.values() for p in found]
+        buffers = [*model.buffers(), *alignment.buffers()]
+        casts = _Casts(weights)
+        optimizer = Optimizer([*model.named_parameters(), *alignment.named_parameters()])
+        kept = _Kept()
+        with (
+            torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+            casts,
+        ):
+            loss = _loss(replace(bones, model=model, alignment=alignment), stage, shape, cached)
+        loss.backward()
+        optimizer.update(lr=0.0)
+        state = _state_by_parameter(optimizer)
+        return Memory(
+            trained={name: count(p for p in found if p.requires_grad) for name, found in parts.items()},
+            weights={name: _sum(found) for name, found in parts.items()},
+            gradients={name: _sum(p.grad for p in found) for name, found in parts.items()},
+            optimizer={name: sum(state.get(id(p), 0) for p in found) for name, found in parts.items()},
+            activations=kept.bytes(without=[*weights, *buffers, *casts.made]),
+            casts=kept.bytes(of=casts.made),
+            block=block,
+            root=root,
+        )
+
+
+def _loss(bones: Skeleton, stage: Stage, shape: Shape, cached: bool) -> Tensor:
+    """All objectives of the stage: :func:`step.compute_losses`, which needs real numbers, without them."""
+    model, alignment, objectives = bones.model, bones.alignment, stage.objectives
+    side = bones.processor.image_size
+    if cached:
+        vision = model.config.vision_config
+        embeds = torch.empty(shape.images, (side // vision.patch_size) ** 2 + 1, vision.hidden_size)
+    else:
+        embeds = model.encode_images(torch.empty(shape.images, 3, side, side))
+    queries = model.query_images(embeds)
+    losses = []
+    if objectives.language_model:
+        losses.append(_language_model_loss(model, queries, shape))
+    texts = [_pairs(count, length) for count, length in shape.pairs]
+    scores: list[Tensor] = []
+    if objectives.contrastive or objectives.matching:
+        features = alignment.image_features(queries)
+        scores = [scaled_scores(model, alignment, features, pairs) for pairs in texts]
+    if objectives.contrastive:
+        losses += [contrastive_loss(found) for found in scores]
+    if texts:  # one language a step: the one with the longest texts
+        turn = max(range(len(texts)), key=lambda number: texts[number].input_ids.numel())
+        if objectives.matching:
+            losses.append(matching_loss(model, alignment, embeds, texts[turn], scores[turn]))
+        if objectives.grounded:
+            losses.append(grounded_loss(model, alignment, embeds, texts[turn]))
+    return torch.stack(losses).sum()
+
+
+def _language_model_loss(model: Any, queries: Tensor, shape: Shape) -> Tensor:
+    """As :func:`packed.packed_loss`."""
+    language_model = model.language_model
+    inner = language_model.get_base_model() if hasattr(language_model, "peft_config") else language_model
+    ids = torch.zeros(shape.images, shape.row_tokens, dtype=torch.long)
+    embeds = inner.get_input_embeddings()(ids)
+    embeds = embeds.masked_scatter((ids == 1).unsqueeze(-1), model.image_prefix(queries).to(embeds.dtype))
+    dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else embeds.dtype
+    states = inner.model(
+        inputs_embeds=embeds, attention_mask=tree_mask(ids, dtype), position_ids=ids, use_cache=False
+    ).last_hidden_state
+    learnt = torch.zeros(shape.supervised, dtype=torch.long)
+    logits = inner.lm_head(states.flatten(0, 1)[learnt]).float()
+    return F.cross_entropy(logits, learnt, reduction="none").sum()
+
+
+def _pairs(count: int, length: int) -> Pairs:
+    ids = torch.zeros(count, length, dtype=torch.long)
+    return Pairs(ids, torch.ones_like(ids), torch.zeros(count, dtype=torch.long))
+
+
+class _Kept:
+    """The tensors that autograd keeps, by storage: views of one are counted once."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[int, Tensor] = {}
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        self._tensors[_storage(tensor)] = tensor
+        return tensor
+
+    def bytes(self, *, of: Any = None, without: Any = ()) -> int:
+        """Of all storages, or of those of ``of`` alone, but not of those of ``without``."""
+        left_out = {_storage(tensor) for tensor in without}
+        wanted = self._tensors.keys() - left_out
+        if of is not None:
+            wanted &= {_storage(tensor) for tensor in of}
+        return sum(self._tensors[key].untyped_storage().nbytes() for key in wanted)
+
+
+class _Casts(TorchDispatchMode):
+    """Notes every copy of a weight in another precision."""
+
+    def __init__(self, weights: list[nn.Parameter]) -> None:
+        super().__init__()
+        self.made: list[Tensor] = []
+        self._weights = {_storage(weight) for weight in weights}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and _storage(args[0]) in self._weights:
+            self.made.append(result)
+        return result
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _to_fake(modules: list[nn.Module]) -> None:
+    """Put a fake tensor in the place of every meta one; what was shared stays shared."""
+    made: dict[int, Tensor] = {}
+
+    def fake(old: Tensor) -> Tensor:
+        if id(old) not in made:
+            new = torch.empty(old.shape, dtype=old.dtype)
+            made[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+        return made[id(old)]
+
+    for module in itertools.chain(*(root.modules() for root in modules)):
+        for place in (module._parameters, module._buffers):
+            for name, tensor in place.items():
+                if tensor is not None:
+                    place[name] = fake(tensor)  # type: ignore[assignment]
+
+
+def _state_by_parameter(optimizer: Optimizer) -> dict[int, int]:
+    """id(parameter) -> bytes of its state."""
+    found, start = {}, 0
+    for part in optimizer.state_dict():
+        for number, state in part["state"].items():
+            found[id(optimizer.parameters[start + number])] = _sum(state.values())
+        start += sum(len(group["params"]) for group in part["param_groups"])
+    return found
+
+
+def _sum(values: Any) -> int:
+    return sum(v.numel() * v.element_size() for v in values if isinstance(v, Tensor))
+
+
+def _units(model: Any, alignment: nn.Module) -> tuple[int, int]:
+    """Bytes of the largest transformer block's weights, and of all weights in none."""
+    blocks = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+    inside = [_sum(block.parameters()) for found in blocks for block in found]
+    outside = {id(p) for m in (model, alignment) for p in m.parameters()}
+    outside -= {id(p) for found in blocks for p in found.parameters()}
+    whole = [p for m in (model, alignment) for p in m.parameters() if id(p) in outside]
+    return max(inside, default=0), _sum(whole)
