@@ -117,10 +117,10 @@ class Lesson:
 
 
 LESSONS = (
-    Lesson(0.1127, least=2, most=2, shares=(0.5, 0.5, 0, 0, 0, 0), terse=7),
-    Lesson(0.2958, least=2, most=4, shares=(0.15, 0.15, 0.15, 0.15, 0.4, 0), terse=7, whole=2),
-    Lesson(0.507, least=2, most=3, shares=RELATIONS, terse=8),
-    Lesson(0.8451, least=1, most=4, shares=SHARES, terse=2, whole=4, translations=16, settles=True),
+    Lesson(0.104, least=2, most=2, shares=(0.5, 0.5, 0, 0, 0, 0), terse=7),
+    Lesson(0.2727, least=2, most=4, shares=(0.15, 0.15, 0.15, 0.15, 0.4, 0), terse=7, whole=2),
+    Lesson(0.4675, least=2, most=3, shares=RELATIONS, terse=8),
+    Lesson(0.8442, least=1, most=4, shares=SHARES, terse=2, whole=4, translations=16, settles=True),
     Lesson(1, least=1, most=4, shares=SHARES, terse=1, whole=2, translations=24, settles=True),
 )
 

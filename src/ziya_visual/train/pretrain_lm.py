@@ -33,7 +33,7 @@ from ziya_visual.train.schedule import Optimizer, cosine
 
 LANG_IDS = {"en": 0, "zh": 1}
 VOCABULARY = 768
-LM_STEPS = 1420
+LM_STEPS = 1540
 TOGETHER = 4  # translations a row: one alone leaves half of the rows to padding
 SPECIAL = ["<pad>", "<s>", "</s>", IMAGE, HUMAN, BOT]
 
