@@ -13,7 +13,6 @@ import numpy as np
 from ziya_visual import __version__
 from ziya_visual.core.errors import ConfigError, DataError, nearest
 from ziya_visual.core.io import hash_file, read_json
-from ziya_visual.eval.judge import score_judge
 from ziya_visual.eval.metrics.bootstrap import interval
 from ziya_visual.eval.score_captions import score_caption, score_translation
 from ziya_visual.eval.score_files import Scored
@@ -25,6 +24,7 @@ from ziya_visual.eval.score_forms import (
     score_scienceqa,
     score_vqa,
 )
+from ziya_visual.eval.score_judge import score_judge
 
 FORMS: dict[str, Callable[..., Scored]] = {
     "caption": score_caption,
