@@ -161,6 +161,7 @@ def score(
     segmenter: Annotated[str | None, typer.Option()] = None,
     rule: Annotated[str | None, typer.Option()] = None,
     duplicates: Annotated[str | None, typer.Option(help="refuse, first or last")] = None,
+    stored: Annotated[bool | None, typer.Option("--stored", help="judge: use the rows' own scores")] = None,
 ) -> None:
     """Score predictions of any system from files, by the official rules."""
     options = {name: value for name, value in locals().items() if name not in ("form", "out")}
@@ -170,6 +171,51 @@ def score(
     if out is not None:
         write_json(out, result)
     _show(result["scores"] | {f"failures/{name}": count for name, count in result["failures"].items()})
+    notes = result["card"]["notes"]
+    _warn([note for note in (notes.get("withheld"), *notes.get("warnings", ())) if note])
+
+
+@app.command()
+def judge(
+    questions: Annotated[Path, typer.Option(help="LLaVA or qa90 JSONL, MM-Vet JSON, TouchStone TSV ...")],
+    answers: Annotated[list[Path], typer.Option(help="Of a model; once for each model.")],
+    protocol: Annotated[str, typer.Option(help="relative, pairwise or rubric")],
+    judge: Annotated[str, typer.Option(help="MODEL@URL of an OpenAI-compatible endpoint, or rule.")],
+    out: Annotated[Path, typer.Option(help="Folder for ledger, reviews.jsonl and judge.json.")],
+    reference: Annotated[Path | None, typer.Option(help="Answers that count as 100 %.")] = None,
+    context: Annotated[Path | None, typer.Option(help="Captions and boxes by picture.")] = None,
+    rules: Annotated[Path | None, typer.Option(help="LLaVA's rule file, instead of our prompts.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Pictures, for a judge that sees them.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Ask everything so often.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight at once.")] = 8,
+) -> None:
+    """Let a language model judge answers; a killed run goes on where it was."""
+    options = dict(locals())
+    from ziya_visual.eval.judge import judge as run
+
+    card = run(**options)
+    _show({name: card[name] for name in ("questions", "reviews", "failures", "sent") if name in card})
+    _warn(card["warnings"])
+
+
+@app.command()
+def leaderboard(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of judge runs.")],
+    out: Annotated[Path, typer.Option(help="Folder for leaderboard.html and .json.")] = Path(
+        "runs/leaderboard"
+    ),
+    seed: Seed = 0,
+) -> None:
+    """Rank models by what judges said, with intervals; every verdict can be opened."""
+    from ziya_visual.eval.leaderboard import leaderboard as run
+
+    for judged in run(folders, out=out, seed=seed)["judges"]:
+        typer.echo(f"{judged['judge']}, {judged['protocol']}: {judged['withheld'] or 'ranked'}")
+        _show(
+            {row["model"]: row["rating"] for row in judged["tables"][0]["rows"]} if judged["tables"] else {}
+        )
+        _warn(judged["warnings"])
+    typer.echo(str(out / "leaderboard.html"))
 
 
 @forge.command()
@@ -225,6 +271,11 @@ def _typed() -> str:
 def _show(values: dict[str, Any]) -> None:
     for name, value in values.items():
         typer.echo(f"{name:32} {value:.4f}" if isinstance(value, float) else f"{name:32} {value}")
+
+
+def _warn(sentences: list[str]) -> None:
+    for sentence in sentences:
+        typer.echo(f"warning: {sentence}", err=True)
 
 
 def main() -> None:

@@ -1,153 +1,237 @@
-"""Scores out of an LLM judge's reviews, and the summary that LLaVA publishes.
+"""``judge``: a language model, or the truth of the scenes, judges answers; every reply is a row to be read.
 
-A review is free text about two answers. :func:`parse_scores` finds the pair of scores wherever judges put
-it, and refuses a text in which it cannot be sure: a failure is counted and shown, never scored; above 5 %
-failures the table is withheld. What a judge that sees captions and boxes instead of the picture cannot know
-is not in these numbers.
+Requests go through the forge's client and ledger: what was answered once is never paid for again, also after
+a kill. Protocols: ``relative`` (LLaVA: the reference is assistant 1), ``pairwise`` (every two models in both
+orders; with a reference and a description of the picture it is TouchStone's), ``rubric`` (MM-Vet: a grade
+from 0 to 1 by the right answer).
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections import Counter, defaultdict
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ziya_visual.core.errors import DataError
-from ziya_visual.eval.score_files import Row, Scored, read_rows
-
-MAX_FAILURES = 0.05  # above this share of unread reviews the table is withheld
-_HIGHEST = 10.0
-
-_N = r"(?<![\d.])(\d{1,2}(?:\.\d+)?)"
-_OUT_OF = r"(?:\s*/\s*10(?![\d.])|\s*out of 10|\s*points?|\s*分)?"
-_SCORE_WORD = (
-    r"(?:scores?|scoring|ratings?|tuple|grades?|marks?|evaluation|output|评分|得分|分数|打分|总分|结果)"
+from ziya_visual.core.errors import ConfigError, DataError, nearest
+from ziya_visual.core.io import hash_file, write_json, write_jsonl
+from ziya_visual.core.log import logger, progress
+from ziya_visual.eval import bias, rule_judge
+from ziya_visual.eval.judge_files import Question, read_contender, read_context, read_questions, read_rules
+from ziya_visual.eval.judge_requests import Setting, Shown, prompt_for, requests, shown_together
+from ziya_visual.eval.reviews import (
+    CANNOT_KNOW,
+    CARD,
+    MAX_FAILURES,
+    PAIRWISE,
+    PROTOCOLS,
+    REVIEWS,
+    RUBRIC,
+    RULE,
+    Review,
+    read_scores,
+    to_row,
+    turned,
 )
-_SEPARATOR = r"(?:\s*[,;、/|&]\s*|\s+and\s+|\s*和\s*|\s+)"
-_PAIR = rf"[(\[<]?\s*{_N}{_OUT_OF}{_SEPARATOR}{_N}{_OUT_OF}\s*[)\]>]?"
-# A whole line that holds two scores and nothing else, perhaps after "Scores:".
-_LINE = re.compile(rf"(?:[^\d\n]{{0,60}}{_SCORE_WORD}[^\d\n]{{0,40}}[:=]\s*)?{_PAIR}\s*\.?", re.IGNORECASE)
-_TUPLE_AT_END = re.compile(rf"{_SCORE_WORD}[^\n]*?[(\[]\s*{_N}\s*,\s*{_N}\s*[)\]]\s*\.?$", re.IGNORECASE)
-_SAYS = (
-    rf"(?:'s)?\s*(?:(?:final|overall|total|的|总体|最终)?\s*{_SCORE_WORD})?\s*"
-    r"(?:[:=]|is|was|gets|got|receives|为|是|得|获得)\s*(?:an? )?(?:(?:overall |total )?score of )?"
-)
-_END = r"(?=\s*(?:$|[,;.)\n。]|and\b|while\b|whereas\b|assistant|助手|助理|和|而))(?!\.\d)"
+from ziya_visual.forge.client import ask_all
+from ziya_visual.forge.ledger import Ledger, Outcome
 
 
-def _label(number: str, letter: str, chinese: str) -> str:
-    who = r"(?:assistants?|answers?|responses?|models?|助手|助理|回答|答案|模型)"
-    return rf"{who}\s*(?:#\s*)?(?:{number}|{letter}|{chinese})"
+def judge(
+    *,
+    questions: Path,
+    answers: Sequence[Path],
+    protocol: str,
+    judge: str,
+    out: Path,
+    reference: Path | None = None,
+    context: Path | None = None,
+    rules: Path | None = None,
+    images: Path | None = None,
+    repeats: int = 1,
+    concurrency: int = 8,
+    **sending: Any,
+) -> dict[str, Any]:
+    """Judge answers; write ``reviews.jsonl`` and ``judge.json`` into ``out``, beside the ledger.
 
-
-_LABELLED = re.compile(
-    rf"{_label('1', 'a', '一')}{_SAYS}{_N}{_OUT_OF}{_END}[^\d]{{0,40}}?"
-    rf"{_label('2', 'b', '二')}{_SAYS}{_N}{_OUT_OF}{_END}",
-    re.IGNORECASE,
-)
-
-
-def parse_scores(text: str) -> tuple[float, float] | None:
-    r"""The two scores (first answer, second answer) of a review, each 0 to 10, or ``None``.
-
-    Read are: a first or last line with nothing but two scores; two scores beside the names of the answers;
-    a tuple that ends the text after a word such as score. Pairs that contradict each other are refused.
-
-    >>> parse_scores("8 10\nBoth are good.")
-    (8.0, 10.0)
-    >>> parse_scores("Scores:\nAssistant 1: 10\nAssistant 2: 4")
-    (10.0, 4.0)
-    >>> parse_scores("In 2021, 8 of 10 users agreed.") is None
-    True
-    """
-    text = re.sub(r"[*_`#]+(?:python)?", "", unicodedata.normalize("NFKC", text))
-    lines = [line.strip() for line in text.strip().split("\n") if line.strip()]
-    if not lines:
-        return None
-    first = _LINE.fullmatch(lines[0])
-    if first:
-        return _checked([(first[1], first[2])])
-    labelled = _LABELLED.findall("\n".join(lines))
-    if labelled:
-        return _checked(labelled)
-    scored = [
-        match for line in lines if re.search(_SCORE_WORD, line, re.I) and (match := _LINE.fullmatch(line))
-    ]
-    last = _LINE.fullmatch(lines[-1]) or _TUPLE_AT_END.search(lines[-1])
-    return _checked([(match[1], match[2]) for match in [*scored, *([last] if last else [])]])
-
-
-def _checked(pairs: list[tuple[str, str]]) -> tuple[float, float] | None:
-    """The pair, if all agree and both scores are on the scale."""
-    values = {(float(first), float(second)) for first, second in pairs}
-    if len(values) != 1:
-        return None
-    pair = values.pop()
-    return pair if max(pair) <= _HIGHEST else None
-
-
-def stored_scores(row: Row) -> tuple[float, float] | None:
-    """The pair in a row's ``tuple`` or ``score`` field, if there is one."""
-    value = row.get("tuple", row.get("score"))
-    if not isinstance(value, list) or len(value) != 2:
-        return None
-    if not all(isinstance(part, int | float) and not isinstance(part, bool) for part in value):
-        return None
-    pair = float(value[0]), float(value[1])
-    return pair if 0 <= min(pair) and max(pair) <= _HIGHEST else None
-
-
-def score_judge(*, reviews: Path, stored: bool = False) -> Scored:
-    """LLaVA's summary of pairwise reviews: 100 x mean candidate / mean reference, by category and pooled.
+    A killed run goes on where it was when called again with the same arguments: only what was under way at
+    that instant is sent again.
 
     Args:
-        reviews: LLaVA review rows; the text is in ``content`` or ``text``, answer 1 is the reference.
-        stored: use the stored ``tuple`` or ``score`` instead of reading the text again.
+        questions: LLaVA or qa90 JSONL, MM-Vet JSON, TouchStone TSV or our predictions.
+        answers: one file a model.
+        protocol: ``relative``, ``pairwise`` or ``rubric``.
+        judge: ``MODEL@URL`` of an OpenAI-compatible endpoint, or ``rule`` where the questions hold the truth.
+        out: the folder.
+        reference: its answers are 100 % in ``relative``, a contender like any other in ``pairwise``, and the
+            right answers in ``rubric``.
+        context: captions and boxes by picture.
+        rules: LLaVA's rule file, instead of our instructions.
+        images: folder of the pictures, for a judge that sees them.
+        repeats: how often every request is asked, to see whether the judge agrees with itself.
+        concurrency: requests in flight at once: what a kill can cost.
+        sending: options of :class:`ziya_visual.forge.client.Client`.
+
+    Returns:
+        The card, as in ``judge.json``.
 
     Raises:
-        DataError: rows without a text.
+        ConfigError, DataError, EndpointError: nothing that was answered is lost.
     """
-    pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    failures: Counter[str] = Counter()
-    unread, disagreements, total = [], [], 0
-    for row in read_rows(reviews):
-        total += 1
-        text = row.get("content", row.get("text"))
-        if not isinstance(text, str) and not stored:
-            raise DataError(
-                f"{reviews}: row {total} has no review in 'content' or 'text', it has {sorted(row)[:8]}"
+    started = time.monotonic()
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"--protocol {protocol!r} is unknown{nearest(protocol, PROTOCOLS)}")
+    asked = read_questions(questions)
+    if protocol == RUBRIC and reference is not None:
+        truths = read_contender(reference).answers
+        asked = [replace(question, truth=truths.get(question.id, question.truth)) for question in asked]
+    shown = shown_together(asked, answers, protocol, reference)
+    spent: dict[str, Any] = {}
+    if judge == RULE:
+        if protocol != PAIRWISE:
+            raise ConfigError("--judge rule compares two models by the truth; use --protocol pairwise")
+        reviews = [r for one in shown if not one.swapped for r in rule_judge.review(asked, *one.contenders)]
+    else:
+        model, base_url = _endpoint(judge)
+        setting = Setting(
+            model,
+            protocol,
+            read_context(context) if context else {},
+            read_rules(rules) if rules else None,
+            rules or Path(),
+            images,
+            repeats,
+            "picture" if images else "text" if context or any(q.context for q in asked) else "nothing",
+        )
+        reviews, spent = _ask(asked, shown, setting, out, concurrency, {"base_url": base_url, **sending})
+        spent["endpoint"] = re.sub(r"(?<=//)[^/]*@|[?#].*", "", base_url)  # no password
+    inputs = {"questions": questions, "reference": reference, "context": context, "rules": rules}
+    inputs |= {f"answers {place}": path for place, path in enumerate(answers, start=1)}
+    card = card_of(reviews, files={name: path for name, path in inputs.items() if path is not None})
+    card |= {"unanswered": _unanswered(asked, shown), **spent}
+    card["seconds"] = round(time.monotonic() - started, 3)
+    write(reviews, card, out)
+    return card
+
+
+def judge_predictions(folder: Path, models: tuple[str, str], *, out: Path) -> dict[str, Any]:
+    """The rule judge over all that two models answered about scenes, written as :func:`judge` writes it.
+
+    Args:
+        folder: the ``predictions`` of ``eval`` or of the quickstart.
+        models: the first parts of the files' names.
+        out: the folder to write into.
+
+    Raises:
+        DataError: no file of both.
+    """
+    reviews: list[Review] = []
+    files: dict[str, Path] = {}
+    for path in sorted(folder.glob(f"{models[0]}.*.jsonl")):
+        other = path.with_name(models[1] + path.name.removeprefix(models[0]))
+        if other.is_file():
+            reviews += rule_judge.review(read_questions(path), read_contender(path), read_contender(other))
+            files |= {path.name: path, other.name: other}
+    if not reviews:
+        raise DataError(f"{folder}: no questions that both {models[0]} and {models[1]} answered")
+    card = card_of(reviews, files=files)
+    write(reviews, card, out)
+    return card
+
+
+def _endpoint(judge: str) -> tuple[str, str]:
+    found = re.fullmatch(r"(.+)@(https?://.+)", judge)
+    if not found:
+        raise ConfigError(
+            f"--judge {judge!r}: expected MODEL@URL, e.g. gpt-4@https://api.openai.com/v1, or rule"
+        )
+    return found[1], found[2]
+
+
+def _ask(
+    asked: Sequence[Question],
+    shown: Sequence[Shown],
+    setting: Setting,
+    out: Path,
+    concurrency: int,
+    sending: Mapping[str, Any],
+) -> tuple[list[Review], dict[str, Any]]:
+    """Every review, from the ledger or from the endpoint, and what was spent."""
+    waiting_for, bodies = zip(*(job for one in shown for job in requests(asked, one, setting)), strict=True)
+    with Ledger(out) as ledger:
+        keys = ledger.add(bodies)
+        total, left = len(set(keys)), len(ledger.waiting(keys))
+        with progress("judge", total) as bar:
+            bar.update(bar.task_ids[0], completed=total - left)
+            # Replies of a judge are dear: each is committed at once, so that a kill loses none.
+            sent = ask_all(
+                ledger,
+                keys,
+                concurrency=concurrency,
+                commit_seconds=0.0,
+                on_done=lambda outcome: bar.advance(bar.task_ids[0]),
+                **sending,
             )
-        parsed, kept = parse_scores(text) if isinstance(text, str) else None, stored_scores(row)
-        name = row.get("question_id", total)
-        if parsed is not None and kept is not None and parsed != kept:
-            disagreements.append({"question_id": name, "text": list(parsed), "stored": list(kept)})
-        pair = kept if stored else parsed
-        if pair is None or pair[0] < 0:
-            unread.append(name)
-            continue
-        pairs["all"].append(pair)
-        if row.get("category") is not None:
-            pairs[str(row["category"])].append(pair)
-    failures["unread"] = len(unread)
-    failures["stored_disagrees"] = len(disagreements)
-    scores, withheld = _ratios(pairs), ""
-    if len(unread) > MAX_FAILURES * total:
-        scores, withheld = {}, f"no scores in {len(unread)} of {total} reviews, more than {MAX_FAILURES:.0%}"
-    notes = {"unread_questions": unread, "stored_disagrees": disagreements, "withheld": withheld}
-    rule = "stored scores" if stored else "scores read from the text"
-    return Scored(scores | {"failures": float(len(unread))}, +failures, {}, rule, {}, notes)
+        replies = [_read(review, ledger.outcome(key)) for review, key in zip(waiting_for, keys, strict=True)]
+        totals = ledger.totals()
+    prompts = {
+        f"{setting.protocol} {lang}": prompt_for(setting.protocol, lang).hash for lang in _langs(asked)
+    }
+    spent = {"requests": total, "sent": sent, "prompts": prompts}
+    return replies, spent | {name: totals[name] for name in ("prompt_tokens", "completion_tokens")}
 
 
-def _ratios(pairs: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
-    """``all``, every category, and ten times the mean of either side, unrounded as ``all/reference`` ..."""
-    scores = {}
-    for category, found in pairs.items():
-        reference, candidate = (sum(side) / len(found) for side in zip(*found, strict=True))
-        # LLaVA rounds the means to three decimals before it divides.
-        reference, candidate = round(reference, 3), round(candidate, 3)
-        if reference:
-            scores[category] = round(100 * candidate / reference, 1)
-        scores[f"{category}/reference"] = round(10 * reference, 1)
-        scores[f"{category}/candidate"] = round(10 * candidate, 1)
-    return scores
+def _langs(asked: Iterable[Question]) -> list[str]:
+    return sorted({question.lang for question in asked})
+
+
+def _read(review: Review, outcome: Outcome) -> Review:
+    """The review with the reply and its scores, models in the file's order."""
+    text = outcome.answer or ""
+    reason = ""
+    scores = read_scores(text, review.protocol)
+    if not text.strip():
+        reason = outcome.reason or f"empty reply ({outcome.finish_reason})"
+    elif scores is None:
+        reason = "no scores in the text"
+    review = replace(review, text=text, scores=scores, stored=scores, reason=reason)
+    return turned(review) if review.swapped else review
+
+
+def _unanswered(asked: Sequence[Question], shown: Iterable[Shown]) -> dict[str, int]:
+    """Questions without an answer, by contender."""
+    contenders = {c.name: c for one in shown for c in one.contenders}
+    missing = {name: sum(q.id not in c.answers for q in asked) for name, c in contenders.items()}
+    return {name: count for name, count in missing.items() if count}
+
+
+def card_of(reviews: Sequence[Review], *, files: Mapping[str, Path]) -> dict[str, Any]:
+    """What was judged, by whom, what speaks against it, and what that judge cannot know."""
+    first = reviews[0]
+    found = bias.controls(reviews)
+    said = bias.warnings(found, first.protocol)
+    if found["failures"] > MAX_FAILURES * len(reviews):
+        example = next(review.reason for review in reviews if review.scores is None)
+        said.insert(0, f"No scores in {found['failures']} of {len(reviews)} reviews, e.g. for: {example}.")
+    kinds = list(dict.fromkeys(review.sees for review in reviews))
+    return {
+        "protocol": first.protocol,
+        "judge": first.judge,
+        "models": list(dict.fromkeys(name for review in reviews for name in review.models)),
+        "questions": len({review.asking for review in reviews}),
+        "reviews": len(reviews),
+        "failures": found["failures"],
+        "controls": found,
+        "warnings": said,
+        "cannot_know": {kind: CANNOT_KNOW[kind] for kind in kinds},
+        "files": {name: {"path": str(path), "sha256": hash_file(path)} for name, path in files.items()},
+    }
+
+
+def write(reviews: Sequence[Review], card: Mapping[str, Any], out: Path) -> None:
+    """Write ``reviews.jsonl`` and ``judge.json``, the card last."""
+    write_jsonl(out / REVIEWS, (to_row(review, number) for number, review in enumerate(reviews, start=1)))
+    write_json(out / CARD, card)
+    logger.info("judge: %d reviews, %d without scores (%s)", card["reviews"], card["failures"], out)

@@ -1,50 +1,60 @@
-"""The offline judge: where the truth is known, two models' answers are compared by rule, not by opinion.
+"""The offline judge: where the truth is known, answers are compared by rule, not by opinion.
 
-It ranks Base against Chat in the quickstart, and shows how far an LLM judge may be trusted on such questions.
+Its reviews are rows like a language model's. It ranks Base against Chat in the quickstart, and beside an LLM
+judge's reviews of the same answers it shows how far that judge may be trusted on such questions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.records import Prediction
-from ziya_visual.eval.leaderboard import Verdict
+from ziya_visual.eval.judge_files import OR, Contender, Question
 from ziya_visual.eval.metrics.caption import keyword_f1
 from ziya_visual.eval.metrics.vqa import same_answer
+from ziya_visual.eval.reviews import RULE, Review
+from ziya_visual.scenes.grammar import keywords
 
-Keywords = Callable[[str, str], Sequence[str]]
 
-
-def judge_pair(
-    first: Sequence[Prediction], second: Sequence[Prediction], names: tuple[str, str], keywords: Keywords
-) -> list[Verdict]:
-    """One verdict for every question that both answered; equal quality is a tie.
-
-    Args:
-        first: predictions of model ``names[0]``, with the true answers.
-        second: those of ``names[1]`` to the same questions.
-        names: the models.
-        keywords: the keywords of a text in a language, for captions and whole sentences.
+def review(asked: Sequence[Question], first: Contender, second: Contender) -> list[Review]:
+    """A review of every question that both answered, with 0 to 10 for each answer.
 
     Raises:
-        DataError: no question in common.
+        DataError: no question in common, or one without its true answer.
     """
-    others = {row.id: row for row in second}
-    verdicts = []
-    for row in first:
-        if row.id in others:
-            a, b = quality(row, keywords), quality(others[row.id], keywords)
-            winner = "tie" if a == b else "a" if a > b else "b"
-            category = row.meta.get("question_type", row.task)
-            verdicts.append(Verdict(row.id, *names, winner, row.lang, category))
-    if not verdicts:
-        raise DataError(f"{names[0]} and {names[1]} answered no question in common")
-    return verdicts
+    reviews = []
+    for question in asked:
+        if question.id not in first.answers or question.id not in second.answers:
+            continue
+        if not question.truth:
+            raise DataError(f"question {question.id} has no true answer; only a language model can judge it")
+        answers = first.answers[question.id], second.answers[question.id]
+        scores = tuple(round(10 * quality(question, answer), 2) for answer in answers)
+        reviews.append(
+            Review(
+                question=question.id,
+                text=f"{scores[0]:g} {scores[1]:g}\nTrue answer: {question.truth}",
+                scores=scores,
+                stored=scores,
+                models=(first.name, second.name),
+                answers=answers,
+                protocol=RULE,
+                judge=RULE,
+                sees="truth",
+                lang=question.lang,
+                categories=question.categories,
+                image=question.image,
+                asked=question.text,
+            )
+        )
+    if not reviews:
+        raise DataError(f"{first.name} and {second.name} answered no question in common")
+    return reviews
 
 
-def quality(row: Prediction, keywords: Keywords) -> float:
-    """0 to 1: right or wrong for a short answer, keyword F1 for a caption or a sentence."""
-    if row.task == "vqa":
-        return float(same_answer(row.prediction, row.answers, row.lang))
-    return float(keyword_f1([row.prediction], [row.answers], lambda text: keywords(text, row.lang))[0])
+def quality(question: Question, answer: str) -> float:
+    """0 to 1: F1 of the scenes' keywords for a caption or a dialogue, right or wrong for any other answer."""
+    truths = question.truth.split(OR)
+    if question.task in ("caption", "dialogue"):
+        return float(keyword_f1([answer], [truths], lambda text: keywords(text, question.lang))[0])
+    return float(same_answer(answer, truths, question.lang))

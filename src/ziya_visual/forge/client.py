@@ -165,10 +165,11 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 class _Committer:
-    """Gathers ledger rows for up to 50 ms or 64 rows, so that a commit is shared by many requests."""
+    """Gathers ledger rows for a moment or 64 rows, so that a commit is shared by many requests."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, seconds: float) -> None:
         self._ledger = ledger
+        self._seconds = seconds
         self._started: list[str] = []
         self._ended: list[tuple[Outcome, asyncio.Future[None]]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -189,7 +190,7 @@ class _Committer:
 
     def _schedule(self) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(COMMIT_SECONDS, self.commit)
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self.commit)
 
     def commit(self) -> None:
         if self._timer is not None:
@@ -215,10 +216,15 @@ class _Committer:
 
 
 async def _run(
-    ledger: Ledger, keys: Sequence[str], client: Client, concurrency: int, on_done: Callable[[Outcome], None]
+    ledger: Ledger,
+    keys: Sequence[str],
+    client: Client,
+    concurrency: int,
+    commit_seconds: float,
+    on_done: Callable[[Outcome], None],
 ) -> None:
     """A fixed number of workers take keys in turn; the answer's commit does not hold the next request up."""
-    committer = _Committer(ledger)
+    committer = _Committer(ledger, commit_seconds)
     queue = iter(keys)
     failures, answered = 0, 0
 
@@ -258,6 +264,7 @@ def ask_all(
     *,
     base_url: str,
     concurrency: int = 64,
+    commit_seconds: float = COMMIT_SECONDS,
     on_done: Callable[[Outcome], None] = lambda outcome: None,
     **options: Any,
 ) -> int:
@@ -268,6 +275,7 @@ def ask_all(
         keys: from :meth:`Ledger.add`.
         base_url: of the endpoint, with ``/v1``.
         concurrency: requests in flight at once, at least 1.
+        commit_seconds: how long an answer may wait for others to be committed with; a kill loses those.
         on_done: called with each outcome after it is committed.
         options: of :class:`Client`.
 
@@ -281,7 +289,9 @@ def ask_all(
     if waiting:
 
         async def main() -> None:
-            await _run(ledger, waiting, Client(base_url=base_url, **options), concurrency, on_done)
+            await _run(
+                ledger, waiting, Client(base_url=base_url, **options), concurrency, commit_seconds, on_done
+            )
 
         asyncio.run(main())
     return len(waiting)

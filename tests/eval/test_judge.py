@@ -1,0 +1,361 @@
+"""``judge`` against real HTTP on loopback: what it asks, in which order and language, what it pays for."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judge_server import JudgeServer, answers_in, text_of
+from PIL import Image
+from typer.testing import CliRunner
+
+from ziya_visual.cli import app
+from ziya_visual.core.errors import ConfigError, DataError, EndpointError
+from ziya_visual.core.io import read_json, read_jsonl
+from ziya_visual.eval import score
+from ziya_visual.eval.judge import judge
+from ziya_visual.eval.judge_files import language_of, read_contender, read_questions
+from ziya_visual.eval.leaderboard import leaderboard
+
+Save = Callable[[str, Any], Path]
+SUBJECTS = ("cat", "dog", "bird", "car", "boat", "tree")
+FAST = {"backoff_seconds": 0.01, "timeout_seconds": 5.0}
+
+
+@pytest.fixture
+def files(save: Save) -> dict[str, Path]:
+    """Six questions in qa90's layout, the last three Chinese; answers of a, b and a reference."""
+    questions, context = [], []
+    answers: dict[str, list[dict[str, Any]]] = {"a": [], "b": [], "ref": []}
+    for number, subject in enumerate(SUBJECTS):
+        chinese = number >= 3
+        text = f"图中的{subject}在做什么？" if chinese else f"What does the {subject} do?"
+        image = f"{number:06}.jpg"
+        category = ("conv", "detail", "complex")[number % 3]
+        questions.append({"question_id": number, "image": image, "text": text, "category": category})
+        boxes = [{"category": subject, "bbox": [0.1, 0.2, 0.3, 0.4]}]
+        context.append(
+            {"id": image[:6], "image": image, "captions": [f"A {subject} sits."], "instances": boxes}
+        )
+        for name, words in (("a", 8), ("b", 4 + number % 3 * 3), ("ref", 9)):
+            answers[name].append({"question_id": number, "text": f"{subject} " * words})
+    found = {name: save(f"{name}.jsonl", rows) for name, rows in answers.items()}
+    return {
+        **found,
+        "questions": save("questions.jsonl", questions),
+        "context": save("context.jsonl", context),
+    }
+
+
+def reviews(out: Path) -> list[dict[str, Any]]:
+    return [row for _, row in read_jsonl(out / "reviews.jsonl")]
+
+
+def pairwise(files: dict[str, Path], server: JudgeServer, out: Path, **options: Any) -> dict[str, Any]:
+    return judge(
+        questions=files["questions"], answers=[files["a"], files["b"]], context=files["context"],
+        protocol="pairwise", judge=server.judge, out=out, **{**FAST, **options},
+    )  # fmt: skip
+
+
+def test_pairwise_shows_both_orders(
+    files: dict[str, Path], judge_server: JudgeServer, tmp_path: Path
+) -> None:
+    card = pairwise(files, judge_server, tmp_path / "out")
+    shown = Counter(answers_in(prompt) for prompt in judge_server.prompts)
+    assert len(shown) == 12
+    assert all(shown[second, first] == 1 for first, second in shown)
+    rows = reviews(tmp_path / "out")
+    assert [row["models"] for row in rows] == [["a", "b"]] * 6 + [["b", "a"]] * 6
+    assert all(tuple(row["tuple"]) == (row_scores(row)) for row in rows)
+    assert (card["reviews"], card["failures"], card["sent"], card["warnings"]) == (
+        12,
+        0,
+        12,
+        ["It prefers longer answers: Spearman 1.00 of score and length."],
+    )
+    assert card["controls"]["order_agreement"]["value"] == 100
+    assert "did not see the picture" in card["cannot_know"]["text"]
+
+
+def row_scores(row: dict[str, Any]) -> tuple[float, ...]:
+    return tuple(float(number) for number in row["content"].split("\n")[0].split())
+
+
+def test_chinese_questions_are_judged_in_chinese(
+    files: dict[str, Path], judge_server: JudgeServer, tmp_path: Path
+) -> None:
+    pairwise(files, judge_server, tmp_path / "out")
+    for prompt in judge_server.prompts:
+        chinese = "图中的" in prompt
+        assert ("请给每个助手打一个 1 到 10 的分数" in prompt) == chinese
+        assert ("Give each assistant one score" in prompt) != chinese
+        assert "sits." in prompt, "the caption"
+        assert "[0.1, 0.2, 0.3, 0.4]" in prompt, "the box"
+    assert {row["lang"] for row in reviews(tmp_path / "out")} == {"en", "zh"}
+    assert language_of("What does 北京 mean?") == "en"
+    assert language_of("图中写着Hello吗？") == "zh"
+
+
+def test_relative_is_llavas_chain(files: dict[str, Path], judge_server: JudgeServer, tmp_path: Path) -> None:
+    rules = tmp_path / "rule.json"
+    rules.write_text(json.dumps({"default": {"prompt": "RULE OF ALL"}, "conv": {"prompt": "RULE OF CONV"}}))
+    out = tmp_path / "out"
+    judge(
+        questions=files["questions"], answers=[files["a"]], reference=files["ref"], context=files["context"],
+        rules=rules, protocol="relative", judge=judge_server.judge, out=out, **FAST,
+    )  # fmt: skip
+    assert Counter("RULE OF CONV" in prompt for prompt in judge_server.prompts) == {True: 2, False: 4}
+    assert all(row["models"] == ["ref", "a"] for row in reviews(out))
+    scores = score.run("judge", reviews=out / "reviews.jsonl")["scores"]
+    assert {"all", "conv", "detail", "complex", "all/reference", "all/candidate"} <= set(scores)
+    assert scores["all"] < 100
+    table = leaderboard([out], out=tmp_path / "board")["judges"][0]["relative"]
+    ours = {row["category"]: row["value"] for row in table if row["lang"] == "en"}
+    assert set(ours) == {"", "conv", "detail", "complex"}
+
+
+def test_rubric_grades_by_the_right_answer(save: Save, judge_server: JudgeServer, tmp_path: Path) -> None:
+    """MM-Vet's files: a JSON object of questions, one of predictions."""
+    judge_server.opinion = lambda prompt: "1.0\nyes" if "x = -1 and x = -5" in prompt else "0.5\nhalf"
+    questions = {
+        "v1_0": {"question": "What is x?", "answer": "-1<AND>-5", "capability": ["ocr", "math"]},
+        "v1_1": {"question": "这是什么字？", "answer": "福", "capability": ["ocr"]},
+    }
+    card = judge(
+        questions=save("mm-vet.json", questions),
+        answers=[save("ours.json", {"v1_0": "x = -1 and x = -5", "v1_1": "寿"})],
+        protocol="rubric", judge=judge_server.judge, out=tmp_path / "out", **FAST,
+    )  # fmt: skip
+    assert card["models"] == ["ours"]
+    assert any("-1<AND>-5" in prompt for prompt in judge_server.prompts)
+    assert any("[正确答案]\n福" in prompt for prompt in judge_server.prompts)
+    scores = score.run("judge", reviews=tmp_path / "out" / "reviews.jsonl")["scores"]
+    assert scores == {"all": 75.0, "ocr": 75.0, "math": 100.0, "failures": 0.0}
+
+
+def test_touchstone_rows_bring_description_and_reference(judge_server: JudgeServer, tmp_path: Path) -> None:
+    """TouchStone's TSV: both orders against the reference, judged by a human description."""
+    path = tmp_path / "ours.tsv"
+    cells = ["index\timage\tquestion\thuman_annotation\tgpt4_ha_answer\tcategory\ttask_name\tresponse"]
+    picture = "iVBOR" * 99
+    for n in range(2):
+        known = f'"A red\nkite {n}."\tA kite in the sky {n}.'
+        cells.append(f"{n}\t{picture}\tWhat is it?\t{known}\tA,B\tT\tA kite.")
+    path.write_text("\n".join(cells) + "\n")
+    out = tmp_path / "out"
+    judge(questions=path, answers=[path], protocol="pairwise", judge=judge_server.judge, out=out, **FAST)
+    assert len(judge_server.prompts) == 4
+    assert all("A red\nkite" in prompt for prompt in judge_server.prompts)
+    assert not any("iVBOR" in prompt for prompt in judge_server.prompts)
+    assert [row["models"] for row in reviews(out)] == [["reference", "ours"]] * 2 + [
+        ["ours", "reference"]
+    ] * 2
+    assert set(score.run("judge", reviews=out / "reviews.jsonl")["scores"]) >= {"A", "B", "all"}
+
+
+def test_a_judge_that_sees_is_sent_the_picture(
+    files: dict[str, Path], judge_server: JudgeServer, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"000000\.jpg; a judge that sees"):
+        pairwise(files, judge_server, tmp_path / "none", images=tmp_path)
+    for number in range(6):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number:06}.jpg")
+    card = pairwise(files, judge_server, tmp_path / "out", images=tmp_path)
+    for body in judge_server.bodies:
+        assert body["messages"][0]["content"][1]["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
+        assert "attached" in text_of(body) or "已附上" in text_of(body)
+    assert set(card["cannot_know"]) == {"picture"}
+
+
+def test_asked_again_it_must_agree_with_itself(
+    files: dict[str, Path], judge_server: JudgeServer, tmp_path: Path
+) -> None:
+    card = pairwise(files, judge_server, tmp_path / "out", repeats=3)
+    assert card["sent"] == 36
+    assert card["controls"]["self_agreement"]["value"] == 100
+    assert card["controls"]["self_agreement"]["n"] == 36
+    assert Counter(body.get("seed") for body in judge_server.bodies) == {None: 12, 1: 12, 2: 12}
+
+
+def test_replies_without_scores_are_rows(
+    files: dict[str, Path], judge_server: JudgeServer, tmp_path: Path
+) -> None:
+    judge_server.opinion = lambda prompt: "I cannot rate cats." if "cat" in prompt else "8 7"
+    card = pairwise(files, judge_server, tmp_path / "out")
+    assert card["failures"] == 2
+    assert card["warnings"][0] == "No scores in 2 of 12 reviews, e.g. for: no scores in the text."
+    bad = [row for row in reviews(tmp_path / "out") if "failure" in row]
+    assert [row["content"] for row in bad] == ["I cannot rate cats."] * 2
+    assert all("tuple" not in row for row in bad)
+    result = score.run("judge", reviews=tmp_path / "out" / "reviews.jsonl")
+    assert result["scores"] == {"failures": 2.0}
+    board = leaderboard([tmp_path / "out"], out=tmp_path / "board")["judges"][0]
+    assert board["withheld"] == "no scores in 2 of 12 reviews, more than 5%"
+    assert "I cannot rate cats." in (tmp_path / "board" / "leaderboard.html").read_text("utf-8")
+
+
+def test_the_rule_judge_needs_no_endpoint_and_calibrates_one(
+    save: Save, judge_server: JudgeServer, tmp_path: Path
+) -> None:
+    """Predictions of scenes: the truth decides, and an LLM judge of the same answers is measured by it."""
+    rows = []
+    for number, (truth, base, chat) in enumerate(
+        [("red", "red", "red"), ("two", "three", "2"), ("ring", "star", "ring"), ("blue", "red", "green")] * 4
+    ):  # fmt: skip
+        row = {
+            "id": f"q{number}",
+            "image_id": f"i{number}",
+            "lang": "en",
+            "task": "vqa",
+            "prompt": f"What? {number}",
+        }
+        rows.append((row | {"answers": [truth], "meta": {"question_type": "color"}}, base, chat))
+    paths = [
+        save(
+            f"{name}.new.en.vqa.jsonl",
+            [row | {"prediction": (base, chat)[place]} for row, base, chat in rows],
+        )
+        for place, name in enumerate(("base", "chat"))
+    ]
+    both = {"questions": paths[0], "answers": paths, "protocol": "pairwise"}
+    judge(**both, judge="rule", out=tmp_path / "rule")
+    # Chat wins where it alone is right; this judge thinks that every answer of Chat is better.
+    judge_server.opinion = lambda p: "9 2" if answers_in(p)[0] in ("2", "ring", "green") else "2 9"
+    judge(**both, judge=judge_server.judge, out=tmp_path / "llm", **FAST)
+    board = leaderboard([tmp_path / "llm", tmp_path / "rule"], out=tmp_path / "board")
+    by_rule = next(one for one in board["judges"] if one["judge"] == "rule")
+    assert by_rule["warnings"] == []
+    assert [(row["model"], row["share"]) for row in by_rule["tables"][0]["rows"]] == [
+        ("chat", 75.0),
+        ("base", 25.0),
+    ]
+    (row,) = board["agreement"]
+    assert (row["first"], row["calibration"], row["n"]) == ("rule / rule", True, 16)
+    assert row["found_better"]["value"] == 100
+    assert row["false_preference"]["n"] == 8
+    with pytest.raises(ConfigError, match="--protocol pairwise"):
+        judge(**{**both, "protocol": "relative"}, judge="rule", out=tmp_path / "x")
+
+
+def test_files_that_cannot_be_judged(
+    files: dict[str, Path], save: Save, judge_server: JudgeServer, tmp_path: Path
+) -> None:
+    common = {
+        "questions": files["questions"],
+        "protocol": "pairwise",
+        "judge": judge_server.judge,
+        "out": tmp_path / "o",
+    }
+    two = [files["a"], files["b"]]
+    stranger = save("z.jsonl", [{"question_id": 99, "text": "x"}])
+    rules = save("r.json", {"x": {"prompt": "p"}})
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"answers": two[:1]}, ConfigError, "compares two models"),
+        ({"answers": [files["a"], files["a"]]}, DataError, "two files hold answers of 'a'"),
+        ({"answers": [files["a"], stranger]}, DataError, "no question is answered"),
+        ({"answers": two[:1], "protocol": "relative"}, ConfigError, "needs --reference"),
+        ({"answers": two[:1], "protocol": "pairwis"}, ConfigError, "did you mean 'pairwise'"),
+        ({"answers": two, "judge": "gpt-4"}, ConfigError, "MODEL@URL"),
+        ({"answers": two, "judge": "m@https://api.example.org/v1"}, ConfigError, "OPENAI_API_KEY"),
+        (
+            {"answers": two, "judge": "m@http://127.0.0.1:9/v1", "max_attempts": 1},
+            EndpointError,
+            "no connection",
+        ),
+        ({"answers": two, "judge": "rule"}, DataError, "no true answer"),
+        ({"answers": two, "rules": rules}, DataError, "no rule for category 'conv'"),
+    ]
+    for options, kind, text in cases:
+        with pytest.raises(kind, match=text) as error:
+            judge(**{**common, **options})
+        assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match="question 0 stands there twice"):
+        read_questions(save("twice.jsonl", [{"question_id": 0, "text": "x"}] * 2))
+    rows = [{"question_id": n, "text": "x", "model_id": f"m{n}"} for n in range(2)]
+    with pytest.raises(DataError, match="answers of 2 models"):
+        read_contender(save("two.jsonl", rows))
+    assert read_contender(save("qa90-answer_zh.jsonl", rows[:1])).name == "m0"
+    assert read_contender(save("llava_zh.jsonl", [{"question_id": 0, "text": "x"}])).name == "llava"
+
+
+def test_real_qa90_in_both_languages(shared: Path, judge_server: JudgeServer, tmp_path: Path) -> None:
+    qa90 = shared / "judge" / "qa90"
+    for end, rules in (("", "rule.json"), ("_zh", "rule_zh.json")):
+        answers = [row for _, row in read_jsonl(qa90 / f"qa90_gpt4_answer{end}.jsonl")]
+        half = tmp_path / f"half{end}.jsonl"
+        half.write_text(
+            "".join(json.dumps(r | {"text": r["text"][: len(r["text"]) // 2 + 1]}) + "\n" for r in answers)
+        )
+        card = judge(
+            questions=qa90 / f"qa90_questions{end}.jsonl", answers=[half], rules=qa90 / rules,
+            reference=qa90 / f"qa90_gpt4_answer{end}.jsonl", protocol="relative",
+            context=qa90 / f"caps_boxes_coco2014_val_80{end}.jsonl",
+            judge=judge_server.judge, out=tmp_path / f"out{end}", **FAST,
+        )  # fmt: skip
+        assert (card["reviews"], card["failures"], card["unanswered"]) == (90, 0, {})
+        scores = score.run("judge", reviews=tmp_path / f"out{end}" / "reviews.jsonl")["scores"]
+        assert {"conv", "detail", "complex"} <= set(scores)
+    assert sum("两个人工智能助手" in prompt for prompt in judge_server.prompts) == 90
+    board = leaderboard([tmp_path / "out", tmp_path / "out_zh"], out=tmp_path / "board")["judges"][0]
+    langs = {(table["lang"], table["category"]) for table in board["tables"]}
+    assert {("", ""), ("en", ""), ("zh", ""), ("en", "conv"), ("zh", "complex")} <= langs
+
+
+def test_the_chain_killed_and_resumed_pays_no_pair_twice(
+    save: Save, judge_server: JudgeServer, tmp_path: Path
+) -> None:
+    count, concurrency = 60, 4
+    files = {
+        "questions": save("q.jsonl", [{"question_id": n, "text": f"What is {n}?"} for n in range(count)])
+    }
+    for name in ("a", "b"):
+        rows = [
+            {"question_id": n, "text": f"{name} {n} " * (1 + n % 3 + (name == "a"))} for n in range(count)
+        ]
+        files[name] = save(f"{name}.jsonl", rows)
+    out = tmp_path / "out"
+    judge_server.seconds = 0.03
+    command = [
+        sys.executable, "-m", "ziya_visual", "judge", "--questions", str(files["questions"]),
+        "--answers", str(files["a"]), "--answers", str(files["b"]), "--protocol", "pairwise",
+        "--judge", judge_server.judge, "--out", str(out), "--concurrency", str(concurrency),
+    ]  # fmt: skip
+    kills = 0
+    for wanted in (20, 70):
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while len(judge_server.bodies) < wanted and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        assert not (out / "reviews.jsonl").exists()
+        kills += 1
+    judge_server.seconds = 0.0
+    subprocess.run(command, check=True, capture_output=True)
+    asked = Counter(json.dumps(body, sort_keys=True) for body in judge_server.bodies)
+    assert len(asked) == 2 * count
+    # What was in flight when the process died, only the server can know; nothing else is sent again.
+    assert sum(asked.values()) - 2 * count <= kills * concurrency, asked.most_common(3)
+    card, sent = read_json(out / "judge.json"), len(judge_server.bodies)
+    assert (card["reviews"], card["failures"]) == (2 * count, 0)
+    board, scores = tmp_path / "board", tmp_path / "s.json"
+    for arguments in (
+        command[3:],
+        ["score", "judge", "--reviews", str(out / "reviews.jsonl"), "--out", str(scores)],
+        ["leaderboard", str(out), "--out", str(board)],
+    ):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+    assert len(judge_server.bodies) == sent, "asking again, scoring and ranking cost nothing"
+    assert read_json(scores)["scores"]["failures"] == 0
+    assert "tiny, pairwise: ranked" in done.output
+    assert read_json(board / "leaderboard.json")["judges"][0]["tables"][0]["rows"][0]["model"] == "a"
