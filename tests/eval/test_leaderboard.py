@@ -1,80 +1,229 @@
+"""The leaderboard: what is ranked, what is not, and a page in which every verdict opens."""
+
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from ziya_visual.core.errors import DataError
+from ziya_visual.core.io import read_json, write_jsonl, write_records
 from ziya_visual.core.records import Prediction
-from ziya_visual.eval.leaderboard import Verdict, anchors, by_group, leaderboard, read_verdicts
-from ziya_visual.eval.rule_judge import judge_pair
+from ziya_visual.eval.judge import judge_predictions
+from ziya_visual.eval.leaderboard import anchors, leaderboard, table_of
+from ziya_visual.eval.reviews import Battle, battles, read_reviews
 
-TRUE = {"e": 1200.0, "d": 1100.0, "c": 1000.0, "b": 900.0, "a": 800.0}
-
-
-def battles(seed: int, number: int = 2000) -> list[Verdict]:
-    rng = np.random.default_rng(seed)
-    names = list(TRUE)
-    found = []
-    for i in range(number):
-        a, b = rng.choice(5, 2, replace=False)
-        chance = 1 / (1 + 10 ** ((TRUE[names[b]] - TRUE[names[a]]) / 400))
-        found.append(Verdict(str(i), names[a], names[b], "a" if rng.random() < chance else "b"))
-    return found
+Scores = Callable[[int, str, str], tuple[int, int]]  # question, first shown, second shown
 
 
-def test_ranks_simulated_models_and_covers_their_strength() -> None:
-    exact = covered = 0
-    for seed in range(40):
-        rows = leaderboard(battles(seed), seed=seed, resamples=200)
-        exact += [row.model for row in rows] == list(TRUE)
-        covered += sum(row.low <= TRUE[row.model] <= row.high for row in rows)
-    assert exact >= 39, f"{exact} of 40 rankings exact"
-    assert 0.88 <= covered / 200 <= 0.99, f"{covered} of 200 intervals cover"
+def row(question: int, shown: tuple[str, str], scores: tuple[int, int], **more: Any) -> dict[str, Any]:
+    text = f"{scores[0]} {scores[1]}\nReason {question} <b>{shown[0]}</b>."
+    answers = [f"{name} says {question}" for name in shown]
+    common = {"protocol": "pairwise", "judge": "j", "sees": "text", "lang": "en", "category": "conv"}
+    common |= {"question": f"What is {question}?", "context": f"Caption {question}"}
+    return (
+        common | {"question_id": question, "models": list(shown), "content": text, "answers": answers} | more
+    )
 
 
-def test_a_model_that_never_lost_has_a_finite_rating() -> None:
-    rows = leaderboard([Verdict(str(i), "x", "y", "a") for i in range(20)])
-    assert rows[0].model == "x"
-    assert np.isfinite([rows[0].rating, rows[0].low, rows[1].high]).all()
-    assert rows[0].wins == 20
+def folder(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    write_jsonl(path / "reviews.jsonl", rows)
+    return path
 
 
-def test_ties_are_half_a_win_each() -> None:
-    first, second = leaderboard([Verdict(str(i), "x", "y", "tie") for i in range(10)])
-    assert first.rating == pytest.approx(second.rating) == pytest.approx(1000)
-    assert first.wins == 5
+def both_orders(a: str, b: str, scores: Scores, count: int = 30, **more: Any) -> list[dict[str, Any]]:
+    first = [row(n, (a, b), scores(n, a, b), **more) for n in range(count)]
+    return first + [row(n, (b, a), scores(n, b, a), swapped=True, **more) for n in range(count)]
 
 
-def test_reads_verdicts(save: Callable[[str, Any], Path]) -> None:
-    row = {"question": 1, "a": "x", "b": "y", "winner": "tie", "lang": "zh"}
-    verdicts = read_verdicts(save("v.jsonl", [row]))
-    assert by_group(verdicts, "lang") == {"zh": verdicts}
-    with pytest.raises(DataError, match="winner 'first'"):
-        read_verdicts(save("v.jsonl", [{**row, "winner": "first"}]))
-    with pytest.raises(DataError, match="line 1 is no verdict"):
-        read_verdicts(save("v.jsonl", [{"a": "x"}]))
+def better(*names: str) -> Scores:
+    """The first of the names is the best; every fifth question goes the other way."""
+
+    def scores(question: int, first: str, second: str) -> tuple[int, int]:
+        ahead = names.index(first) < names.index(second)
+        return (8, 6) if ahead == (question % 5 != 0) else (6, 8)
+
+    return scores
 
 
-def prediction(i: str, text: str, task: str = "vqa", lang: str = "en") -> Prediction:
-    return Prediction(i, "p", lang, task, "?", text, ("two",) if lang == "en" else ("两个",))
+def test_ranks_by_language_and_category(tmp_path: Path) -> None:
+    rows = both_orders("x", "y", better("x", "y"))
+    rows += both_orders("x", "y", better("y", "x"), lang="zh", category="detail")
+    content = leaderboard([folder(tmp_path / "j", rows)], out=tmp_path / "board")
+    (judged,) = content["judges"]
+    first = {(t["lang"], t["category"]): t["rows"][0]["model"] for t in judged["tables"]}
+    assert first.keys() == {("", ""), ("en", ""), ("en", "conv"), ("zh", ""), ("zh", "detail")}
+    assert (first["en", ""], first["zh", ""]) == ("x", "y")
+    english = next(t for t in judged["tables"] if t["lang"] == "en" and not t["category"])
+    assert [(r["rank"], r["share"], r["battles"]) for r in english["rows"]] == [(1, 80, 30), (2, 20, 30)]
+    assert read_json(tmp_path / "board" / "leaderboard.json") == content
 
 
-def test_the_rule_judge_knows_the_truth() -> None:
-    first = [prediction("1", "2"), prediction("2", "red"), prediction("3", "２只", lang="zh")]
-    second = [prediction("1", "three"), prediction("2", "blue"), prediction("3", "两个", lang="zh")]
-    verdicts = judge_pair(first, second, ("base", "chat"), lambda text, lang: text.split())
-    assert [verdict.winner for verdict in verdicts] == ["a", "tie", "tie"]
-    with pytest.raises(DataError, match="no question in common"):
-        judge_pair(first, [prediction("9", "x")], ("base", "chat"), lambda text, lang: [])
+def test_every_verdict_can_be_opened(tmp_path: Path) -> None:
+    rows = both_orders("x", "y", better("x", "y"), count=12)
+    leaderboard([folder(tmp_path / "j", rows)], out=tmp_path)
+    page = (tmp_path / "leaderboard.html").read_text("utf-8")
+    assert page.count("<details>") == 12
+    for n in range(12):
+        (opened,) = re.findall(rf"<details><summary>{n} · .*?</details>", page, re.DOTALL)
+        for text in (
+            f"Caption {n}",
+            f"What is {n}?",
+            f"x says {n}",
+            f"y says {n}",
+            "shown first: x",
+            "shown first: y",
+        ):
+            assert text in opened
+        assert opened.count(f"Reason {n} &lt;b&gt;") == 2
+    assert "://" not in page, "the page must need nothing from elsewhere"
+    assert "did not see the picture" in page
 
 
-def test_published_numbers_name_their_source_and_fill_their_columns() -> None:
-    tables = anchors()
-    assert {table["lang"] for table in tables} == {"en", "zh"}
-    for table in tables:
-        assert table["source"]
-        assert all(len(row) == len(table["columns"]) for row in table["rows"].values())
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ((9, 5), "prefers the answer shown first in 100 % of 60 verdicts"),
+        ((8, 8), "gave the same scores in all of its 60 reviews"),
+    ],
+)
+def test_a_worthless_judge_ranks_nobody(tmp_path: Path, scores: tuple[int, int], said: str) -> None:
+    rows = both_orders("x", "y", lambda *shown: scores)
+    (judged,) = leaderboard([folder(tmp_path / "j", rows)], out=tmp_path)["judges"]
+    assert judged["tables"] == []
+    assert "does not tell these answers apart" in judged["withheld"]
+    assert any(said in warning for warning in judged["warnings"])
+    page = (tmp_path / "leaderboard.html").read_text("utf-8")
+    assert said in page
+    assert "No ranking" in page
+
+
+def test_published_numbers_stand_apart(tmp_path: Path) -> None:
+    rows = both_orders("Ziya-Visual", "y", better("Ziya-Visual", "y"))
+    content = leaderboard([folder(tmp_path / "j", rows)], out=tmp_path)
+    ranked = {r["model"] for t in content["judges"][0]["tables"] for r in t["rows"]}
+    assert ranked == {"Ziya-Visual", "y"}
+    english, chinese = anchors()
+    assert (english["lang"], chinese["lang"]) == ("en", "zh")
+    assert english["rows"]["Ziya-Visual"] == [82.7, 69.9, 92.1, 81.7]
+    assert chinese["rows"]["Ziya-Visual"] == [85.0, 74.7, 82.4, 80.8]
+    for name, pair in {"VisCPM-Chat v1.1": (81.5, 92.5), "Qwen-VL-Chat": (83.8, 88.2)}.items():
+        assert (english["rows"][name][-1], chinese["rows"][name][-1]) == pair
+    page = (tmp_path / "leaderboard.html").read_text("utf-8")
+    for table in (english, chinese):
+        assert table["source"] in page
+        assert "GPT-4" in table["judge"]
+        for values in table["rows"].values():
+            assert len(values) == len(table["columns"])
+            # The average is of the questions' scores, so that it need not be the mean of the columns.
+            assert min(values[:-1]) <= values[-1] <= max(values[:-1])
+
+
+def test_judges_are_not_mixed_and_are_compared(tmp_path: Path) -> None:
+    one = folder(tmp_path / "1", both_orders("x", "y", better("x", "y")))
+    other = folder(tmp_path / "2", both_orders("x", "y", better("y", "x"), judge="k"))
+    content = leaderboard([one, other], out=tmp_path)
+    assert [judged["judge"] for judged in content["judges"]] == ["j", "k"]
+    (between,) = content["agreement"]
+    assert between["n"] == 30
+    assert between["kappa"] < 0
+    assert between["spearman"] == pytest.approx(-1)
+
+
+def test_rubric_grades_of_two_folders_make_battles(tmp_path: Path) -> None:
+    rows = {
+        name: [
+            {
+                "question_id": n,
+                "protocol": "rubric",
+                "judge": "j",
+                "models": [name],
+                "content": f"{(n + add) % 4 / 4}",
+            }
+            for n in range(20)
+        ]
+        for name, add in (("x", 1), ("y", 0))
+    }
+    folders = [folder(tmp_path / name, found) for name, found in rows.items()]
+    (judged,) = leaderboard(folders, out=tmp_path)["judges"]
+    assert [(r["model"], r["battles"], r["share"]) for r in judged["tables"][0]["rows"]] == [
+        ("x", 20, 75), ("y", 20, 25),
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="no battle of two models"):
+        leaderboard(folders[:1], out=tmp_path)
+
+
+def test_models_that_never_met_are_not_ranked() -> None:
+    table = table_of([Battle("1", "a", "b", 1), Battle("2", "b", "a", 1), Battle("3", "c", "d", 0)])
+    assert {r["rating"] for r in table["rows"]} == {None}
+    assert "between a, b and c, d" in table["apart"]
+
+
+def test_who_never_lost_has_no_bound() -> None:
+    table = table_of([Battle(str(n), "x", "y", 2) for n in range(20)])
+    assert "no bound" in table["apart"]
+    assert [(r["model"], r["share"], r["rating"]) for r in table["rows"]] == [
+        ("x", 100, None),
+        ("y", 0, None),
+    ]
+
+
+def test_equal_models_share_a_rank() -> None:
+    table = table_of([Battle(str(n), "x", "y", (-1) ** (n // 3)) for n in range(31)])
+    assert [r["rank"] for r in table["rows"]] == [1, 1]
+    ties = table_of([Battle(str(n), "x", "y", 0) for n in range(9)])
+    assert [r["wins"] for r in ties["rows"]] == [4.5, 4.5]
+
+
+def test_a_pairwise_battle_needs_both_orders_and_place_cancels_out(tmp_path: Path) -> None:
+    rows = [
+        row(1, ("x", "y"), (9, 5)), row(1, ("y", "x"), (8, 6), swapped=True),  # x ahead by 4 - 2
+        row(2, ("x", "y"), (9, 5)), row(2, ("y", "x"), (9, 5), swapped=True),
+        row(3, ("x", "y"), (9, 5)), row(3, ("y", "x"), (9, 5), swapped=True, content="none"),
+    ]  # fmt: skip
+    found = battles(read_reviews(folder(tmp_path, rows) / "reviews.jsonl"))
+    assert [(b.question, b.winner, b.margin) for b in found] == [("1", "a", 1), ("2", "tie", 0)]
+
+
+def test_ids_of_other_questions_do_not_mix(tmp_path: Path) -> None:
+    rows = [row(1, ("x", "y"), (9, 5), protocol="relative") | {"question": text} for text in ("Who?", "Why?")]
+    assert len(battles(read_reviews(folder(tmp_path, rows) / "reviews.jsonl"))) == 2
+
+
+def test_base_and_chat_by_the_truth_of_the_scenes(tmp_path: Path) -> None:
+    """As the quickstart calls it: all prediction files of two models."""
+    answers = {"base": ("two", "a big red circle"), "chat": ("2", "a big red circle and a small blue star")}
+    truth = "There is a big red circle and a small blue star."
+    for name, (count, caption) in answers.items():
+        for lang, word in (("en", "2"), ("zh", "两个")):
+            said = count if lang == "en" else ("三个" if name == "base" else "2个")
+            rows = [
+                Prediction(
+                    f"v-{lang}", "p", lang, "vqa", "How many?", said, (word,), {"question_type": "count"}
+                )
+            ]
+            write_records(tmp_path / "predictions" / f"{name}.new.{lang}.vqa.jsonl", rows)
+        rows = [Prediction("c", "p", "en", "caption", "Describe.", caption, (truth,))]
+        write_records(tmp_path / "predictions" / f"{name}.new.en.caption.jsonl", rows)
+    write_records(tmp_path / "predictions" / "blank.new.en.vqa.jsonl", [])
+    card = judge_predictions(tmp_path / "predictions", ("base", "chat"), out=tmp_path / "judge")
+    assert (card["judge"], card["reviews"], card["warnings"]) == ("rule", 3, [])
+    found = {
+        b.question: (b.winner, b.margin) for b in battles(read_reviews(tmp_path / "judge" / "reviews.jsonl"))
+    }
+    assert found["v-en"] == ("tie", 0)
+    assert found["v-zh"] == ("b", -10)
+    assert found["c"][0] == "b"
+    assert -5 < found["c"][1] < -2, "keyword F1 of half the things"
+    board = leaderboard([tmp_path / "judge"], out=tmp_path)["judges"][0]
+    assert "knows nothing of style" in board["cannot_know"]
+    with pytest.raises(DataError, match="that both base and other answered"):
+        judge_predictions(tmp_path / "predictions", ("base", "other"), out=tmp_path / "x")
+
+
+def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"reviews\.jsonl: absent; give the --out folder of a finished"):
+        leaderboard([tmp_path], out=tmp_path)

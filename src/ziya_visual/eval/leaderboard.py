@@ -1,155 +1,239 @@
-"""A leaderboard from pairwise verdicts: Bradley-Terry strengths on the Elo scale with bootstrap intervals."""
+"""``leaderboard``: judged folders become tables, one a judge, by language and category.
+
+What cannot be compared is not: judges, protocols and what a judge sees make tables of their own, models that
+no battles chain together are not ranked against each other, a judge that the controls expose ranks nobody,
+and published numbers stand apart.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
-import numpy.typing as npt
 import yaml
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.io import read_jsonl
+from ziya_visual.core.io import read_text, write_json, write_text
+from ziya_visual.eval import bias
+from ziya_visual.eval.bradley_terry import RESAMPLES, at_equal_length, comparable, rate
+from ziya_visual.eval.reviews import (
+    CANNOT_KNOW,
+    MAX_FAILURES,
+    RELATIVE,
+    REVIEWS,
+    RULE,
+    Battle,
+    Review,
+    battles,
+    by_judge,
+    read_reviews,
+)
 
-Floats = npt.NDArray[np.float64]
-
-SCALE = 400 / math.log(10)
-CENTER = 1000.0
-WINNERS = ("a", "b", "tie")
-_PRIOR = 0.1  # ties added between every pair, so that a model that never lost has a finite strength
-_STEPS = 60
-_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Which of two models answered a question better: ``winner`` is ``a``, ``b`` or ``tie``."""
-
-    question: str
-    a: str
-    b: str
-    winner: str
-    lang: str = ""
-    category: str = ""
+_HERE = Path(__file__).parent
+_POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A row of the table: rating with its 95 % interval, and how often the model won (ties are half)."""
-
-    model: str
-    rating: float
-    low: float
-    high: float
-    wins: float
-    battles: int
-
-
-def read_verdicts(path: Path) -> list[Verdict]:
-    """Verdicts from JSONL with ``question``, ``a``, ``b``, ``winner`` and optionally ``lang``, ``category``.
-
-    Raises:
-        DataError: a row without these, or a winner that is none of a, b, tie.
-    """
-    found = []
-    for number, row in read_jsonl(path):
-        if not isinstance(row, dict) or not {"question", "a", "b", "winner"} <= set(row):
-            raise DataError(f"{path}: line {number} is no verdict; expected question, a, b, winner")
-        if row["winner"] not in WINNERS or row["a"] == row["b"]:
-            raise DataError(
-                f"{path}: line {number}: winner {row['winner']!r} between {row['a']!r} and {row['b']!r}"
-            )
-        fields = {key: str(row.get(key, "")) for key in ("question", "a", "b", "winner", "lang", "category")}
-        found.append(Verdict(**fields))
-    if not found:
-        raise DataError(f"{path}: holds no verdicts")
-    return found
-
-
-def leaderboard(verdicts: Sequence[Verdict], *, seed: int = 0, resamples: int = 500) -> list[Standing]:
-    """Models by Bradley-Terry strength, the strongest first; 1000 is the mean of all, 400 is ten to one.
-
-    Both orders of a question are drawn together: the bootstrap resamples questions.
+def leaderboard(folders: Sequence[Path], *, out: Path, seed: int = 0) -> dict[str, Any]:
+    """Write ``leaderboard.json`` and a self-contained ``leaderboard.html`` in which every verdict opens.
 
     Args:
-        verdicts: at least one.
+        folders: of ``judge`` runs.
+        out: the folder to write into.
         seed: of the bootstrap.
-        resamples: draws behind the 95 % interval.
+
+    Returns:
+        The content of the JSON file: ``judges`` with tables, controls and warnings, ``agreement`` between
+        them, ``published`` numbers.
+
+    Raises:
+        DataError: a folder without reviews, or nothing to compare in any of them.
     """
-    models = sorted({name for verdict in verdicts for name in (verdict.a, verdict.b)})
-    wins = _question_wins(verdicts, models)
-    total = wins.sum(axis=0)
-    ratings = _ratings(total[None])[0]
-    rng = np.random.default_rng(seed)
-    questions = len(wins)
-    weights = rng.multinomial(questions, np.full(questions, 1 / questions), size=resamples)
-    drawn = (weights @ wins.reshape(questions, -1)).reshape(resamples, *total.shape)
-    # Percentiles cover a little less than they say here (94.3 against 94.8 % in simulated battles).
-    margin = 1.96 * _ratings(drawn).std(axis=0, ddof=1)
-    battles = total + total.T
-    rows = [
-        Standing(
-            name,
-            float(ratings[i]),
-            float(ratings[i] - margin[i]),
-            float(ratings[i] + margin[i]),
-            float(total[i].sum()),
-            int(battles[i].sum()),
+    groups = by_judge(review for folder in folders for review in _read(folder))
+    fought = {key: battles(reviews) for key, reviews in groups.items()}
+    if not any(fought.values()):
+        raise DataError(
+            f"{', '.join(map(str, folders))}: no battle of two models; judge two, or give the folders of both"
         )
-        for i, name in enumerate(models)
-    ]
-    return sorted(rows, key=lambda row: -row.rating)
+    content = {
+        "judges": [_judge(key, groups[key], fought[key], seed) for key in groups],
+        "agreement": _agreements(fought),
+        "published": anchors(),
+    }
+    write_json(out / "leaderboard.json", content)
+    unread = [[review for review in reviews if review.scores is None] for reviews in groups.values()]
+    write_text(out / "leaderboard.html", _page(content, list(fought.values()), unread))
+    return content
 
 
-def by_group(verdicts: Iterable[Verdict], key: str) -> dict[str, list[Verdict]]:
-    """Verdicts by ``lang`` or ``category``."""
-    groups: dict[str, list[Verdict]] = {}
-    for verdict in verdicts:
-        groups.setdefault(getattr(verdict, key), []).append(verdict)
-    return groups
+def _read(folder: Path) -> list[Review]:
+    path = folder / REVIEWS
+    if not path.is_file():
+        raise DataError(f"{path}: absent; give the --out folder of a finished judge run")
+    return read_reviews(path)
+
+
+def _judge(
+    key: tuple[str, str, str], reviews: Sequence[Review], fought: Sequence[Battle], seed: int
+) -> dict[str, Any]:
+    """Everything that one judge under one protocol says, and what speaks against it."""
+    name, protocol, sees = key
+    found = bias.controls(reviews)
+    withheld = ""
+    if found["failures"] > MAX_FAILURES * found["reviews"]:
+        withheld = (
+            f"no scores in {found['failures']} of {found['reviews']} reviews, more than {MAX_FAILURES:.0%}"
+        )
+    elif protocol != RULE and bias.unbelievable(found):
+        withheld = "the controls below show that this judge does not tell these answers apart"
+    return {
+        "judge": name or "unnamed",
+        "protocol": protocol,
+        "sees": sees,
+        "cannot_know": CANNOT_KNOW[sees],
+        "controls": found,
+        "warnings": bias.warnings(found, protocol),
+        "withheld": withheld,
+        "tables": [] if withheld else list(_tables(fought, seed)),
+        "relative": [] if withheld else _relative(reviews) if protocol == RELATIVE else [],
+    }
+
+
+def _tables(fought: Sequence[Battle], seed: int) -> Iterable[dict[str, Any]]:
+    """All battles, those of each language, and of each category in it."""
+    slices: dict[tuple[str, str], list[Battle]] = {}
+    for battle in fought:
+        for lang, category in itertools.product(("", battle.lang), ("", *battle.categories)):
+            members = slices.setdefault((lang, category), [])
+            if not members or members[-1] is not battle:
+                members.append(battle)
+    langs = {battle.lang for battle in fought}
+    for (lang, category), members in sorted(slices.items()):
+        # With one language its tables are those of all; with several a category is shown by language.
+        if (lang and len(langs) == 1) or (category and not lang and len(langs) > 1):
+            continue
+        yield {"lang": lang, "category": category, **table_of(members, seed=seed)}
+
+
+def table_of(fought: Sequence[Battle], *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Standings, the strongest first.
+
+    Returns:
+        ``rows``: ``model``, ``rank`` (one more than the models whose interval is wholly above), ``rating``
+        with ``low`` and ``high`` (95 %), ``equal_length`` (the rating if all answers were equally long),
+        ``wins`` (ties are half), ``battles``, ``share`` won in percent; ``per_doubling``: Elo points of an
+        answer twice as long; ``apart``: a sentence where models cannot be compared, whose ratings are then
+        ``None``.
+    """
+    models = sorted({name for battle in fought for name in (battle.a, battle.b)})
+    wins = _wins(fought, models)
+    total = wins.sum(axis=0)
+    chains = comparable(total)
+    together = len(set(chains.tolist())) == 1
+    ratings = rate(wins, seed=seed, resamples=resamples)
+    equal, per_doubling = _equal_length(fought, models)
+    games = total + total.T
+    rows = []
+    for place, model in enumerate(models):
+        row: dict[str, Any] = {
+            "model": model,
+            "rating": None,
+            "low": None,
+            "high": None,
+            "equal_length": None,
+        }
+        if together:
+            row |= {key: round(float(getattr(ratings, key)[place]), 1) for key in ("rating", "low", "high")}
+            row["equal_length"] = None if equal is None else round(equal[place], 1)
+        points, battles_ = float(total[place].sum()), float(games[place].sum())
+        row |= {"wins": points, "battles": int(battles_), "share": round(100 * points / battles_, 1)}
+        rows.append(row)
+    rows.sort(key=lambda row: (-(row["rating"] or 0), -row["share"]))
+    for row in rows:
+        better = (other for other in rows if together and other["low"] > row["high"])
+        row["rank"] = 1 + len(list(better)) if together else None
+    apart = ""
+    if not together:
+        groups = [
+            [m for m, c in zip(models, chains, strict=True) if c == chain] for chain in sorted(set(chains))
+        ]
+        apart = (
+            "no ratings: between "
+            + " and ".join(", ".join(group) for group in groups)
+            + (" points were never taken both ways, so that the gap has no bound")
+        )
+    return {"rows": rows, "per_doubling": per_doubling if together else None, "apart": apart}
+
+
+def _wins(fought: Sequence[Battle], models: Sequence[str]) -> Any:
+    """float64[clusters, M, M]: points by cluster; all battles of a picture are drawn together."""
+    place = {name: index for index, name in enumerate(models)}
+    names = [battle.image or f"{battle.lang} {battle.question}" for battle in fought]
+    cluster = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    wins = np.zeros((len(cluster), len(models), len(models)))
+    for name, battle in zip(names, fought, strict=True):
+        a, b, points = place[battle.a], place[battle.b], _POINTS[battle.winner]
+        wins[cluster[name], a, b] += points
+        wins[cluster[name], b, a] += 1 - points
+    return wins
+
+
+def _equal_length(fought: Sequence[Battle], models: Sequence[str]) -> tuple[list[float] | None, float | None]:
+    """Ratings at equal length and what doubling is worth; ``None`` where lengths are unknown or all equal."""
+    ahead = np.array([math.log((1 + b.lengths[0]) / (1 + b.lengths[1])) for b in fought])
+    if np.ptp(ahead) == 0:
+        return None, None
+    place = {name: index for index, name in enumerate(models)}
+    a, b = (np.array([place[getattr(battle, side)] for battle in fought]) for side in ("a", "b"))
+    points = np.array([_POINTS[battle.winner] for battle in fought])
+    ratings, per_doubling = at_equal_length(a, b, points, ahead, len(models))
+    return [float(rating) for rating in ratings], round(per_doubling, 1)
+
+
+def _relative(reviews: Sequence[Review]) -> list[dict[str, Any]]:
+    """LLaVA's percentages of every candidate against its reference, by language and category."""
+    groups: dict[tuple[str, str, str, str], list[tuple[float, float]]] = {}
+    for review in reviews:
+        if review.scores is not None:
+            for category in ("", *review.categories):
+                key = (review.models[1], review.models[0], review.lang, category)
+                groups.setdefault(key, []).append((review.scores[0], review.scores[1]))
+    rows = []
+    for (model, reference, lang, category), pairs in groups.items():
+        low, high = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
+        value = round(100 * high / low, 1) if low else None
+        row = {"model": model, "reference": reference, "lang": lang, "category": category}
+        rows.append({**row, "value": value, "n": len(pairs)})
+    return rows
+
+
+def _agreements(fought: dict[tuple[str, str, str], list[Battle]]) -> list[dict[str, Any]]:
+    """Every two judges; a rule judge comes first and makes it a calibration."""
+    keys = sorted(fought, key=lambda key: key[1] != RULE)
+    found = []
+    for first, second in itertools.combinations(keys, 2):
+        numbers = bias.agreement(fought[first], fought[second])
+        if numbers is not None:
+            names = {"first": " / ".join(first[:2]), "second": " / ".join(second[:2])}
+            found.append({**names, "calibration": first[1] == RULE, **numbers})
+    return found
 
 
 def anchors() -> list[dict[str, Any]]:
     """Published numbers with source and judge (``anchors.yaml``): listed apart, never ranked among ours."""
-    text = (Path(__file__).parent / "anchors.yaml").read_text(encoding="utf-8")
-    found: list[dict[str, Any]] = yaml.safe_load(text)
+    found: list[dict[str, Any]] = yaml.safe_load(read_text(_HERE / "anchors.yaml"))
     return found
 
 
-def _question_wins(verdicts: Sequence[Verdict], models: list[str]) -> Floats:
-    """float64[questions, models, models]: points that the row's model took from the column's."""
-    place = {name: index for index, name in enumerate(models)}
-    question = {name: index for index, name in enumerate(dict.fromkeys(v.question for v in verdicts))}
-    wins = np.zeros((len(question), len(models), len(models)))
-    for verdict in verdicts:
-        cell = wins[question[verdict.question]]
-        a, b = place[verdict.a], place[verdict.b]
-        cell[a, b] += {"a": 1.0, "tie": 0.5, "b": 0.0}[verdict.winner]
-        cell[b, a] += {"a": 0.0, "tie": 0.5, "b": 1.0}[verdict.winner]
-    return wins
-
-
-def _ratings(wins: Floats) -> Floats:
-    """Maximum-likelihood strengths of many tables at once by Newton's method: [R, M, M] -> [R, M] in Elo."""
-    size = wins.shape[-1]
-    off = 1 - np.eye(size)
-    wins = wins + _PRIOR / 2 * off
-    games = wins + wins.transpose(0, 2, 1)
-    strength = np.zeros(wins.shape[:2])
-    for _ in range(_STEPS):
-        chance = 1 / (1 + np.exp(strength[:, None, :] - strength[:, :, None]))  # row beats column
-        gradient = (wins - games * chance * off).sum(axis=2)
-        curvature = games * chance * (1 - chance) * off
-        hessian = -curvature
-        hessian[:, range(size), range(size)] = curvature.sum(axis=2) + 1e-9
-        # The sum of all strengths is free; this pins it to zero.
-        step = np.linalg.solve(hessian + 1 / size, gradient[..., None])[..., 0]
-        strength += np.clip(step, -2, 2)
-        if np.abs(step).max() < _TOLERANCE:
-            break
-    ratings: Floats = CENTER + SCALE * (strength - strength.mean(axis=1, keepdims=True))
-    return ratings
+def _page(
+    content: dict[str, Any], fought: Sequence[Sequence[Battle]], unread: Sequence[Sequence[Review]]
+) -> str:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(read_text(_HERE / "leaderboard.html.jinja"))
+    return template.render(content, fought=fought, unread=unread)
