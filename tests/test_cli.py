@@ -30,7 +30,17 @@ def test_help_needs_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("quickstart", "pretrain-parts", "chat", "serve", "web", "score", "forge"):
+    for command in (
+        "quickstart",
+        "pretrain-parts",
+        "chat",
+        "serve",
+        "web",
+        "score",
+        "judge",
+        "leaderboard",
+        "forge",
+    ):
         assert command in done.stdout
 
 
@@ -44,6 +54,7 @@ def test_help_needs_no_heavy_library() -> None:
         (["serve", "{tmp}", "--host", "0.0.0.0"], "--api-key-env"),
         (["score", "captoin"], "unknown form; did you mean 'caption'?"),
         (["score", "gqa", "--predictions", "{tmp}/p.json"], "needs --annotations"),
+        (["leaderboard", "{tmp}"], "reviews.jsonl: absent; give the --out folder of a finished judge run"),
         (["forge", "status", "{tmp}"], "{tmp}"),
         (["train", "{tmp}/absent.yaml"], "absent.yaml"),
         (["train", "{tmp}/recipe.yaml"], "unknown key 'precison'; did you mean 'precision'?"),

@@ -84,6 +84,13 @@ def test_it_is_quick(run: Path) -> None:
     assert seconds["train"] <= 10 * 60
 
 
+def test_base_and_chat_are_ranked_by_the_truth(run: Path) -> None:
+    (judged,) = read_json(run / "leaderboard" / "leaderboard.json")["judges"]
+    assert judged["judge"] == "rule"
+    langs = {table["lang"]: {row["model"] for row in table["rows"]} for table in judged["tables"]}
+    assert langs == {key: {"base", "chat"} for key in ("", *LANGS)}
+
+
 @pytest.mark.parametrize("question", ["What is in the picture?", "图片里有什么？"])
 def test_chat_answers_in_the_language_of_the_question(run: Path, question: str) -> None:
     picture = next((run / "data" / "images").iterdir())

@@ -22,6 +22,8 @@ from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.io import atomic_dir, read_examples, read_json, write_records
 from ziya_visual.core.records import Example
 from ziya_visual.data.templates import instruct
+from ziya_visual.eval.judge import judge_predictions
+from ziya_visual.eval.leaderboard import leaderboard
 from ziya_visual.eval.report import Target, write_report
 from ziya_visual.eval.results import Metric, Scope, results, write_results
 from ziya_visual.eval.runner import evaluate, majority
@@ -57,7 +59,8 @@ def quickstart(out: Path, *, seed: int = 0, from_scratch: bool = False) -> dict[
     """Draw, forge, train, measure, report; a killed run goes on where it was.
 
     Args:
-        out: gets ``data/``, ``base/``, ``checkpoint/`` (Chat), ``results.json``, ``report.html``.
+        out: gets ``data/``, ``base/``, ``checkpoint/`` (Chat), ``results.json``, ``report.html``,
+            and ``leaderboard/``, Base against Chat by the truth of the scenes.
         seed: of everything that is drawn or initialised.
         from_scratch: pre-train the tiny ViT and LM too, instead of taking the shipped ones.
 
@@ -76,6 +79,8 @@ def quickstart(out: Path, *, seed: int = 0, from_scratch: bool = False) -> dict[
         with log.timed(seconds, "evaluate"):
             suite = build_suite(seed)
             metrics = forged + _evaluate(out, suite, seed)
+            judge_predictions(out / "predictions", ("base", "chat"), out=out / "judge")
+            leaderboard([out / "judge"], out=out / "leaderboard", seed=seed)
     recorded = results(
         metrics,
         seconds=seconds,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from ziya_visual.cli import app
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.io import read_jsonl
 from ziya_visual.eval import score
@@ -39,6 +42,14 @@ def test_stored_scores_that_disagree_are_listed(shared: Path, expected: Callable
     assert read["card"]["notes"]["stored_disagrees"] == [
         {"question_id": "70", "text": [10.0, 4.0], "stored": [10.0, 2.0]}
     ]
+
+
+def test_stored_scores_are_asked_for_on_the_command_line(save: Save) -> None:
+    path = save("r.jsonl", [{"question_id": 1, "content": "8 4\nx", "tuple": [8, 6]}] * 2)
+    for more, value in (([], "50.0"), (["--stored"], "75.0")):
+        done = CliRunner().invoke(app, ["score", "judge", "--reviews", str(path), *more])
+        assert done.exit_code == 0, done.output
+        assert re.search(rf"^all +{value}", done.output, re.MULTILINE)
 
 
 def test_reads_the_real_reviews(shared: Path) -> None:
