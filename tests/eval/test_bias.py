@@ -140,3 +140,5 @@ def test_length_adjusted_takes_off_what_length_is_worth() -> None:
         rows.append(Review(str(number), "", scores, scores, ("ref", "ours"), answers))
     assert length_adjusted(rows) == pytest.approx(100, abs=0.5)
     assert length_adjusted([replace(row, answers=()) for row in rows]) is None
+    always_longer = [replace(row, answers=("x", row.answers[1] * 9)) for row in rows]
+    assert length_adjusted(always_longer) is None

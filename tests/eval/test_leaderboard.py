@@ -175,7 +175,28 @@ def test_equal_models_share_a_rank() -> None:
     table = table_of([Battle(str(n), "x", "y", (-1) ** (n // 3)) for n in range(31)])
     assert [r["rank"] for r in table["rows"]] == [1, 1]
     ties = table_of([Battle(str(n), "x", "y", 0) for n in range(9)])
-    assert [r["wins"] for r in ties["rows"]] == [4.5, 4.5]
+    assert [(r["wins"], r["rating"]) for r in ties["rows"]] == [(4.5, None), (4.5, None)]
+    assert "every battle is a tie" in ties["apart"]
+
+
+def test_equal_length_only_where_lengths_overlap() -> None:
+    """The longer answer wins; x is longer more often in one table, always in the other."""
+
+    def fought(shift: int) -> list[Battle]:
+        lengths = [(100 + shift + 7 * (n % 9), 100 + 5 * (n * 5 % 11)) for n in range(200)]
+        wins = [x > y if n % 6 else x < y for n, (x, y) in enumerate(lengths)]
+        return [
+            Battle(str(n), "x", "y", 1.0 if won else -1.0, lengths=pair)
+            for n, (won, pair) in enumerate(zip(wins, lengths, strict=True))
+        ]
+
+    table = table_of(fought(10))
+    x = next(r for r in table["rows"] if r["model"] == "x")
+    assert abs(x["equal_length"] - 1000) < abs(x["rating"] - 1000) / 2
+    assert table["per_doubling"] > 100
+    always = table_of(fought(500))
+    assert always["per_doubling"] is None
+    assert {r["equal_length"] for r in always["rows"]} == {None}
 
 
 def test_a_pairwise_battle_needs_both_orders_and_place_cancels_out(tmp_path: Path) -> None:

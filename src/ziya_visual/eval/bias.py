@@ -135,10 +135,20 @@ def length_adjusted(reviews: Iterable[Review]) -> float | None:
     lead, longer = scores[:, 1] - scores[:, 0], logs[:, 1] - logs[:, 0]
     spread = float(((longer - longer.mean()) ** 2).sum())
     reference = float(scores[:, 0].mean())
-    if spread < 1e-9 or reference == 0:
+    if not lengths_overlap(longer) or reference == 0:
         return None
     slope = float(((longer - longer.mean()) * (lead - lead.mean())).sum()) / spread
     return round(100 * (float(scores[:, 1].mean()) - slope * float(longer.mean())) / reference, 1)
+
+
+def lengths_overlap(longer: Floats) -> bool:
+    """Whether equal length lies within what was seen: a model that is always longer cannot be adjusted.
+
+    Args:
+        longer: float64[N], lead in log length of one model over the other in each battle.
+    """
+    spread = float(longer.std())
+    return spread > 1e-6 and abs(float(longer.mean())) <= 2 * spread
 
 
 def warnings(found: dict[str, Any], protocol: str) -> list[str]:

@@ -132,41 +132,36 @@ def table_of(fought: Sequence[Battle], *, seed: int = 0, resamples: int = RESAMP
     models = sorted({name for battle in fought for name in (battle.a, battle.b)})
     wins = _wins(fought, models)
     total = wins.sum(axis=0)
-    chains = comparable(total)
-    together = len(set(chains.tolist())) == 1
+    apart = _apart(fought, models, total)
     ratings = rate(wins, seed=seed, resamples=resamples)
     equal, per_doubling = _equal_length(fought, models)
-    games = total + total.T
-    rows = []
+    rows: list[dict[str, Any]] = []
     for place, model in enumerate(models):
-        row: dict[str, Any] = {
-            "model": model,
-            "rating": None,
-            "low": None,
-            "high": None,
-            "equal_length": None,
-        }
-        if together:
-            row |= {key: round(float(getattr(ratings, key)[place]), 1) for key in ("rating", "low", "high")}
-            row["equal_length"] = None if equal is None else round(equal[place], 1)
-        points, battles_ = float(total[place].sum()), float(games[place].sum())
-        row |= {"wins": points, "battles": int(battles_), "share": round(100 * points / battles_, 1)}
-        rows.append(row)
+        won, played = float(total[place].sum()), float(total[place].sum() + total[:, place].sum())
+        row: dict[str, Any] = {"model": model, "rank": None, "equal_length": None}
+        for name in ("rating", "low", "high"):
+            row[name] = None if apart else round(float(getattr(ratings, name)[place]), 1)
+        if equal is not None and not apart:
+            row["equal_length"] = round(equal[place], 1)
+        rows.append(row | {"wins": won, "battles": int(played), "share": round(100 * won / played, 1)})
     rows.sort(key=lambda row: (-(row["rating"] or 0), -row["share"]))
-    for row in rows:
-        better = (other for other in rows if together and other["low"] > row["high"])
-        row["rank"] = 1 + len(list(better)) if together else None
-    apart = ""
-    if not together:
-        groups = [
-            [m for m, c in zip(models, chains, strict=True) if c == chain] for chain in sorted(set(chains))
-        ]
-        apart = (
-            "no ratings: between "
-            + " and ".join(", ".join(group) for group in groups)
-            + (" points were never taken both ways, so that the gap has no bound")
-        )
-    return {"rows": rows, "per_doubling": per_doubling if together else None, "apart": apart}
+    if not apart:
+        for row in rows:
+            row["rank"] = 1 + sum(other["low"] > row["high"] for other in rows)
+    return {"rows": rows, "per_doubling": None if apart else per_doubling, "apart": apart}
+
+
+def _apart(fought: Sequence[Battle], models: Sequence[str], total: Any) -> str:
+    """Why these battles give no ratings, or nothing."""
+    if all(battle.winner == "tie" for battle in fought):
+        return "no ratings: every battle is a tie"
+    chains: dict[int, list[str]] = {}
+    for model, chain in zip(models, comparable(total).tolist(), strict=True):
+        chains.setdefault(chain, []).append(model)
+    if len(chains) == 1:
+        return ""
+    groups = " and ".join(", ".join(names) for names in chains.values())
+    return f"no ratings: between {groups} points were never taken both ways, so that the gap has no bound"
 
 
 def _wins(fought: Sequence[Battle], models: Sequence[str]) -> Any:
@@ -183,10 +178,14 @@ def _wins(fought: Sequence[Battle], models: Sequence[str]) -> Any:
 
 
 def _equal_length(fought: Sequence[Battle], models: Sequence[str]) -> tuple[list[float] | None, float | None]:
-    """Ratings at equal length and what doubling is worth; ``None`` where lengths are unknown or all equal."""
+    """Ratings at equal length and what doubling is worth; ``None`` where lengths cannot tell."""
     ahead = np.array([math.log((1 + b.lengths[0]) / (1 + b.lengths[1])) for b in fought])
-    if np.ptp(ahead) == 0:
-        return None, None
+    pairs = [frozenset((b.a, b.b)) for b in fought]
+    turned = np.array([1 if b.a <= b.b else -1 for b in fought])
+    for pair in dict.fromkeys(pairs):
+        members = np.array([one == pair for one in pairs])
+        if not bias.lengths_overlap((ahead * turned)[members]):
+            return None, None
     place = {name: index for index, name in enumerate(models)}
     a, b = (np.array([place[getattr(battle, side)] for battle in fought]) for side in ("a", "b"))
     points = np.array([_POINTS[battle.winner] for battle in fought])
