@@ -22,7 +22,7 @@ _CHINESE = re.compile(r"([零一二两三四五六七八九十])(?:点([零一�
 # A number on the scale of 10: not a part of a longer number, date, time, range, fraction or percentage.
 _NUMBER = (
     r"(?<![\d.$€¥~–-])(?<!\d/)(\d{1,2}(?:\.\d+)?)"
-    r"(?![\d%‰°]|\.\d|\s*%|\s*/\s*(?!10(?![\d/.]))\d|\s+out\s+of\s+(?!10\b)|:\d|\s?[-–~至到]\s?\d|st\b|nd\b|rd\b|th\b)"
+    r"(?![\d%‰°]|\.\d|\s*%|\s*/\s*(?!10(?![\d/]|\.\d))\d|\s+out\s+of\s+(?!10\b)|:\d|\s?[-–~至到]\s?\d|st\b|nd\b|rd\b|th\b)"
 )
 _OUT_OF = r"(?:\s*/\s*10|\s+out\s+of\s+10|\s*分)"
 _UNIT = rf"(?:{_OUT_OF}|\s*points?\b)?"
@@ -47,7 +47,8 @@ _END = (
 
 _PAIR = rf"[(\[<]?\s*{_NUMBER}{_UNIT}(?:\s*[,;、|&]\s*|\s+and\s+|\s*和\s*|\s+){_NUMBER}{_UNIT}\s*[)\]>]?"
 _PAIR_LINE = re.compile(
-    rf"(?P<word>[^\d\n]{{0,60}}{_SCORE}[^\d\n]{{0,40}}?(?:[:=]|\bis|\bare|为|是)\s*)?{_PAIR}\s*[.。]?", _FLAGS
+    rf"(?P<word>[^\d\n]{{0,60}}(?:{_SCORE}|output|evaluation)[^\d\n]{{0,40}}?(?:[:=]|\bis|\bare|为|是)\s*)?{_PAIR}\s*[.。]?",
+    _FLAGS,
 )
 _TUPLE_END = re.compile(
     rf"(?:scores?|ratings?|tuple|评分|得分|分数)[^\n]*?[(\[]\s*{_NUMBER}\s*,\s*{_NUMBER}\s*[)\]]\s*[.。]?$",
@@ -77,17 +78,21 @@ _ABOUT = [
         rf"给\s*{_ONE}{_OF}\s*打?\s*{_NUMBER}\s*分",
     )
 ]
+_SAME = (
+    rf"[^.。\n\d]{{0,60}}?{_SCORE}\s*(?:of|is|are|为|是|[:=])\s*(?:an?\s+)?{_NUMBER}{_UNIT}"
+    r"(?!\s*(?:and|,|和|、)\s*\d)"
+)
 _BOTH = re.compile(
     r"(?:\bboth\s+(?:of\s+)?(?:the\s+)?(?:ai\s+|two\s+)?"
     r"(?:assistants|answers|responses|models|solutions|submissions|receive|get|deserve|earn)\b"
+    rf"|{_ONE}\s*(?:and|&|和|与|、)\s*{_OTHER}"
     r"|(?:两个|两位|两者|双方)[^.。\n\d]{0,8}(?:助手|助理|回答|答案|模型))"
-    rf"[^.。\n\d]{{0,60}}?(?:{_SCORE}\s*(?:of|is|are|为|是|[:=])\s*(?:an?\s+)?{_NUMBER}"
-    rf"|(?:都|均)(?:是|为|得|得到|获得)\s*{_NUMBER}\s*分)",
+    rf"(?:{_SAME}|[^.。\n\d]{{0,20}}?(?:都|均)(?:是|为|得|得到|获得)\s*{_NUMBER}\s*分)",
     _FLAGS,
 )
 _TWO = re.compile(
     rf"{_ONE}\s*(?:and|&|和|与|,|、)\s*(?:{_OTHER}|2|B)(?=\D)[^.\n\d]{{0,60}}?"
-    rf"{_NUMBER}{_OUT_OF}?\s*(?:and|,|和|、)\s*{_NUMBER}",
+    rf"{_NUMBER}{_UNIT}\s*(?:and|,|和|、)\s*{_NUMBER}{_UNIT}{_END}",
     _FLAGS,
 )
 _HEADING = re.compile(rf"[^\d\n]{{0,40}}{_ONE}[^\d\n]{{0,40}}?[:\]]?", _FLAGS)
@@ -212,9 +217,11 @@ def _statements(lines: list[str]) -> Iterator[_Said]:
             continue
         yield from _pairs_in(lines, place)
         listed = _is_list_of_scores(lines, place)
-        yield from (_Said(_who(m), _value(m), final, sure=listed) for m in _ITEM.finditer(line))
-        yield from (_Said(_who(m), _value(m), final) for form in _ABOUT for m in form.finditer(line))
         yield from (_Said(who, _value(m), final) for m in _BOTH.finditer(line) for who in (0, 1))
+        # What was said of both is not read again as said of the second.
+        alone = _TWO.sub(";", _BOTH.sub(";", line))
+        yield from (_Said(_who(m), _value(m), final, sure=listed) for m in _ITEM.finditer(alone))
+        yield from (_Said(_who(m), _value(m), final) for form in _ABOUT for m in form.finditer(alone))
         inside = _SECTION_SCORE.fullmatch(line)
         if inside and section is not None:
             yield _Said(section, _value(inside), final)
