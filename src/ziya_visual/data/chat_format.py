@@ -1,106 +1,299 @@
 r"""The chat format: the one function that turns a dialogue into token ids, for training and inference alike.
 
-Ziya's layout: ``<image>`` tokens, then ``<s>``, then turns ``<human>:question\n`` and
-``<bot>:answer</s>\n``. The image stands before ``<s>``, where stock ``Blip2Processor`` puts it. What comes
-before the first turn is the shared prefix of all dialogues about one image; the turns are a branch.
+A format is data: the Jinja chat template of the checkpoint's tokenizer, Ziya's for Ziya, the LLM's own for
+others. The pictures' tokens stand before everything (``first``, where stock ``Blip2Processor`` puts them) or
+where their turn shows them (``inline``). What all dialogues about a picture begin with is their shared
+prefix, the rest a branch::
+
+    first    <image>... <s> | <human>:question\n<bot>:answer</s>\n
+    inline   <s><human>:<image>... | question\n<bot>:answer</s>\n
+
+A checkpoint carries this file as remote code, see :mod:`processing_ziya_visual`.
 """
 
 from __future__ import annotations
 
 import copy
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Protocol
 
-from ziya_visual.core.errors import CheckpointError
-from ziya_visual.core.records import Message
+from .chat_template import ChatTemplate, CheckpointError, DataError, ziya_chat_template
+
+__all__ = ["BOT", "HUMAN", "IMAGE", "ChatFormat", "Encoded", "Said", "Turn", "ziya_chat_template"]
 
 HUMAN, BOT, IMAGE = "<human>:", "<bot>:", "<image>"
+POSITIONS = ("first", "inline")
 
-# The same layout for stock ``apply_chat_template``; a test holds the two together.
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}<bot>:{{ message['content'] }}{{ eos_token }}\n"
-    "{% else %}<human>:{{ message['content'] }}\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<bot>:{% endif %}"
-)
+
+class Said(Protocol):
+    """A turn of a dialogue: a record's message, or a :class:`Turn`."""
+
+    @property
+    def role(self) -> str:
+        """``system``, ``user`` or ``assistant``."""
+
+    @property
+    def content(self) -> str:
+        """Its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn that shows pictures: where in its text each stands, in characters, ascending."""
+
+    role: str
+    content: str
+    images: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids and, for each, whether it is trained on (assistant text and its end token)."""
+    """Token ids; whether each is trained on (assistant text and its end token); the spans of the pictures."""
 
     ids: list[int]
     supervised: list[bool]
+    image_spans: tuple[tuple[int, int], ...] = ()
+
+
+_Placed = list[tuple[str, str, tuple[int, ...]]]  # role, content, places of its pictures
 
 
 class ChatFormat:
-    """The chat format over one tokenizer."""
+    """The chat format of one tokenizer."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        """Take a fast tokenizer of transformers.
+    def __init__(self, tokenizer: Any, *, image_position: str = "first") -> None:
+        """Take a fast tokenizer of transformers with a chat template.
 
         Raises:
-            CheckpointError: the tokenizer has no ``<image>`` token, no end token, or is not a fast one.
+            CheckpointError: it has no ``<image>`` token, no template, or is not a fast one; or its template
+                ends an assistant's turn without a token of its own.
+            DataError: the template leaves out what is said, or refuses a question and its answer.
         """
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise CheckpointError(
                 "the tokenizer has no tokenizer.json form; save it with a fast tokenizer first"
             )
-        self.tokenizer = tokenizer
-        self._plain = copy.deepcopy(backend)
-        self._plain.encode_special_tokens = (
-            True  # what a user types is text, also where it spells a special token
-        )
-        self._plain.no_truncation()
-        self._plain.no_padding()
         image_id = tokenizer.convert_tokens_to_ids(IMAGE)
-        if image_id is None or image_id == tokenizer.unk_token_id or tokenizer.eos_token_id is None:
-            raise CheckpointError(f"the tokenizer needs an {IMAGE} token and an end token; `init` adds them")
+        if image_id is None or image_id == tokenizer.unk_token_id:
+            raise CheckpointError(f"the tokenizer needs an {IMAGE} token; `init` adds it")
+        if image_position not in POSITIONS:
+            raise CheckpointError(f"image_position is {image_position!r}, expected {' or '.join(POSITIONS)}")
+        self.tokenizer, self.image_position = tokenizer, image_position
         self.image_id: int = image_id
-        self.eos_id: int = tokenizer.eos_token_id
-        pad_id = tokenizer.pad_token_id
-        self.pad_id: int = self.eos_id if pad_id is None else pad_id
-        self._bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        # A role's opening may be a special token of this tokenizer, or ordinary text.
-        self._human: list[int] = tokenizer(HUMAN, add_special_tokens=False)["input_ids"]
-        self._bot: list[int] = tokenizer(BOT, add_special_tokens=False)["input_ids"]
-        self._newline = self.text_ids("\n")
+        self._template = ChatTemplate(tokenizer)
+        self._whole, self._plain = _backend(backend, as_text=False), _backend(backend, as_text=True)
+        self._skeletons = lru_cache(256)(self._skeleton)
+        pieces = self._template.pieces(("user", "assistant"), False)
+        written = "".join(pieces)
+        self._control = {
+            number
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.special or (token.content in written and not token.content.isspace())
+        }
+        self.eos_id: int = self._end_token(pieces[-1])
+        self._end: str = tokenizer.convert_ids_to_tokens(self.eos_id)
+        self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        opening = self._ids(pieces[0])[:1]
+        self.bos_ids: list[int] = opening if opening == [tokenizer.bos_token_id] else []
+
+    def __deepcopy__(self, memo: Any) -> ChatFormat:
+        """Itself, for it never changes: a processor is copied whenever it is shown or saved."""
+        return self
 
     def text_ids(self, text: str) -> list[int]:
         """Token ids of plain text; special tokens spelt in it stay text."""
-        return list(self._plain.encode(text, add_special_tokens=False).ids)
+        encoding = self._plain.encode(text, add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        if self._control.isdisjoint(ids):
+            return ids
+        if len(text) == 1:
+            return []  # this character cannot be written but by a control token
+        # A vocabulary may hold a control token as a word too: take its first character apart.
+        found = [start for (start, _), i in zip(encoding.offsets, ids, strict=True) if i in self._control]
+        edges = sorted({0, *found, *(start + 1 for start in found), len(text)})
+        return [i for a, b in pairwise(edges) for i in self.text_ids(text[a:b])]
 
     def prefix_ids(self, num_image_tokens: int) -> list[int]:
-        """What every branch of an image shares: its placeholders and the beginning of text."""
-        return [self.image_id] * num_image_tokens + self._bos
+        """What every branch of a picture shares; without a picture the beginning of text alone."""
+        images = [self.image_id] * num_image_tokens
+        if self.image_position == "first" or not images:
+            return images + self.bos_ids
+        return self._ids(self._template.pieces(("user",), False)[0]) + images
 
-    def branch(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> Encoded:
-        """The turns alone. With ``add_generation_prompt`` it ends where the assistant begins to speak."""
-        ids: list[int] = []
-        supervised: list[bool] = []
+    def branch(
+        self, messages: Sequence[Said], *, num_image_tokens: int = 0, add_generation_prompt: bool = False
+    ) -> Encoded:
+        """What follows ``prefix_ids(num_image_tokens)``; see :meth:`encode`.
 
-        def add(new: list[int], learn: bool = False) -> None:
-            ids.extend(new)
-            supervised.extend([learn] * len(new))
-
-        for message in messages:
-            if message.role == "assistant":
-                add(self._bot)
-                add([*self.text_ids(message.content), self.eos_id], learn=True)
-            else:
-                add(self._human)
-                add(self.text_ids(message.content))
-            add(self._newline)
-        if add_generation_prompt:
-            add(self._bot)
-        return Encoded(ids, supervised)
+        Raises:
+            DataError: as :meth:`encode`; or the dialogue does not begin with the prefix.
+        """
+        prefix = self.prefix_ids(num_image_tokens)
+        encoded = self.encode(
+            messages, num_image_tokens=num_image_tokens, add_generation_prompt=add_generation_prompt
+        )
+        if encoded.ids[: len(prefix)] != prefix:
+            raise DataError("with image_position inline a dialogue must begin with the picture's user turn")
+        return Encoded(encoded.ids[len(prefix) :], encoded.supervised[len(prefix) :])
 
     def encode(
-        self, messages: Sequence[Message], *, num_image_tokens: int = 0, add_generation_prompt: bool = False
+        self,
+        messages: Sequence[Said],
+        *,
+        num_image_tokens: int = 0,
+        num_images: int = 1,
+        add_generation_prompt: bool = False,
     ) -> Encoded:
-        """A whole sequence: prefix and turns."""
-        prefix = self.prefix_ids(num_image_tokens)
-        branch = self.branch(messages, add_generation_prompt=add_generation_prompt)
-        return Encoded(prefix + branch.ids, [False] * len(prefix) + branch.supervised)
+        """A whole dialogue as token ids.
+
+        Args:
+            messages: the turns, oldest first. Pictures that no turn shows stand in the first user turn.
+            num_image_tokens: Q, the tokens of each picture; 0 without pictures.
+            num_images: how many pictures there are, where Q is not 0.
+            add_generation_prompt: end where the assistant begins to speak.
+
+        Raises:
+            DataError: there is no turn, or another number of pictures is shown than there are; or the
+                template refuses these turns, or rewrites what one says.
+        """
+        images = num_images if num_image_tokens else 0
+        ids, supervised = self._encode(self._place(messages, images), add_generation_prompt)
+        if self.image_position == "first":
+            ids, supervised = [self.image_id] * images + ids, [False] * images + supervised
+        return self._expand(ids, supervised, num_image_tokens) if images else Encoded(ids, supervised)
+
+    def render(
+        self, messages: Sequence[Said], *, num_images: int = 0, add_generation_prompt: bool = False
+    ) -> str:
+        """The dialogue as text, one ``<image>`` for each picture."""
+        text = self._write(self._place(messages, num_images), add_generation_prompt)[1]
+        return IMAGE * num_images + text if self.image_position == "first" else text
+
+    def _place(self, messages: Sequence[Said], images: int) -> _Placed:
+        """The turns, with the places of their pictures where these stand inline."""
+        if not messages:
+            raise DataError("a dialogue needs at least one turn")
+        turns = [(turn.role, turn.content, getattr(turn, "images", ())) for turn in messages]
+        shown = sum(len(places) for _, _, places in turns)
+        if shown not in (0, images):
+            raise DataError(f"the dialogue shows {shown} pictures, but there are {images}")
+        if self.image_position == "first":
+            return [(role, content, ()) for role, content, _ in turns]
+        if images and not shown:
+            first = next((number for number, turn in enumerate(turns) if turn[0] == "user"), None)
+            if first is None:
+                raise DataError("a picture needs a user's turn to stand in")
+            turns[first] = (*turns[first][:2], (0,) * images)
+        return turns
+
+    def _write(self, turns: _Placed, generate: bool) -> tuple[tuple[str, ...], str, list[tuple[int, int]]]:
+        roles = tuple(role for role, _, _ in turns)
+        return self._template.write(roles, [_shown(text, places) for _, text, places in turns], generate)
+
+    def _encode(self, turns: _Placed, generate: bool) -> tuple[list[int], list[bool]]:
+        """Ids with one placeholder a picture, and what is trained on.
+
+        The text is tokenized as a whole, as stock ``apply_chat_template`` does. Where that gives other
+        control tokens than the template's own, a turn spells one, and each turn is tokenized as plain text.
+        """
+        pieces, text, spans = self._write(turns, generate)
+        control, tails = self._skeletons(pieces, tuple((role, len(places)) for role, _, places in turns))
+        encoding = self._whole.encode(text, add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        if [i for i in ids if i in self._control] != control:
+            return self._piecewise(turns, pieces, tails, [text[start:end] for start, end in spans])
+        supervised = [False] * len(ids)
+        starts, ends = zip(*encoding.offsets, strict=True)
+        for (start, end), tail in zip(spans, tails, strict=True):
+            if tail is not None:
+                first, last = bisect_right(ends, start), bisect_left(starts, end + tail)
+                supervised[first:last] = [True] * (last - first)
+        return ids, supervised
+
+    def _skeleton(
+        self, pieces: tuple[str, ...], shape: tuple[tuple[str, int], ...]
+    ) -> tuple[list[int], list[int | None]]:
+        """Of the template's pieces around turns of these roles and numbers of pictures.
+
+        Returns:
+            The control tokens among them, in order; and for each turn how many characters of the piece behind
+            it are trained on: those up to the end token behind an assistant's, None behind others.
+        """
+        text = pieces[0] + "".join(
+            IMAGE * images + "a" + piece for (_, images), piece in zip(shape, pieces[1:], strict=True)
+        )
+        control = [i for i in self._ids(text) if i in self._control]
+        tails: list[int | None] = []
+        for (role, _), piece in zip(shape, pieces[1:], strict=True):
+            before, end, _ = piece.partition(self._end)
+            ended = len(before + end) if end and not before.strip() else 0
+            tails.append(ended if role == "assistant" else None)
+        return control, tails
+
+    def _piecewise(
+        self, turns: _Placed, pieces: Sequence[str], tails: Sequence[int | None], said: Sequence[str]
+    ) -> tuple[list[int], list[bool]]:
+        """Each turn as plain text between the template's pieces; ``said`` is what the template left of it."""
+        ids = self._ids(pieces[0])
+        supervised = [False] * len(ids)
+        for (_, content, places), left, piece, tail in zip(turns, said, pieces[1:], tails, strict=True):
+            cut = _shown(content, places).find(left)
+            own: list[int] = []
+            at = 0
+            for number, place in enumerate(places):
+                image = place + number * len(IMAGE) - cut
+                own += [*self.text_ids(left[at:image]), self.image_id]
+                at = image + len(IMAGE)
+            own += self.text_ids(left[at:])
+            after = self._ids(piece)
+            learnt = after.index(self.eos_id) + 1 if tail else 0
+            ids += own + after
+            supervised += [tail is not None] * len(own)
+            supervised += [True] * learnt + [False] * (len(after) - learnt)
+        return ids, supervised
+
+    def _expand(self, ids: list[int], supervised: list[bool], num_image_tokens: int) -> Encoded:
+        """Each placeholder becomes the tokens of its picture."""
+        spans = []
+        for number, at in enumerate([at for at, i in enumerate(ids) if i == self.image_id]):
+            start = at + number * (num_image_tokens - 1)
+            spans.append((start, start + num_image_tokens))
+            ids[start : start + 1] = [self.image_id] * num_image_tokens
+            supervised[start : start + 1] = [False] * num_image_tokens
+        return Encoded(ids, supervised, tuple(spans))
+
+    def _ids(self, text: str) -> list[int]:
+        """Token ids of the template's own text."""
+        return list(self._whole.encode(text, add_special_tokens=False).ids)
+
+    def _end_token(self, behind: str) -> int:
+        """The id of the token that ends an assistant's turn: the first in the template's text behind it."""
+        ids = self._ids(behind)
+        end = next((i for i in ids if i in self._control), None)
+        if end is None or behind.partition(self.tokenizer.convert_ids_to_tokens(end))[0].strip():
+            raise CheckpointError(
+                f"the chat template writes {behind!r:.60} behind an answer, expected a special token"
+            )
+        return end
+
+
+def _shown(text: str, places: Sequence[int]) -> str:
+    """A turn's text with ``<image>`` where its pictures stand."""
+    for place in reversed(places):
+        text = text[:place] + IMAGE + text[place:]
+    return text
+
+
+def _backend(backend: Any, *, as_text: bool) -> Any:
+    """A copy for us alone; ``as_text``: special tokens that a text spells stay text."""
+    own = copy.deepcopy(backend)
+    own.encode_special_tokens = as_text
+    own.post_processor = None  # it may cut whitespace off the offsets
+    own.no_truncation()
+    own.no_padding()
+    return own

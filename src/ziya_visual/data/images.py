@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from ziya_visual.core.errors import DataError
 
 LIMIT_PIXELS = 64_000_000
 LIMIT_BYTES = 50_000_000
+Picture = Image.Image | Path | str
+Pictures = Picture | Sequence[Picture] | None
 
 
 def load_image(
@@ -43,11 +46,25 @@ def load_image(
                     size = f"{picture.width} x {picture.height}"
                     raise DataError(f"{name}: {size} pixels, more than the limit of {limit_pixels:,}")
                 picture.load()
-                return _rgb(ImageOps.exif_transpose(picture))
+                return to_rgb(picture)
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: no picture that can be read; expected PNG, JPEG, GIF, WebP ...") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
         raise DataError(f"{name}: broken picture ({' '.join(str(error).split())[:100]})") from error
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """An open picture as RGB, see :func:`load_image`."""
+    return _rgb(ImageOps.exif_transpose(picture))
+
+
+def open_pictures(sources: Pictures) -> list[Image.Image]:
+    """A picture, a path, a list of them, or None, as RGB; ``DataError`` as :func:`load_image`."""
+    if sources is None:
+        return []
+    if isinstance(sources, Image.Image | Path | str):
+        sources = [sources]
+    return [to_rgb(one) if isinstance(one, Image.Image) else load_image(Path(one)) for one in sources]
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

@@ -11,8 +11,8 @@ from ziya_visual.data.chat_format import ChatFormat
 
 
 def text_ids(chat: ChatFormat, text: str, limit: int) -> list[int]:
-    """``<s>``, the text, ``</s>``; the text is cut so that it is ``limit`` tokens in all."""
-    return [*chat.prefix_ids(0), *chat.text_ids(text)[: limit - 2], chat.eos_id]
+    """``<s>`` where there is one, the text, ``</s>``; the text is cut so that all are ``limit`` at most."""
+    return [*chat.bos_ids, *chat.text_ids(text)[: limit - 2], chat.eos_id]
 
 
 def pad(encoded: Sequence[Sequence[int]], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -31,13 +31,15 @@ class Sampling:
 class Prompt:
     """Token ids behind a shared prefix, and how to go on.
 
-    ``prefix`` is a row of the embeddings handed to :meth:`Decoder.add`, or None.
+    ``prefix`` is a row of the embeddings handed to :meth:`Decoder.add`, or None. ``pictures`` are tokens of
+    pictures, float[Q, D] each, and the places in ``ids`` where they stand.
     """
 
     ids: list[int]
     max_new_tokens: int
     prefix: int | None = None
     sampling: Sampling = Sampling()
+    pictures: tuple[tuple[int, Tensor], ...] = ()
 
 
 class SlotCache:
@@ -144,8 +146,12 @@ class Decoder:
         ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
+        embeds = self._model.get_input_embeddings()(ids)
+        for row, prompt in enumerate(prompts):
+            for at, tokens in prompt.pictures:
+                embeds[row, at : at + len(tokens)] = tokens
         positions = starts + torch.arange(ids.shape[1])[None].expand(len(prompts), -1)
-        states = self._forward(self._model.get_input_embeddings()(ids), rows, positions)
+        states = self._forward(embeds, rows, positions)
         last = states[torch.arange(len(prompts)), lengths - 1]
         self._lengths = torch.cat([self._lengths, starts + lengths])
         for prompt, tag in zip(prompts, tags, strict=True):

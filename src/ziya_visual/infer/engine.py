@@ -20,8 +20,8 @@ from torch import Tensor
 from ziya_visual.core.errors import CheckpointError, DataError
 from ziya_visual.core.io import hash_bytes
 from ziya_visual.core.records import Example, Message
-from ziya_visual.data.chat_format import ChatFormat
-from ziya_visual.data.images import load_image
+from ziya_visual.data.chat_format import ChatFormat, Said
+from ziya_visual.data.images import Pictures, load_image, open_pictures
 from ziya_visual.data.text_batch import pad, text_ids
 from ziya_visual.infer.decode import Decoder, Prompt, Sampling, generate
 from ziya_visual.model.alignment import Alignment
@@ -33,6 +33,7 @@ from ziya_visual.model.processor import ZiyaProcessor
 Floats = NDArray[np.float32]
 KEPT_PICTURES = 256  # prefixes of pictures, least recently used dropped first
 AT_ONCE = 128
+BLIND = "this model reads text only; serve a vision-language checkpoint to ask about pictures"
 
 
 class TextModel:
@@ -62,20 +63,29 @@ class TextModel:
             ) from error
         return TextModel(model, ChatFormat(tokenizer))
 
+    def has_prefix(self, messages: Sequence[Said], num_pictures: int) -> bool:
+        """Whether the dialogue begins with what all dialogues about its picture begin with."""
+        return False
+
     def prompt(
-        self, messages: Sequence[Message], max_new_tokens: int, sampling: Sampling, prefix: int | None = None
+        self,
+        messages: Sequence[Said],
+        max_new_tokens: int,
+        sampling: Sampling,
+        prefix: int | None = None,
+        pictures: Sequence[Image.Image] = (),
     ) -> Prompt:
-        """The whole dialogue as token ids; there is never a ``prefix``."""
+        """The whole dialogue as token ids; there is never a ``prefix`` nor a picture."""
         assert prefix is None, "a text model has no picture"
+        if pictures:
+            raise DataError(BLIND)
         ids = self.format.encode(messages, add_generation_prompt=True).ids
         return Prompt(ids, max_new_tokens, sampling=sampling)
 
     def prefixes(self, pictures: Sequence[Image.Image]) -> Tensor | None:
         """Refuses pictures: this model has no eyes."""
         if pictures:
-            raise DataError(
-                "this model reads text only; serve a vision-language checkpoint to ask about pictures"
-            )
+            raise DataError(BLIND)
         return None
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -103,36 +113,37 @@ class ZiyaVisual(TextModel):
         """Open a checkpoint folder; ``CheckpointError`` in one line where that fails."""
         return ZiyaVisual(*load_checkpoint(Path(folder), attention=PLAIN))
 
-    def chat_about(
-        self, picture: Image.Image | None, messages: Sequence[Message], *, max_new_tokens: int = 128
-    ) -> str:
-        """The greedy answer to a dialogue about a picture, or about none."""
-        return self.decode(
-            [token for tokens in self._stream(picture, messages, max_new_tokens) for token in tokens]
-        )
+    def chat_about(self, images: Pictures, messages: Sequence[Said], *, max_new_tokens: int = 128) -> str:
+        """The greedy answer to a dialogue about pictures, or about none.
 
-    def chat(
-        self, image: Image.Image | Path | str | None, question: str, *, max_new_tokens: int = 128
-    ) -> str:
-        """The answer to one question; ``image`` is a picture, a path, or None.
+        Args:
+            images: a picture, a path, a list of them, or None; in the order in which the turns show them.
+            messages: records' messages, or turns that say where each picture stands
+                (:class:`~ziya_visual.data.chat_format.Turn`); pictures that none shows are of the first turn.
+            max_new_tokens: of the answer.
 
         Raises:
-            DataError: the picture cannot be read, or the question is empty.
+            DataError: a picture cannot be read, or see :meth:`ChatFormat.encode`.
+        """
+        streamed = self._stream(open_pictures(images), messages, max_new_tokens)
+        return self.decode([token for tokens in streamed for token in tokens])
+
+    def chat(self, image: Pictures, question: str, *, max_new_tokens: int = 128) -> str:
+        """The answer to one question; ``image`` is a picture, a path, a list of them, or None.
+
+        Raises:
+            DataError: a picture cannot be read, or the question is empty.
         """
         if not question.strip():
             raise DataError("the question is empty")
-        return self.chat_about(_opened(image), [Message("user", question)], max_new_tokens=max_new_tokens)
+        return self.chat_about(image, [Message("user", question)], max_new_tokens=max_new_tokens)
 
     def stream(
-        self,
-        image: Image.Image | Path | str | None,
-        messages: Sequence[Message],
-        *,
-        max_new_tokens: int = 128,
+        self, images: Pictures, messages: Sequence[Said], *, max_new_tokens: int = 128
     ) -> Iterator[str]:
-        """The answer in pieces, each whole characters."""
+        """The answer in pieces, each whole characters; see :meth:`chat_about`."""
         said, tokens = "", []
-        for some in self._stream(_opened(image), messages, max_new_tokens):
+        for some in self._stream(open_pictures(images), messages, max_new_tokens):
             tokens += some
             text = self.decode(tokens)
             if not text.endswith("\ufffd"):
@@ -170,35 +181,62 @@ class ZiyaVisual(TextModel):
         )
         return [self.decode(tokens) for tokens in found]
 
+    def has_prefix(self, messages: Sequence[Said], num_pictures: int) -> bool:
+        """One picture, and it stands before everything or opens the first turn, a user's."""
+        first = messages[0] if messages else None
+        opens = first is not None and first.role == "user" and getattr(first, "images", ()) in ((), (0,))
+        return num_pictures == 1 and (self.format.image_position == "first" or opens)
+
     def prompt(
-        self, messages: Sequence[Message], max_new_tokens: int, sampling: Sampling, prefix: int | None = None
+        self,
+        messages: Sequence[Said],
+        max_new_tokens: int,
+        sampling: Sampling,
+        prefix: int | None = None,
+        pictures: Sequence[Image.Image] = (),
     ) -> Prompt:
-        """A dialogue as token ids; behind a picture it is the branch alone, for the prefix holds the rest."""
-        if prefix is None:
-            return super().prompt(messages, max_new_tokens, sampling)
-        ids = self.format.branch(messages, add_generation_prompt=True).ids
-        return Prompt(ids, max_new_tokens, prefix, sampling)
+        """A dialogue as token ids: the branch alone behind a ``prefix``, else all, its pictures within."""
+        queries = self.processor.num_query_tokens
+        if prefix is not None:
+            branch = self.format.branch(messages, num_image_tokens=queries, add_generation_prompt=True)
+            return Prompt(branch.ids, max_new_tokens, prefix, sampling)
+        whole = self.format.encode(
+            messages,
+            num_image_tokens=queries if pictures else 0,
+            num_images=len(pictures),
+            add_generation_prompt=True,
+        )
+        starts = [start for start, _ in whole.image_spans]
+        tokens = tuple(zip(starts, self._tokens(pictures), strict=True))
+        return Prompt(whole.ids, max_new_tokens, sampling=sampling, pictures=tokens)
 
     @torch.inference_mode()
     def prefixes(self, pictures: Sequence[Image.Image]) -> Tensor | None:
-        """Embeddings of each picture's tokens and ``<s>``, float32[N, Q + 1, D]; None without pictures.
+        """What dialogues about each picture begin with, float32[N, P, D]; None without pictures."""
+        if not pictures:
+            return None
+        ids = torch.tensor(self.format.prefix_ids(self.processor.num_query_tokens))
+        embeds = self.language_model.get_input_embeddings()(ids).repeat(len(pictures), 1, 1)
+        embeds[:, ids == self.format.image_id] = torch.stack(self._tokens(pictures))
+        return embeds
 
-        A picture seen before is not encoded again.
-        """
+    @torch.inference_mode()
+    def _tokens(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
+        """Each picture's tokens, float32[Q, D]; a picture seen before is not encoded again."""
         keys = [hash_bytes(picture.tobytes() + str(picture.size).encode()) for picture in pictures]
         new = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._kept}
         fresh = list(new)
         for start in range(0, len(fresh), AT_ONCE):
             some = fresh[start : start + AT_ONCE]
             queries = self._queries([new[key] for key in some])
-            self._kept.update(zip(some, self._with_bos(self.model.image_prefix(queries)), strict=True))
+            self._kept.update(zip(some, self.model.image_prefix(queries), strict=True))
         found = []
         for key in keys:
             self._kept.move_to_end(key)
             found.append(self._kept[key])
         while len(self._kept) > KEPT_PICTURES:
             self._kept.popitem(last=False)
-        return torch.stack(found) if found else None
+        return found
 
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Image.Image]) -> Floats:
@@ -219,17 +257,12 @@ class ZiyaVisual(TextModel):
     def _queries(self, pictures: Sequence[Image.Image]) -> Tensor:
         return self.model.query_images(self.model.encode_images(self.processor.pixels(pictures)))
 
-    def _with_bos(self, tokens: Tensor) -> Tensor:
-        """float32[N, Q, D] -> float32[N, Q + 1, D] with the embedding of ``<s>`` behind, if there is one."""
-        bos = torch.tensor(self.format.prefix_ids(0), dtype=torch.long)
-        embedded = self.language_model.get_input_embeddings()(bos)
-        return torch.cat([tokens, embedded[None].expand(len(tokens), -1, -1)], 1)
-
     def _stream(
-        self, picture: Image.Image | None, messages: Sequence[Message], max_new_tokens: int
+        self, pictures: Sequence[Image.Image], messages: Sequence[Said], max_new_tokens: int
     ) -> Iterator[list[int]]:
-        prefixes = self.prefixes([] if picture is None else [picture])
-        prompt = self.prompt(messages, max_new_tokens, Sampling(), None if picture is None else 0)
+        sharing = self.has_prefix(messages, len(pictures))
+        prefixes = self.prefixes(pictures if sharing else [])
+        prompt = self.prompt(messages, max_new_tokens, Sampling(), 0 if sharing else None, pictures)
         decoder = Decoder(self.language_model, eos_id=self.format.eos_id)
         decoder.add([prompt], [0], prefixes)
         (slot,) = decoder.slots
@@ -259,12 +292,6 @@ def open_picture(example: Example) -> Image.Image:
     if example.image is None:
         raise DataError(f"record {example.id!r} has no picture")
     return load_image(Path(example.image.path) if example.image.path else example.image.bytes or b"")
-
-
-def _opened(image: Image.Image | Path | str | None) -> Image.Image | None:
-    if image is None:
-        return None
-    return image.convert("RGB") if isinstance(image, Image.Image) else load_image(Path(image))
 
 
 def _asked(example: Example) -> tuple[Message, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ziya_visual.core.errors import EndpointError
-from ziya_visual.core.records import Message
+from ziya_visual.data.chat_format import Said
 from ziya_visual.infer.decode import Decoder, Prompt, Sampling, Slot
 from ziya_visual.infer.engine import TextModel
 
@@ -33,7 +33,7 @@ class Request:
     ``pieces`` gets texts and, at the end, the reason: a :class:`Finished` or an exception.
     """
 
-    messages: Sequence[Message]
+    messages: Sequence[Said]
     pictures: Sequence[Image.Image]
     max_new_tokens: int
     sampling: Sampling = GREEDY
@@ -62,7 +62,7 @@ class Scheduler:
         self.model = model
         self.max_context = max_context
         self._waiting: queue.Queue[Request | None] = queue.Queue(MAX_WAITING)
-        # A prompt behind a picture and one without cannot be prefilled together, but decode together.
+        # A prompt behind a prefix and one without cannot be prefilled together, but decode together.
         self._decoder = Decoder(model.language_model, eos_id=model.format.eos_id)
         self._active: dict[int, Request] = {}
         self._next = 0
@@ -130,25 +130,28 @@ class Scheduler:
             self._hand_out()
 
     def _admit(self, fresh: list[Request]) -> None:
-        """Prefill new requests, those with a picture and those without apart."""
-        for seeing in (False, True):
-            group = [request for request in fresh if bool(request.pictures) == seeing]
+        """Prefill new requests, those behind a picture's prefix and others apart."""
+        shared = [self.model.has_prefix(request.messages, len(request.pictures)) for request in fresh]
+        for sharing in (False, True):
+            group = [request for request, has in zip(fresh, shared, strict=True) if has == sharing]
             if group:
                 try:
-                    self._prefill(group)
+                    self._prefill(group, sharing)
                 except Exception as error:  # the fault of one group must not end the thread for all
                     for request in group:
                         request.pieces.put(error)
         self._hand_out()
 
-    def _prefill(self, group: list[Request]) -> None:
-        prefixes = self.model.prefixes([picture for request in group for picture in request.pictures])
+    def _prefill(self, group: list[Request], sharing: bool) -> None:
+        prefixes = self.model.prefixes([request.pictures[0] for request in group] if sharing else [])
         width = 0 if prefixes is None else prefixes.shape[1]
         prompts: list[Prompt] = []
         tags, taken = [], []
         for request in group:
             row = None if prefixes is None else len(prompts)
-            prompt = self.model.prompt(request.messages, request.max_new_tokens, request.sampling, row)
+            prompt = self.model.prompt(
+                request.messages, request.max_new_tokens, request.sampling, row, request.pictures
+            )
             request.prompt_tokens = width + len(prompt.ids)
             prompts.append(prompt)
             tags.append(self._next)

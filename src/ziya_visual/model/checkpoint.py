@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, Blip2Config
+from transformers import Blip2Config
 
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.io import atomic_dir
 from ziya_visual.model.adapters import merge_lora
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.model import ZiyaVisualModel
-from ziya_visual.model.processor import ZiyaProcessor
+from ziya_visual.model.processor import ZiyaProcessor, load_processor
 
 ALIGNMENT = "alignment.safetensors"
 FILES = ("config.json", "model.safetensors", ALIGNMENT, "tokenizer.json")
@@ -36,7 +36,7 @@ def save_checkpoint(
     with atomic_dir(folder) as aside:
         merged.save_pretrained(aside)
         save_file({name: t.contiguous() for name, t in alignment.state_dict().items()}, aside / ALIGNMENT)
-        processor.save(aside)
+        processor.save_pretrained(aside)
 
 
 def load_checkpoint(
@@ -61,16 +61,13 @@ def load_checkpoint(
             folder, config=config, dtype=torch.float32, output_loading_info=True, **kwargs
         )
         state = load_file(folder / ALIGNMENT)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        processor = load_processor(folder, config)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: cannot be read ({' '.join(str(error).split())[:160]})") from error
     _refuse(folder, "model.safetensors", info["missing_keys"], info["unexpected_keys"])
     alignment = Alignment(config.qformer_config, projection_size=config.image_text_hidden_size)
     found = alignment.load_state_dict(state, strict=False)
     _refuse(folder, ALIGNMENT, found.missing_keys, found.unexpected_keys)
-    processor = ZiyaProcessor(
-        tokenizer, image_size=config.vision_config.image_size, num_query_tokens=config.num_query_tokens
-    )
     return model.eval(), alignment.eval(), processor
 
 

@@ -1,55 +1,45 @@
-"""Pictures to pixels, dialogues to tokens: what a checkpoint needs around its network.
-
-The image side is stock ``BlipImageProcessorPil`` in its own file format, the text side our
-:class:`ChatFormat`.
-"""
+"""The processor inside this package: known to ``AutoProcessor``, and opened from checkpoints of any age."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
+from transformers import AutoProcessor, AutoTokenizer, Blip2Config
 
-from ziya_visual.data.chat_format import ChatFormat
+from ziya_visual.core.errors import CheckpointError
+from ziya_visual.data.processing_ziya_visual import ZiyaProcessor, normalise
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
+__all__ = ["ZiyaProcessor", "load_processor", "normalise"]
+
+SETTINGS = "processor_config.json"
 
 
-class ZiyaProcessor:
-    """Tokenizer, chat format and image preprocessing of one checkpoint."""
+class _RegisteredConfig(Blip2Config):  # type: ignore[misc]
+    """A key of ours: ``AutoProcessor`` finds processors by name among those registered for a config.
 
-    def __init__(self, tokenizer: Any, *, image_size: int, num_query_tokens: int) -> None:
-        """Take a fast tokenizer, the side of the square picture in pixels, and Q."""
-        self.tokenizer = tokenizer
-        self.chat = ChatFormat(tokenizer)
-        self.image_size = image_size
-        self.num_query_tokens = num_query_tokens
+    Under ``Blip2Config`` itself our processor would take the place of stock's for all BLIP-2 checkpoints.
+    """
 
-    def pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """RGB pictures of any size -> float32[B, 3, S, S], resized (bicubic), normalised as BLIP-2 does."""
-        size = (self.image_size, self.image_size)
-        arrays = [
-            np.asarray(picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC))
-            for picture in pictures
-        ]
-        return normalise(np.stack(arrays))
-
-    def save(self, folder: Path) -> None:
-        """Write tokenizer, chat template and image settings in stock file formats."""
-        from transformers import BlipImageProcessorPil
-
-        self.tokenizer.save_pretrained(folder)
-        side = {"height": self.image_size, "width": self.image_size}
-        BlipImageProcessorPil(size=side, image_mean=list(MEAN), image_std=list(STD)).save_pretrained(folder)
+    model_type = "ziya-visual"
 
 
-def normalise(pictures: np.ndarray) -> Tensor:
-    """uint8[B, S, S, 3] -> float32[B, 3, S, S]."""
-    array = (pictures.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+AutoProcessor.register(_RegisteredConfig, ZiyaProcessor)
+
+
+def load_processor(folder: Path, config: Blip2Config) -> ZiyaProcessor:
+    """The processor of a checkpoint folder; one without ``processor_config.json`` gets what its config says.
+
+    Raises:
+        CheckpointError: the settings do not fit the network, or see :class:`ZiyaProcessor`.
+    """
+    wanted = (config.vision_config.image_size, config.num_query_tokens)
+    if not (folder / SETTINGS).is_file():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return ZiyaProcessor(tokenizer, image_size=wanted[0], num_query_tokens=wanted[1])
+    processor = ZiyaProcessor.from_pretrained(folder)
+    found = (processor.image_size, processor.num_query_tokens)
+    if found != wanted:
+        raise CheckpointError(
+            f"{folder / SETTINGS}: image size and num_query_tokens are {found}, config.json has {wanted}"
+        )
+    return processor

@@ -24,7 +24,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from ziya_visual.core import log
 from ziya_visual.core.errors import ConfigError, DataError, EndpointError
 from ziya_visual.infer.decode import Sampling
-from ziya_visual.infer.engine import TextModel, open_model
+from ziya_visual.infer.engine import BLIND, TextModel, ZiyaVisual, open_model
 from ziya_visual.infer.scheduler import BusyError, Finished, Scheduler
 from ziya_visual.infer.scheduler import Request as Job
 from ziya_visual.serve.messages import read_messages
@@ -119,15 +119,17 @@ async def _read_json(request: Request) -> dict[str, Any]:
 def _job(body: dict[str, Any], model: TextModel, max_context: int) -> Job:
     """Check what is asked for and make a request of it."""
     messages, pictures = read_messages(body.get("messages"))
-    if len(pictures) > 1:
-        raise DataError(f"{len(pictures)} pictures in one dialogue; this model looks at one")
-    if pictures and not hasattr(model, "processor"):
-        raise DataError(
-            "this model reads text only; serve a vision-language checkpoint to ask about pictures"
-        )
+    queries = model.processor.num_query_tokens if isinstance(model, ZiyaVisual) else 0
+    if pictures and not queries:
+        raise DataError(BLIND)
     limit = _number(body, "max_completion_tokens", _number(body, "max_tokens", DEFAULT_MAX_TOKENS, 1), 1)
-    length = len(model.format.encode(messages, add_generation_prompt=True).ids)
-    length += model.processor.num_query_tokens if pictures and hasattr(model, "processor") else 0
+    encoded = model.format.encode(
+        messages,
+        num_image_tokens=queries if pictures else 0,
+        num_images=len(pictures),
+        add_generation_prompt=True,
+    )
+    length = len(encoded.ids)
     if length >= max_context:
         raise DataError(f"the dialogue has {length} tokens, the model's context {max_context}")
     stop = body.get("stop") or ()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any, cast
+from typing import Any
 
 from PIL import Image
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.records import ROLES, Message, Role
+from ziya_visual.core.records import ROLES
+from ziya_visual.data.chat_format import Turn
 from ziya_visual.data.images import load_image
 
 
-def read_messages(value: Any) -> tuple[list[Message], list[Image.Image]]:
+def read_messages(value: Any) -> tuple[list[Turn], list[Image.Image]]:
     """The turns, and the pictures in the order they are shown.
 
     Raises:
@@ -27,30 +28,33 @@ def read_messages(value: Any) -> tuple[list[Message], list[Image.Image]]:
         role = message.get("role") if isinstance(message, dict) else None
         if role not in ROLES:
             raise DataError(f"messages.{number}: role must be one of {', '.join(ROLES)}")
-        text, seen = _content(message.get("content"), f"messages.{number}")
-        turns.append(Message(cast(Role, role), text))
+        turn, seen = _turn(role, message.get("content"), f"messages.{number}")
+        turns.append(turn)
         pictures += seen
     if turns[-1].role != "user" or not turns[-1].content.strip():
         raise DataError("the last message must be a user's and not empty")
     return turns, pictures
 
 
-def _content(value: Any, where: str) -> tuple[str, list[Image.Image]]:
-    if isinstance(value, str):
-        return value, []
-    if not isinstance(value, list):
+def _turn(role: str, content: Any, where: str) -> tuple[Turn, list[Image.Image]]:
+    """Texts of one turn are lines; a picture stands behind the texts before it."""
+    if isinstance(content, str):
+        return Turn(role, content), []
+    if not isinstance(content, list):
         raise DataError(f"{where}: content must be a string or a list of parts")
-    texts, pictures = [], []
-    for part in value:
+    text = ""
+    places, pictures = [], []
+    for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
-            texts.append(part["text"])
+            text += f"\n{part['text']}" if text else part["text"]
         elif kind == "image_url":
             url = part.get("image_url")
+            places.append(len(text))
             pictures.append(_picture(url.get("url") if isinstance(url, dict) else url, where))
         else:
             raise DataError(f"{where}: a part must be of type text or image_url")
-    return "\n".join(texts), pictures
+    return Turn(role, text, tuple(places)), pictures
 
 
 def _picture(url: Any, where: str) -> Image.Image:

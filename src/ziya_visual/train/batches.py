@@ -74,6 +74,7 @@ class Batches:
         """
         self._album, self._chat, self._seed = album, chat, seed
         self._tasks, self._texts_per_image = tasks, texts_per_image
+        self._num_image_tokens = num_image_tokens
         self._prefix = chat.prefix_ids(num_image_tokens)
         self._max_pair_tokens = max_pair_tokens
         self._usable = [
@@ -111,7 +112,8 @@ class Batches:
         branches = []
         for index in chosen:
             told = instruct(texts[index], seed=int(rng.integers(2**31)), split="train")
-            branches.append(Branch(self._chat.branch(told.messages), self._album.langs.index(told.lang)))
+            encoded = self._chat.branch(told.messages, num_image_tokens=self._num_image_tokens)
+            branches.append(Branch(encoded, self._album.langs.index(told.lang)))
         return branches
 
     @staticmethod

@@ -21,7 +21,7 @@ from ziya_visual.core.io import atomic_path
 from ziya_visual.model.adapters import add_lora, freeze_all_but
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.model import ZiyaVisualModel
-from ziya_visual.model.processor import ZiyaProcessor, normalise
+from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.train.batches import Album, Batches
 from ziya_visual.train.schedule import Optimizer, cosine
 from ziya_visual.train.step import compute_losses
@@ -83,7 +83,7 @@ def _encode_all(training: Training, recipe: Recipe) -> Tensor | None:
     with log.progress("encode pictures", len(training.pictures)) as bar, _autocast(recipe):
         for start in range(0, len(training.pictures), ENCODE_AT_ONCE):
             some = training.pictures[start : start + ENCODE_AT_ONCE]
-            parts.append(training.model.encode_images(normalise(some)))
+            parts.append(training.model.encode_images(training.processor.normalise(some)))
             bar.advance(bar.tasks[0].id, len(some))
     return torch.cat(parts)
 
@@ -148,7 +148,7 @@ def _run_stage(
 def _image_embeds(training: Training, features: Tensor | None, rows: np.ndarray) -> Tensor:
     if features is not None:
         return features[torch.from_numpy(rows)]
-    return training.model.encode_images(normalise(training.pictures[rows]))
+    return training.model.encode_images(training.processor.normalise(training.pictures[rows]))
 
 
 def _note(training: Training, stage: Stage, step: int, parts: dict[str, float], bar: Any) -> None:

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ziya_visual.core import log
 from ziya_visual.core.records import Message
-from ziya_visual.data.chat_format import BOT, CHAT_TEMPLATE, HUMAN, IMAGE, ChatFormat
+from ziya_visual.data.chat_format import BOT, HUMAN, IMAGE, ChatFormat, ziya_chat_template
 from ziya_visual.data.packing import Branch, PackedBatch, Row, pack
 from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.packed import LossSum, mean_loss, packed_loss
@@ -78,7 +78,7 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         additional_special_tokens=SPECIAL[3:],
-        chat_template=CHAT_TEMPLATE,
+        chat_template=ziya_chat_template(),
         model_max_length=1024,
     )
 
