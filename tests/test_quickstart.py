@@ -1,13 +1,24 @@
 """The quickstart as a whole, seed 0: what it writes, and the floors under its numbers."""
 
+import base64
+import contextlib
+import json
+import os
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openai
 import pytest
+from transformers.utils.import_utils import is_serve_available
 
 from ziya_visual.core.io import read_json
+from ziya_visual.infer.engine import ZiyaVisual
 
 pytestmark = pytest.mark.slow
 LANGS, SPLITS = ("en", "zh"), ("new", "unseen")
@@ -99,3 +110,83 @@ def test_chat_answers_in_the_language_of_the_question(run: Path, question: str) 
     chinese = any("\u4e00" <= char <= "\u9fff" for char in done.stdout)
     assert chinese == (question[-1] == "？")
     assert (run / "report.html").stat().st_size > 100_000
+
+
+ASKED = [  # of every picture: a color, a count, a caption, and Chinese
+    "What color is the circle? Answer briefly.",
+    "How many objects are there? Answer briefly.",
+    "Describe the picture.",
+    "图片里有什么？",
+    "圆形是什么颜色？简短回答。",
+]
+STRANGER = Path(__file__).parent / "fixtures" / "stranger.py"
+
+
+@pytest.fixture(scope="module")
+def told(run: Path) -> list[tuple[Path, str, str]]:
+    """Pictures, questions, and what our engine answers."""
+    model = ZiyaVisual.from_pretrained(run / "checkpoint")
+    pictures = sorted((run / "data" / "images").iterdir())[:6]
+    return [(picture, question, model.chat(picture, question)) for picture in pictures for question in ASKED]
+
+
+def test_stock_transformers_give_the_same_answers(
+    run: Path, told: list[tuple[Path, str, str]], tmp_path: Path
+) -> None:
+    parts = [
+        [{"type": "image", "path": str(picture)}, {"type": "text", "text": question}]
+        for picture, question, _ in told
+    ]
+    asked = [[{"role": "user", "content": content}] for content in parts]
+    command = [sys.executable, str(STRANGER), str(run / "checkpoint"), "128"]
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        command, input=json.dumps(asked), env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == [answer for _, _, answer in told]
+
+
+@contextlib.contextmanager
+def transformers_serve(checkpoint: Path, home: Path) -> Iterator[str]:
+    """Stock's own server over a checkpoint; yields its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(checkpoint)]
+    command += ["--trust-remote-code", "--device", "cpu", "--host", "127.0.0.1", "--port", port]
+    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    with (home / "server.log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"http://127.0.0.1:{port}/health", timeout=1).status_code == 200:
+                    break
+            assert server.poll() is None, (home / "server.log").read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.mark.skipif(not is_serve_available(), reason="`transformers serve` needs fastapi, uvicorn and openai")
+def test_transformers_serve_gives_the_same_answers(
+    run: Path, told: list[tuple[Path, str, str]], tmp_path: Path
+) -> None:
+    with transformers_serve(run / "checkpoint", tmp_path) as url:
+        client = openai.OpenAI(base_url=url, api_key="none")
+        for picture, question, answer in told[: 2 * len(ASKED)]:
+            uri = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+            parts = [
+                {"type": "image_url", "image_url": {"url": uri}},
+                {"type": "text", "text": question},
+            ]
+            said = client.chat.completions.create(
+                model=str(run / "checkpoint"),
+                messages=[{"role": "user", "content": parts}],
+                max_tokens=128,
+                temperature=0,
+            )
+            assert said.choices[0].message.content == answer
+            assert said.choices[0].finish_reason == "stop"

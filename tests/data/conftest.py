@@ -28,7 +28,8 @@ TEXTS = [
 ]
 
 # The usual layouts, written anew: a system line by default, a trimmed turn, one line for all.
-CHATML = """{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou see.<|im_end|>\n' }}{% endif %}
+CHATML = """{% if messages[0]['role'] != 'system' %}
+{{- '<|im_start|>system\nYou see.<|im_end|>\n' }}{% endif %}
 {%- for message in messages %}
     {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
 {%- endfor %}

@@ -18,6 +18,7 @@ from transformers import Blip2VisionConfig, Blip2VisionModel, LlamaConfig, Llama
 
 from ziya_visual.core.errors import ConfigError, EndpointError
 from ziya_visual.core.records import Message
+from ziya_visual.data.chat_format import Turn
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.model.compose import compose
 from ziya_visual.model.processor import ZiyaProcessor
@@ -108,6 +109,19 @@ def test_an_answer_is_the_models_own(client: openai.OpenAI, model: ZiyaVisual) -
     assert said.usage is not None
     assert said.usage.completion_tokens <= 12
     assert said.choices[0].finish_reason in ("stop", "length")
+
+
+def test_several_pictures_are_looked_at_together(client: openai.OpenAI, model: ZiyaVisual) -> None:
+    pictures = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
+    parts = about(uri("red"), "What?")[0]["content"] + about(uri("blue"), "圆环")[0]["content"]
+    said = client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": parts}], max_tokens=12
+    )
+    turn = Turn("user", "What?\n圆环", (0, 5))
+    assert said.choices[0].message.content == model.chat_about(pictures, [turn], max_new_tokens=12)
+    assert said.usage is not None
+    prompt = model.format.encode([turn], num_image_tokens=4, num_images=2, add_generation_prompt=True)
+    assert said.usage.prompt_tokens == len(prompt.ids)
 
 
 def test_streams_interleave_and_give_the_same_text(client: openai.OpenAI, model: ZiyaVisual) -> None:

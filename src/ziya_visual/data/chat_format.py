@@ -19,35 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
-from .chat_template import ChatTemplate, CheckpointError, DataError, ziya_chat_template
+from .chat_template import ChatTemplate, CheckpointError, DataError, Said, Turn, ziya_chat_template
 
 __all__ = ["BOT", "HUMAN", "IMAGE", "ChatFormat", "Encoded", "Said", "Turn", "ziya_chat_template"]
 
 HUMAN, BOT, IMAGE = "<human>:", "<bot>:", "<image>"
 POSITIONS = ("first", "inline")
-
-
-class Said(Protocol):
-    """A turn of a dialogue: a record's message, or a :class:`Turn`."""
-
-    @property
-    def role(self) -> str:
-        """``system``, ``user`` or ``assistant``."""
-
-    @property
-    def content(self) -> str:
-        """Its text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A turn that shows pictures: where in its text each stands, in characters, ascending."""
-
-    role: str
-    content: str
-    images: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +119,17 @@ class ChatFormat:
         if encoded.ids[: len(prefix)] != prefix:
             raise DataError("with image_position inline a dialogue must begin with the picture's user turn")
         return Encoded(encoded.ids[len(prefix) :], encoded.supervised[len(prefix) :])
+
+    def has_prefix(self, messages: Sequence[Said], num_images: int) -> bool:
+        """Whether the dialogue is about one picture and begins with its prefix.
+
+        Raises:
+            DataError: as :meth:`encode`.
+        """
+        if num_images != 1 or self.image_position == "first":
+            return num_images == 1
+        role, _, places = self._place(messages, 1)[0]
+        return role == "user" and places == (0,)
 
     def encode(
         self,
@@ -293,7 +283,6 @@ def _backend(backend: Any, *, as_text: bool) -> Any:
     """A copy for us alone; ``as_text``: special tokens that a text spells stay text."""
     own = copy.deepcopy(backend)
     own.encode_special_tokens = as_text
-    own.post_processor = None  # it may cut whitespace off the offsets
     own.no_truncation()
     own.no_padding()
     return own

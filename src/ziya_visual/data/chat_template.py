@@ -11,8 +11,9 @@ but the kinds of its errors.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, TemplateError, TemplateSyntaxError, nodes
 
@@ -21,7 +22,7 @@ try:
 except ImportError:  # in a checkpoint, where this package is not installed
     CheckpointError = DataError = ValueError  # type: ignore[misc,assignment]
 
-__all__ = ["ChatTemplate", "CheckpointError", "DataError", "ziya_chat_template"]
+__all__ = ["ChatTemplate", "CheckpointError", "DataError", "Said", "Turn", "ziya_chat_template"]
 
 Span = tuple[int, int]
 
@@ -37,6 +38,27 @@ def ziya_chat_template(
         f"{{% else %}}{human_name}:{{{{ message['content'] }}}}\n{{% endif %}}{{% endfor %}}"
         f"{{% if add_generation_prompt %}}{assistant_name}:{{% endif %}}"
     )
+
+
+class Said(Protocol):
+    """A turn of a dialogue: a record's message, or a :class:`Turn`."""
+
+    @property
+    def role(self) -> str:
+        """``system``, ``user`` or ``assistant``."""
+
+    @property
+    def content(self) -> str:
+        """Its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn that shows pictures: where in its text each stands, in characters, ascending."""
+
+    role: str
+    content: str
+    images: tuple[int, ...] = ()
 
 
 class ChatTemplate:

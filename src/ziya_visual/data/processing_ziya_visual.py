@@ -23,8 +23,8 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.image_transforms import to_pil_image
 from transformers.image_utils import load_image
 
-from .chat_format import IMAGE, ChatFormat, Turn
-from .chat_template import CheckpointError, DataError
+from .chat_format import IMAGE, ChatFormat
+from .chat_template import CheckpointError, DataError, Turn
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

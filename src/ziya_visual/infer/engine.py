@@ -172,20 +172,15 @@ class ZiyaVisual(TextModel):
             self.prompt(_asked(example), max_new_tokens, Sampling(), prefix=place[str(example.image_id)])
             for example in examples
         ]
+        prefixes = self.prefixes(pictures)
         found = generate(
-            self.language_model,
-            prompts,
-            eos_id=self.format.eos_id,
-            prefixes=self.prefixes(pictures),
-            rows=AT_ONCE,
+            self.language_model, prompts, eos_id=self.format.eos_id, prefixes=prefixes, rows=AT_ONCE
         )
         return [self.decode(tokens) for tokens in found]
 
     def has_prefix(self, messages: Sequence[Said], num_pictures: int) -> bool:
-        """One picture, and it stands before everything or opens the first turn, a user's."""
-        first = messages[0] if messages else None
-        opens = first is not None and first.role == "user" and getattr(first, "images", ()) in ((), (0,))
-        return num_pictures == 1 and (self.format.image_position == "first" or opens)
+        """See :meth:`ChatFormat.has_prefix`."""
+        return self.format.has_prefix(messages, num_pictures)
 
     def prompt(
         self,

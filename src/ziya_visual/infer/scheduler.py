@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from ziya_visual.core.errors import EndpointError
+from ziya_visual.core.errors import DataError, EndpointError
 from ziya_visual.data.chat_format import Said
 from ziya_visual.infer.decode import Decoder, Prompt, Sampling, Slot
 from ziya_visual.infer.engine import TextModel
@@ -131,9 +131,13 @@ class Scheduler:
 
     def _admit(self, fresh: list[Request]) -> None:
         """Prefill new requests, those behind a picture's prefix and others apart."""
-        shared = [self.model.has_prefix(request.messages, len(request.pictures)) for request in fresh]
-        for sharing in (False, True):
-            group = [request for request, has in zip(fresh, shared, strict=True) if has == sharing]
+        groups: dict[bool, list[Request]] = {False: [], True: []}
+        for request in fresh:
+            try:
+                groups[self.model.has_prefix(request.messages, len(request.pictures))].append(request)
+            except DataError as error:
+                request.pieces.put(error)
+        for sharing, group in groups.items():
             if group:
                 try:
                     self._prefill(group, sharing)
