@@ -11,7 +11,6 @@ import torch
 from ziya_visual.core.config import Recipe
 from ziya_visual.core.records import Example
 from ziya_visual.model.adapters import add_lora, freeze_all_but
-from ziya_visual.model.processor import normalise
 from ziya_visual.train.doctor.data import draw
 from ziya_visual.train.doctor.plan import trains
 from ziya_visual.train.loop import Training
@@ -66,7 +65,7 @@ def _autocast(recipe: Recipe) -> torch.autocast:
 
 def _time_encoding(training: Training, recipe: Recipe) -> float:
     """Seconds that the ViT takes for a picture."""
-    pixels = normalise(training.pictures[:ENCODED])
+    pixels = training.processor.normalise(training.pictures[:ENCODED])
     started = time.perf_counter()
     with _autocast(recipe):
         training.model.encode_images(pixels)
@@ -88,7 +87,7 @@ def _time_steps(training: Training, recipe: Recipe, number: int, online: bool) -
     seconds, finite = [], True
     for step in range(STEPS):
         batch = batches[step % len(batches)]
-        pixels = normalise(training.pictures[batch.pictures])
+        pixels = training.processor.normalise(training.pictures[batch.pictures])
         with _autocast(recipe):
             embeds = None if online else model.encode_images(pixels)
             started = time.perf_counter()
