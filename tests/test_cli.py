@@ -38,6 +38,7 @@ def test_help_needs_no_heavy_library() -> None:
         "web",
         "score",
         "judge",
+        "doctor",
         "leaderboard",
         "forge",
     ):
