@@ -83,7 +83,7 @@ _RULES = [
     _rule(r"(?:www\.(?:[^\s\"<>|.!?(){},]+\.)+[a-z]{2,4}|(?:(?-i:[^\s\"`'|!(){}$,-_])+\.)+(?:com|net|org|edu))"
           r"(?:/[^\s\"<>|()]+[^\s\"<>|.!?(){},-])?"),
     _rule(r"[a-z0-9][^\s\"<>|()]*@(?:[^\s\"<>|().]+\.)*[^\s\"<>|().,;:]+"),
-    _rule(rf"@[a-z_][a-z_0-9]*|#{_L}(?:{_AN}|_)*{_AN}"),
+    _rule(rf"@[a-z_][a-z_0-9]*|#{_L}(?:{_AN}|_)*{_AN}"), _rule(r"c\+\+|[cf]#"),
     _rule(rf"{_APOS}(?:[msd]|re|ve|ll)", r"[^A-Za-z]"),
     _rule(f"n{_APOS_ANY}t"),
     _rule(r"\d{1,2}[-/]\d{1,2}[-/]\d{2,4}"),
@@ -119,12 +119,14 @@ _RULES = [
 ]  # fmt: skip
 # Where a rule may reach over a space, the line is read as a whole.
 _SPANNING = re.compile(r"\d[ \t\u00a0]+\d|\.\s+[.\d]|\b[A-Za-z]\.\s+[A-Z]|<[A-Za-z!/]|\)[ \u00a0]\d")
+# The Java program reads all captions as one text: what a full stop after these means, the next line decides.
+_OPEN_END = re.compile(rf"(?:(?<![A-Za-z])[A-Za-z]|\b(?:{'|'.join(_BEFORE_NUMBERS)}))\.\s*$", re.IGNORECASE)
 
 
-def _scan(text: str) -> Iterator[str]:
-    """The tokens of a text that ends in white space, in lower case, punctuation included."""
+def _scan(text: str, end: int) -> Iterator[str]:
+    """The tokens that start before ``end``, in lower case, punctuation included; the text ends in a space."""
     position = 0
-    while position < len(text):
+    while position < end:
         if text[position].isspace():
             position += 1
             continue
@@ -147,7 +149,8 @@ def _spelled(token: str) -> list[str]:
         token[0]
         in "\"`'\u2018\u2019\u201c\u201d\u0091\u0092\u0093\u0094\u201a\u201b\u201e\u2039\u203a\u00ab\u00bb"
     ):
-        token = "".join("'" if char in "\u2019\u0092\u00b4" else char for char in token)
+        if token not in ("\u2019n", "\u0092n"):
+            token = "".join("'" if char in "\u2019\u0092\u00b4" else char for char in token)
         if not any(char.isalnum() for char in token):
             return []
     if re.fullmatch(r"-{3,4}|[\u2013\u2014\u2015\u0096\u0097]|&.dash;|&md;", token):
@@ -158,25 +161,33 @@ def _spelled(token: str) -> list[str]:
     if token in ("&quot;", "&nbsp;"):
         return []
     if not token.startswith("<"):
-        token = re.sub(r"[(){}\[\]]", lambda m: _BRACKETS[m[0]], token)
+        # In a smiley round brackets are renamed, others are not.
+        token = _BRACKETS.get(token) or re.sub(r"[()]", lambda m: _BRACKETS[m[0]], token)
     return [token.lower().replace(" ", "\u00a0")]
 
 
 @functools.lru_cache(maxsize=1 << 17)
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(token for token in _scan(f"{text}\n") if token not in _DROPPED)
+def _words(text: str, following: str = "") -> tuple[str, ...]:
+    found = _scan(f"{text}\n{following} ", len(text))
+    return tuple(token for token in found if token not in _DROPPED)
 
 
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:
     """Tokens of each caption in lower case without punctuation, joined by single spaces.
 
+    The captions are one text to the official tool, so their order may matter where one ends in a letter.
+
     >>> ptb_tokenize(["A man's dog isn't here; it can't swim."])
     ["a man 's dog is n't here it ca n't swim"]
     """
-    lines = []
-    for text in texts:
-        if _SPANNING.search(text):
+    lines: list[str] = []
+    following = ""
+    for text in reversed(texts):
+        if _OPEN_END.search(text):
+            lines.append(" ".join(_words(text, following)))
+        elif _SPANNING.search(text):
             lines.append(" ".join(_words(text)))
         else:
             lines.append(" ".join(word for chunk in text.split() for word in _words(chunk)))
-    return lines
+        following = next(iter(text.split(maxsplit=1)), following)
+    return lines[::-1]
