@@ -12,6 +12,7 @@ The rules differ in what they normalise and when; one set of TextVQA answers giv
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 
@@ -69,6 +70,7 @@ def normalize_words(text: str) -> str:
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def normalize_vqav2(text: str) -> str:
     """The full official normalisation of one answer.
 

@@ -1,9 +1,9 @@
 """Chinese short answers compared fairly: the same answer is written in many ways.
 
-In order: full-width forms become half-width (NFKC), letters lower case, spaces and punctuation go, a
-leading ``答案是`` or ``它是`` and a trailing ``的`` go, yes and no in their forms become ``是`` and ``否``,
-a Chinese numeral that stands alone or before a measure word becomes digits, the measure word goes, and a
-colour loses its ``色``. ``三角形`` stays: its ``三`` counts nothing.
+In order: full-width forms become half-width (NFKC), letters lower case, spaces and punctuation go (not what
+parts the digits of 3.5, 1/2, 3:30 or 3-5), a leading ``答案是`` or ``它是`` and a trailing ``的`` go, yes
+and no in their forms become ``是`` and ``否``, a Chinese numeral that stands alone or before a measure word
+becomes digits, the measure word goes, and a colour loses its ``色``. ``三角形`` stays: it counts nothing.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ import functools
 import re
 import unicodedata
 
-_YES = frozenset("是 是的 对 对的 有 有的 存在 可以 能 会 没错 正确 yes true".split())
-_NO = frozenset("否 不 不是 不是的 不对 没有 没 无 不存在 不可以 不能 不会 错 错误 不正确 no false".split())
+_YES = frozenset("是 是的 对 对的 對 對的 有 有的 存在 可以 能 会 没错 正确 yes true".split())
+_NO = frozenset(
+    "否 不 不是 不是的 不对 没有 没 沒有 沒 无 無 不存在 不可以 不能 不会 错 错误 不正确 no false".split()
+)
 _COLORS = frozenset("红 橙 黄 绿 青 蓝 紫 黑 白 灰 粉 棕 褐 金 银 米 深红 浅蓝 深蓝 粉红 橘".split())
-_MEASURES = "个只条张辆头匹朵本件位名座把双台架艘列瓶杯碗盘块片颗粒棵根支枝间层群匹幅副顶扇盏栋岁种次"
-_DIGITS = {char: value for value, char in enumerate("零一二三四五六七八九")} | {"两": 2, "〇": 0}
+_MEASURES = (
+    "个只条张辆头匹朵本件位名座把双台架艘列瓶杯碗盘块片颗粒棵根支枝间层群幅副顶扇盏栋岁种次個隻條張輛頭顆雙臺"
+)
+_DIGITS = {char: i for i, char in enumerate("零一二三四五六七八九")} | {"两": 2, "兩": 2, "〇": 0}
 _UNITS = {"十": 10, "百": 100, "千": 1000}
 _LEAD = re.compile(r"^(?:答案是|答案|这是|那是|它是|图中是|一共有|总共有|共有|大约有|大约|约)+(?=.)")
-_NUMERAL = r"[零〇一二两三四五六七八九十百千万]+"
+_NUMERAL = r"[零〇一二两兩三四五六七八九十百千万]+"
 _COUNTED = re.compile(rf"^({_NUMERAL}|\d+)(?:[{_MEASURES}](.*))?$")
-_PLAIN = re.compile(rf"^{_NUMERAL}$")
+_IN_NUMBER = re.compile(r"(?<=\d)[.:/-](?=\d)")
 
 
 def read_numeral(text: str) -> int | None:
@@ -55,11 +59,14 @@ def read_numeral(text: str) -> int | None:
 def normalize_zh(text: str) -> str:
     """The normal form of a short answer, Chinese or mixed.
 
-    >>> [normalize_zh(text) for text in ("两只。", "２个", "红色的", "没有", "三角形", "Ｙｅｓ")]
-    ['2', '2', '红', '否', '三角形', '是']
+    >>> [normalize_zh(text) for text in ("两只。", "２个", "红色的", "没有", "三角形", "３.５")]
+    ['2', '2', '红', '否', '三角形', '3.5']
     """
     text = unicodedata.normalize("NFKC", text).lower()
-    text = "".join(char for char in text if unicodedata.category(char)[0] not in "PZCS")
+    kept = {match.start() for match in _IN_NUMBER.finditer(text)}
+    text = "".join(
+        char for i, char in enumerate(text) if i in kept or unicodedata.category(char)[0] not in "PZCS"
+    )
     text = _LEAD.sub("", text)
     if text in _YES or text in _NO:
         return "是" if text in _YES else "否"
