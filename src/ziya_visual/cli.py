@@ -12,7 +12,7 @@ import typer
 
 from ziya_visual import __version__
 from ziya_visual.core import log
-from ziya_visual.core.errors import ZiyaError
+from ziya_visual.core.errors import ConfigError, DataError, ZiyaError
 from ziya_visual.core.io import write_json
 
 app = typer.Typer(
@@ -156,23 +156,51 @@ def score(
     similarity: File = None,
     rerank: File = None,
     reviews: File = None,
-    top_k: Annotated[int | None, typer.Option(min=1)] = None,
-    lang: Annotated[str | None, typer.Option()] = None,
-    segmenter: Annotated[str | None, typer.Option()] = None,
-    rule: Annotated[str | None, typer.Option()] = None,
+    top_k: Annotated[int | None, typer.Option(help="How many of each row and column --rerank ranks.")] = None,
+    lang: Annotated[str | None, typer.Option(help="en, zh ...")] = None,
+    segmenter: Annotated[str | None, typer.Option(help="pre, ptb, jieba, char or all")] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="vqav2, evalai, lavis, zh; for gqa: exact, llava, lavis")
+    ] = None,
     duplicates: Annotated[str | None, typer.Option(help="refuse, first or last")] = None,
     stored: Annotated[bool | None, typer.Option("--stored", help="judge: use the rows' own scores")] = None,
+    per_item: Annotated[
+        bool, typer.Option("--per-item", help="Write each item's scores to --out too.")
+    ] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A B", help="Two systems, paired: predictions, or files of --out."),
+    ] = None,
+    submission: Annotated[
+        tuple[str, Path] | None,
+        typer.Option(metavar="vizwiz|vqav2 OUT", help="Write the upload file of vqa's raw answers."),
+    ] = None,
 ) -> None:
     """Score predictions of any system from files, by the official rules."""
     options = {name: value for name, value in locals().items() if name not in ("form", "out")}
+    if per_item and out is None:
+        raise ConfigError("--per-item writes to the file of --out, which is not given")
     from ziya_visual.eval.score import run
 
     result = run(form, command=_typed(), **options)
     if out is not None:
         write_json(out, result)
-    _show(result["scores"] | {f"failures/{name}": count for name, count in result["failures"].items()})
+    _show(result["scores"])
+    for group, found in (("failures", result["failures"]), ("not computed", result["card"]["not_computed"])):
+        _show({f"{group}/{name}": value for name, value in found.items()})
     notes = result["card"]["notes"]
     _warn([note for note in (notes.get("withheld"), *notes.get("warnings", ())) if note])
+
+
+@app.command()
+def reproduce(card: Annotated[Path, typer.Argument(help="A file that score --out wrote.")]) -> None:
+    """Score the files of a card again, and say whether the numbers are the same."""
+    from ziya_visual.eval.score import reproduce as run
+
+    result = run(card)
+    if not result["equal"]:
+        raise DataError(f"{card}: other scores now, [then, now]: {json.dumps(result['different'])[:300]}")
+    _show(result["scores"])
 
 
 @app.command()

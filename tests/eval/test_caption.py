@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.eval import score, score_captions
-from ziya_visual.eval.metrics import caption, segment
+from ziya_visual.eval import score
+from ziya_visual.eval.metrics import caption, java, segment
+from ziya_visual.eval.score_captions import read_references
 
 Save = Callable[[str, Any], Path]
 
 
+WHICH = java.shutil.which
+
+
 @pytest.fixture(autouse=True)
 def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score_captions.shutil, "which", lambda name: None)
+    monkeypatch.setattr(java.shutil, "which", lambda name: None)
 
 
 def close(scores: dict[str, float], truth: dict[str, float]) -> None:
@@ -32,6 +36,26 @@ def test_equals_coco_caption_in_english(shared: Path, expected: Callable[[str], 
     close(result["scores"], {name: truth[name] for name in truth if name != "METEOR"})
     assert "METEOR" not in result["scores"]
     assert "Java" in result["card"]["not_computed"]["METEOR"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(java._lacking("METEOR") != "", reason=java._lacking("METEOR"))
+def test_meteor_equals_coco_caption_where_java_is(
+    shared: Path, expected: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(java.shutil, "which", WHICH)
+    folder = shared / "caption_en"
+    result = score.run("caption", references=folder / "annotations.json", predictions=folder / "results.json")
+    close(result["scores"], expected("caption_en"))
+    assert result["card"]["versions"]["pycocoevalcap"]
+
+
+def test_bleu_and_cider_have_intervals(shared: Path) -> None:
+    folder = shared / "caption_en"
+    result = score.run("caption", references=folder / "annotations.json", predictions=folder / "results.json")
+    for name in ("Bleu_1", "Bleu_4", "ROUGE_L", "CIDEr"):
+        low, high = result["card"]["intervals"][name]
+        assert low < result["scores"][name] < high, name
 
 
 @pytest.mark.parametrize("cut", ["pre", "char", "jieba"])
@@ -119,6 +143,48 @@ def test_reads_a_byte_order_mark_and_refuses_another_encoding(save: Save, tmp_pa
     path.write_text(said, "latin-1")
     with pytest.raises(DataError, match="not UTF-8"):
         score.run("caption", references=references, predictions=path)
+
+
+def test_images_are_read_in_the_order_of_the_coco_file(save: Save) -> None:
+    """PTB keeps the full stop of "no." before a number: the caption of the next image decides."""
+    coco = {
+        "images": [{"id": 2}, {"id": 1}, {"id": 3}],
+        "annotations": [
+            {"image_id": 1, "caption": "2 men"},
+            {"image_id": 2, "caption": "a sign says no."},
+            {"image_id": 2, "caption": "a sign"},
+        ],
+    }
+    assert list(read_references(save("a.json", coco)).items()) == [
+        ("2", ["a sign says no.", "a sign"]), ("1", ["2 men"])
+    ]  # fmt: skip
+
+
+def test_pre_refuses_chinese_that_nobody_has_cut(save: Save) -> None:
+    true = [{"image_id": i, "references": ["一只狗在草地上"]} for i in range(10)]
+    said = [{"image_id": i, "caption": "一只 狗"} for i in range(10)]
+    files = {"references": save("r.jsonl", true), "predictions": save("p.json", said)}
+    with pytest.raises(DataError, match=r"r\.jsonl: no text holds a space"):
+        score.run("caption", **files, lang="zh", segmenter="pre")
+    assert score.run("caption", **files, lang="zh")["scores"]["Bleu_1[zh:char]"] > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"annotations": {}}, "expected a filled list 'annotations'"),
+        ({"annotations": ["x"]}, "must be lists of objects"),
+        ({"annotations": [{"image_id": 0}]}, "has no 'caption'"),
+        ([{"image_id": 0, "references": []}], "'references' is no filled list of texts"),
+        (
+            [{"image_id": 0, "references": ["x"]}, {"image_id": "0", "references": ["y"]}],
+            "stands there twice",
+        ),
+    ],
+)
+def test_refuses_references(save: Save, value: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_references(save("r.json", value))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ziya_visual.core.errors import DataError
 from ziya_visual.eval import score
 from ziya_visual.eval.metrics import choice
 
@@ -62,6 +63,9 @@ def test_pope_reading(text: str, yes: bool) -> None:
         ("C ", "C"),
         ("B. because", "B"),
         ("So. The answer is D.", "D"),
+        ("The answer is Z.", "Z"),
+        ("The answer is A or B.", None),
+        ("B.", None),
         ("The answer is A. The answer is B.", None),
         ("I think B", None),
         ("", None),
@@ -121,6 +125,65 @@ def test_silence_is_never_right(save: Save) -> None:
     result = score.run("pope", predictions=save("p.jsonl", rows))
     assert result["scores"]["random/accuracy"] == 25.0
     assert result["failures"] == {"empty": 2, "missing": 1}
+
+
+def test_pope_counts_ids_in_each_category_and_says_what_it_read_as_yes(save: Save) -> None:
+    rows = [
+        {"question_id": 1, "category": category, "label": "no", "prediction": said}
+        for category, said in (("random", "No."), ("popular", "不是"))
+    ]
+    result = score.run("pope", predictions=save("p.jsonl", rows))
+    assert result["scores"]["random/accuracy"] == 100.0
+    assert result["scores"]["popular/yes_ratio"] == 100.0
+    assert result["failures"] == {"neither_yes_nor_no": 1}
+    with pytest.raises(DataError, match="question_id random/1 stands there twice"):
+        score.run("pope", predictions=save("p.jsonl", [rows[0], rows[0]]))
+
+
+def test_pope_f1_has_an_interval(shared: Path) -> None:
+    result = score.run("pope", predictions=shared / "pope" / "predictions.jsonl")
+    for name in ("random/f1", "mean/f1"):
+        low, high = result["card"]["intervals"][name]
+        assert low < result["scores"][name] < high
+
+
+def test_mcq_gap_in_the_rotations_is_a_missing_prediction(save: Save) -> None:
+    def row(index: int) -> dict[str, Any]:
+        return {"index": index, "question": "?", "A": "up", "B": "down", "answer": "A", "prediction": "A"}
+
+    rows = [row(1), row(2000001), row(1000002), row(3), row(1000003)]
+    result = score.run("mcq", predictions=save("p.jsonl", rows))
+    assert result["failures"] == {"missing": 2}
+    assert result["scores"]["accuracy"] == 100.0
+    assert result["scores"]["circular"] == pytest.approx(100 / 3)
+    assert result["scores"]["first_pass"] == pytest.approx(200 / 3)
+
+
+def test_gqa_counts_balanced_questions_only(save: Save) -> None:
+    truths = {"1": {"answer": "dog", "isBalanced": True}, "2": {"answer": "cat", "isBalanced": False}}
+    said = [{"questionId": "1", "prediction": "dog"}, {"questionId": "2", "prediction": "dog"}]
+    result = score.run("gqa", annotations=save("a.json", truths), predictions=save("p.json", said))
+    assert result["scores"] == {"accuracy": 100.0}
+    assert result["failures"] == {}
+    assert result["card"]["notes"] == {"unbalanced_left_out": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": 1}, "'answer' is '1', expected one of A, B"),
+        ({"answer": "C"}, "'answer' is 'C', expected one of A, B"),
+        ({"n_choices": "2"}, "'n_choices' is '2', expected a number"),
+    ],
+)
+def test_scienceqa_refuses_problems_of_another_form(save: Save, change: dict[str, Any], message: str) -> None:
+    problem = {"question_id": "a", "n_choices": 2, "answer": "A", "has_image": False} | change
+    files = {
+        "problems": save("q.jsonl", [problem]),
+        "predictions": save("p.jsonl", [{"question_id": "a", "text": "A"}]),
+    }
+    with pytest.raises(DataError, match=message):
+        score.run("scienceqa", **files)
 
 
 def test_scienceqa_letter_beyond_the_options_is_parsed_and_wrong(save: Save) -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from ziya_visual.cli import app
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.eval import score
 
@@ -37,16 +41,88 @@ def test_reproduce_refuses_a_file_without_a_card(save: Save) -> None:
         score.reproduce(save("out.json", {"scores": {}}))
 
 
+def test_reproduce_finds_files_that_moved_with_the_card_and_says_what_changed(
+    save: Save, tmp_path: Path
+) -> None:
+    files = {"annotations": save("a.json", TRUTH), "predictions": save("p.json", said(30))}
+    result = score.run("gqa", **files)
+    result["scores"]["accuracy"] = 80.0
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in files.values():
+        path.rename(moved / path.name)
+    (moved / "out.json").write_text(json.dumps(result))
+    again = score.reproduce(moved / "out.json")
+    assert not again["equal"]
+    assert again["different"] == {"accuracy": [80.0, 75.0]}
+    (moved / "p.json").unlink()
+    with pytest.raises(DataError, match=r"p\.json \(predictions\) is gone"):
+        score.reproduce(moved / "out.json")
+
+
 def test_compare_is_paired(save: Save) -> None:
     truth = save("a.json", TRUTH)
-    table = score.compare(
-        "gqa",
-        {"annotations": truth, "predictions": save("a1.json", said(20))},
-        {"annotations": truth, "predictions": save("b1.json", said(28))},
+    systems = save("a1.json", said(20)), save("b1.json", said(28)[:-1])
+    result = score.run("gqa", annotations=truth, compare=systems)
+    scores = result["scores"]
+    assert (scores["accuracy/first"], scores["accuracy/second"]) == (50.0, 70.0)
+    assert scores["accuracy/difference"] == pytest.approx(20.0)
+    # 8 of 40 differ, always one way: 12 wide at each side, where unpaired it would be 21.
+    assert 0 < scores["accuracy/low"] < 20 < scores["accuracy/high"]
+    assert scores["accuracy/high"] - scores["accuracy/low"] < 32
+    assert result["failures"] == {"second/missing": 1}
+    assert score.reproduce(save("out.json", result))["equal"]
+
+
+def test_compare_takes_the_cards_of_two_rules(save: Save) -> None:
+    files = {"annotations": save("a.json", TRUTH), "predictions": save("p.json", [
+        {"questionId": str(i), "prediction": "Dog." if i % 2 else "dog"} for i in range(40)
+    ])}  # fmt: skip
+    cards = tuple(save(f"{rule}.json", score.run("gqa", **files, rule=rule)) for rule in ("exact", "llava"))
+    result = score.run("gqa", compare=cards)
+    assert result["scores"]["accuracy/difference"] == 50.0
+    assert result["card"]["options"] == {"first.rule": "exact", "second.rule": "llava"}
+
+
+def test_per_item_gives_every_score_of_every_item(save: Save) -> None:
+    files = {"annotations": save("a.json", TRUTH), "predictions": save("p.json", said(1))}
+    result = score.run("gqa", **files, per_item=True)
+    assert len(result["per_item"]) == 40
+    assert result["per_item"]["0"] == {"accuracy": 100.0}
+    assert result["per_item"]["1"] == {"accuracy": 0.0}
+
+
+def test_questions_of_one_picture_are_drawn_together(save: Save) -> None:
+    alone = {str(i): {"answer": "dog"} for i in range(40)}
+    together = {str(i): {"answer": "dog", "imageId": str(i // 20)} for i in range(40)}
+    predictions = save("p.json", said(20))
+    intervals = [
+        score.run("gqa", annotations=save("a.json", truth), predictions=predictions)["card"]["intervals"]
+        for truth in (alone, together)
+    ]
+    assert intervals[0]["accuracy"][0] > 30
+    assert intervals[1]["accuracy"] == [0.0, 100.0]
+
+
+def test_the_command_line_writes_compares_and_reproduces(save: Save, tmp_path: Path) -> None:
+    truth, out = str(save("a.json", TRUTH)), str(tmp_path / "out" / "o.json")
+    systems = [str(save(f"{n}.json", said(n))) for n in (20, 30)]
+
+    def command(*arguments: str) -> str:
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    shown = command(
+        "score", "gqa", "--annotations", truth, "--predictions", systems[0], "--out", out, "--per-item"
     )
-    row = table["accuracy"]
-    assert row["difference"] == pytest.approx(20.0)
-    assert 0 < row["low"] < 20 < row["high"]
+    assert re.search(r"accuracy +50\.0000", shown)
+    assert len(json.loads(Path(out).read_text())["per_item"]) == 40
+    assert re.search(r"accuracy +50\.0000", command("reproduce", out))
+    assert re.search(
+        r"accuracy/difference +25\.0000",
+        command("score", "gqa", "--annotations", truth, "--compare", *systems),
+    )
 
 
 def test_unknown_form() -> None:
@@ -71,6 +147,24 @@ def test_translation(tmp_path: Path) -> None:
     result = score.run("translation", **files, lang="zh")
     assert 0 < result["scores"]["BLEU"] < 100
     assert "tok:zh" in result["card"]["notes"]["signature_BLEU"]
+    assert result["card"]["versions"]["sacrebleu"]
     (tmp_path / "p.txt").write_text("一只狗\n", "utf-8")
     with pytest.raises(DataError, match="1 lines against 2"):
         score.run("translation", **files)
+
+
+def test_translation_equals_sacrebleu_and_its_interval_is_around_it(tmp_path: Path) -> None:
+    import sacrebleu
+
+    truth = [f"the {color} {thing} stands near a {other}" for color in ("red", "blue") for thing in
+             ("dog", "cat", "house") for other in ("tree", "car")]  # fmt: skip
+    lines = [line.replace("near a", "by the") if i % 3 else line for i, line in enumerate(truth)]
+    lines[-1] = ""
+    for name, text in (("r.txt", truth), ("p.txt", lines)):
+        (tmp_path / name).write_text("\n".join(text) + "\n")
+    result = score.run("translation", references=tmp_path / "r.txt", predictions=tmp_path / "p.txt")
+    assert result["scores"]["BLEU"] == sacrebleu.corpus_bleu(lines, [truth]).score
+    assert result["scores"]["chrF"] == sacrebleu.corpus_chrf(lines, [truth]).score
+    low, high = result["card"]["intervals"]["BLEU"]
+    assert low < result["scores"]["BLEU"] < high
+    assert result["failures"] == {"empty": 1}

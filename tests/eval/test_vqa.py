@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ziya_visual.core.errors import ConfigError
+from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.eval import score
 from ziya_visual.eval.metrics import vqa
 from ziya_visual.eval.metrics.zh_answers import normalize_zh, read_numeral
@@ -73,6 +74,9 @@ def test_three_of_ten_are_enough_and_the_annotator_is_left_out() -> None:
         ("Ｙｅｓ", "是"),
         ("十二个", "12"),
         ("答案是三辆", "3"),
+        ("兩隻", "2"),
+        ("３．５", "3.5"),
+        ("1,000", "一千"),
         ("左 边", "左边"),
     ],
 )
@@ -81,7 +85,8 @@ def test_chinese_answers_that_are_the_same(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("三角形", "3角形"), ("红", "蓝"), ("两个", "三个"), ("", "没有")]
+    ("one", "other"),
+    [("三角形", "3角形"), ("红", "蓝"), ("两个", "三个"), ("", "没有"), ("3.5", "35"), ("1/2", "12")],
 )
 def test_chinese_answers_that_differ(one: str, other: str) -> None:
     assert normalize_zh(one) != normalize_zh(other)
@@ -111,6 +116,103 @@ def test_missing_answers_are_wrong_and_lost_answer_ids_are_repaired(save: Callab
     )
     assert result["scores"]["overall"] == 33.33
     assert result["failures"] == {"missing": 1, "empty": 1, "answer_ids_repaired": 3}
+
+
+def three(save: Callable[[str, Any], Path], said: list[Any]) -> dict[str, Path]:
+    return {
+        "questions": save("q.json", QUESTIONS),
+        "annotations": save("a.json", {"annotations": [annotation(i) for i in range(3)]}),
+        "predictions": save("p.json", said),
+    }
+
+
+def test_null_is_missing_and_a_list_is_refused(save: Callable[[str, Any], Path]) -> None:
+    said = [{"question_id": i, "answer": answer} for i, answer in enumerate(["dog", None, float("nan")])]
+    result = score.run("vqa", **three(save, said))
+    assert result["scores"]["overall"] == 33.33
+    assert result["failures"] == {"missing": 2, "answer_ids_repaired": 3}
+    with pytest.raises(DataError, match="'answer' is list, expected text"):
+        score.run("vqa", **three(save, [{"question_id": 0, "answer": ["dog"]}]))
+
+
+def test_says_where_there_are_not_ten_annotators(save: Callable[[str, Any], Path]) -> None:
+    row = {"question_id": 0, "answers": [{"answer": "dog", "answer_id": i} for i in range(3)]}
+    result = score.run(
+        "vqa",
+        questions=save("q.json", QUESTIONS),
+        annotations=save("a.json", {"annotations": [row]}),
+        predictions=save(
+            "p.json", [{"question_id": 0, "answer": "dog"}, {"question_id": 7, "answer": "dog"}]
+        ),
+    )
+    assert result["failures"] == {"unknown_id": 1, "not_ten_annotators": 1}
+    assert result["scores"]["overall"] == 66.67
+
+
+def test_the_second_decimal_is_rounded_as_officially(save: Callable[[str, Any], Path]) -> None:
+    """The official tool rounds 100 * sum / n, once."""
+    # Two answers that all gave, one that two of ten gave, and nothing else right.
+    right = [10, 10, 2] + [0] * 397
+    truths = [
+        {
+            "question_id": i,
+            "answers": [{"answer": "dog" if a < count else f"x{a}", "answer_id": a} for a in range(10)],
+        }
+        for i, count in enumerate(right)
+    ]
+    files = {
+        "questions": save("q.json", {"questions": [{"question_id": i} for i in range(400)]}),
+        "annotations": save("a.json", {"annotations": truths}),
+        "predictions": save("p.json", [{"question_id": i, "answer": "dog"} for i in range(400)]),
+    }
+    third = vqa.accuracy("dog", ["dog"] * 2 + [f"x{a}" for a in range(2, 10)], "vqav2")
+    assert score.run("vqa", **files)["scores"]["overall"] == round(100 * float(2 + third) / 400, 2)
+
+
+def test_submission_for_vqav2_answers_every_question(
+    save: Callable[[str, Any], Path], tmp_path: Path
+) -> None:
+    files = three(
+        save, [{"question_id": "2", "answer": "The two dogs, outside."}, {"question_id": 0, "answer": "Yes."}]
+    )
+    del files["annotations"]
+    out = tmp_path / "up" / "load.json"
+    result = score.run("vqa", **files, submission=("vqav2", out))
+    assert json.loads(out.read_text()) == [
+        {"question_id": 0, "answer": "yes"},
+        {"question_id": 1, "answer": ""},
+        {"question_id": 2, "answer": "2 dogs outside"},
+    ]
+    assert result["scores"] == {"answers": 3.0}
+    assert result["failures"] == {"missing": 1}
+
+
+@pytest.mark.parametrize("key", ["question_id", "image"])
+def test_submission_for_vizwiz_names_pictures(
+    save: Callable[[str, Any], Path], tmp_path: Path, key: str
+) -> None:
+    asked = [{"question_id": i, "image": f"VizWiz_test_{i:08}.jpg", "question": "?"} for i in range(2)]
+    said = [
+        {key: row[key], "answer": answer}
+        for row, answer in zip(asked, ["Un answerable?", "A dog"], strict=True)
+    ]
+    files = {"questions": save("q.jsonl", asked), "predictions": save("p.jsonl", said)}
+    score.run("vqa", **files, submission=("vizwiz", tmp_path / "up.json"))
+    assert json.loads((tmp_path / "up.json").read_text()) == [
+        {"image": "VizWiz_test_00000000.jpg", "answer": "un answerable"},
+        {"image": "VizWiz_test_00000001.jpg", "answer": "dog"},
+    ]
+    with pytest.raises(DataError, match="has no 'image'"):
+        score.run(
+            "vqa",
+            questions=save("v.json", QUESTIONS),
+            predictions=save("p.json", [{"question_id": 1, "answer": "x"}]),
+            submission=("vizwiz", tmp_path / "up.json"),
+        )
+    with pytest.raises(ConfigError, match="'vizwz' is not one of vizwiz, vqav2; did you mean 'vizwiz'"):
+        score.run("vqa", **files, submission=("vizwz", tmp_path / "up.json"))
+    with pytest.raises(ConfigError, match="it is for vqa"):
+        score.run("gqa", **files, submission=("vizwiz", tmp_path / "up.json"))
 
 
 def test_unknown_rule(save: Callable[[str, Any], Path]) -> None:

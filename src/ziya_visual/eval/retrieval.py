@@ -132,7 +132,7 @@ def rerank(scores: Floats, itm: Floats, top_k: int, text2image: Ints) -> tuple[F
 
 
 def _keep_top(order: Floats, values: Floats, top_k: int) -> Floats:
-    kept = np.full(values.shape, -np.inf, np.float32)
+    kept = np.full(values.shape, -np.inf, values.dtype)
     top_k = min(top_k, values.shape[1])
     chosen = np.argpartition(-order, top_k - 1, axis=1)[:, :top_k]
     np.put_along_axis(kept, chosen, np.take_along_axis(values, chosen, axis=1), axis=1)

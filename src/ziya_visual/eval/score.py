@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import inspect
-import platform
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ziya_visual import __version__
 from ziya_visual.core.errors import ConfigError, DataError, nearest
-from ziya_visual.core.io import hash_file, read_json
-from ziya_visual.eval.metrics.bootstrap import interval
+from ziya_visual.core.io import read_json
 from ziya_visual.eval.score_captions import score_caption, score_translation
-from ziya_visual.eval.score_files import Scored
-from ziya_visual.eval.score_forms import (
-    score_gqa,
-    score_mcq,
-    score_pope,
-    score_retrieval,
-    score_scienceqa,
-    score_vqa,
-)
+from ziya_visual.eval.score_card import card_inputs, make_card
+from ziya_visual.eval.score_choice import score_mcq, score_pope, score_scienceqa
+from ziya_visual.eval.score_files import Scored, read_value
+from ziya_visual.eval.score_intervals import differences, find_intervals
 from ziya_visual.eval.score_judge import score_judge
+from ziya_visual.eval.score_retrieval import score_retrieval
+from ziya_visual.eval.score_vqa import score_gqa, score_vqa, write_submission
+
+Inputs = dict[str, Any]
 
 FORMS: dict[str, Callable[..., Scored]] = {
     "caption": score_caption,
@@ -37,33 +32,61 @@ FORMS: dict[str, Callable[..., Scored]] = {
     "translation": score_translation,
     "judge": score_judge,
 }
+_SIDES = ("first", "second")
 
 
-def run(form: str, *, command: str = "", **inputs: Any) -> dict[str, Any]:
+def run(
+    form: str,
+    *,
+    command: str = "",
+    per_item: bool = False,
+    compare: tuple[Path, Path] | None = None,
+    submission: tuple[str, Path] | None = None,
+    **inputs: Any,
+) -> dict[str, Any]:
     """Score files: ``{"scores": {name: number}, "failures": {reason: count}, "card": {...}}``.
 
     Args:
         form: one of :data:`FORMS`.
         command: what was typed, for the card.
+        per_item: add ``per_item``: item -> score name -> value, for the scores that are means over items.
+        compare: two systems in place of one: the predictions of each, or what ``score --out`` wrote for it.
+            ``scores`` are then, over the items that both hold, ``name/first``, ``name/second``,
+            ``name/difference`` (second less first) and its paired 95 % interval ``name/low``, ``name/high``.
+        submission: with ``vqa``, the server and the file to write for it; without annotations nothing else.
         **inputs: the files and options of the form; ``None`` stands for one that was not given.
 
     Raises:
         ConfigError: an unknown form or option, or one that is missing.
         DataError: a file that cannot be scored.
     """
-    scored, given = _evaluate(form, inputs)
-    return {
-        "scores": dict(scored.scores),
-        "failures": dict(scored.failures),
-        "card": _card(form, given, scored, command),
-    }
+    given = {name: value for name, value in inputs.items() if value is not None}
+    if submission is not None:
+        if form != "vqa":
+            raise ConfigError(f"score {form} has no option --submission; it is for vqa")
+        wanted = {name: value for name, value in given.items() if name not in ("annotations", "rule")}
+        written = _call(form, partial(write_submission, *submission), wanted)
+        if "annotations" not in given:
+            return _result(written, make_card("submission", wanted, written, command))
+    if compare is not None:
+        first, second = (_side(form, system, given) for system in compare)
+        return _compare(form, first, second, command)
+    scored = _evaluate(form, given)
+    result = _result(scored, make_card(form, given, scored, command) | {"intervals": find_intervals(scored)})
+    if per_item:
+        result["per_item"] = _by_item(scored)
+    return result
 
 
-def _evaluate(form: str, inputs: dict[str, Any]) -> tuple[Scored, dict[str, Any]]:
+def _evaluate(form: str, given: Inputs) -> Scored:
     if form not in FORMS:
         raise ConfigError(f"score {form}: unknown form{nearest(form, FORMS)}")
-    accepted = inspect.signature(FORMS[form]).parameters
-    given = {name: value for name, value in inputs.items() if value is not None}
+    return _call(form, FORMS[form], given)
+
+
+def _call(form: str, function: Callable[..., Scored], given: Inputs) -> Scored:
+    """Call with the given inputs, after refusing those that are unknown or lacking."""
+    accepted = inspect.signature(function).parameters
     for name in given:
         if name not in accepted:
             raise ConfigError(
@@ -72,64 +95,49 @@ def _evaluate(form: str, inputs: dict[str, Any]) -> tuple[Scored, dict[str, Any]
     for name, parameter in accepted.items():
         if parameter.default is inspect.Parameter.empty and name not in given:
             raise ConfigError(f"score {form} needs --{name.replace('_', '-')}")
-    return FORMS[form](**given), given
+    return function(**given)
 
 
-def _card(form: str, given: dict[str, Any], scored: Scored, command: str) -> dict[str, Any]:
-    files = {
-        name: {"path": str(value), "sha256": hash_file(value)}
-        for name, value in given.items()
-        if isinstance(value, Path)
+def _result(scored: Scored, card: dict[str, Any]) -> dict[str, Any]:
+    return {"scores": dict(scored.scores), "failures": dict(scored.failures), "card": card}
+
+
+def _by_item(scored: Scored) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for name, values in scored.items.items():
+        for item, value in values.items():
+            found.setdefault(item, {})[name] = value
+    return found
+
+
+def _side(form: str, system: Path, given: Inputs) -> Inputs:
+    """The inputs of one of two systems: those of its card, or the given ones with its predictions."""
+    if form != "translation" and system.suffix != ".npz":
+        value = read_value(system)
+        if isinstance(value, dict) and "card" in value:
+            return card_inputs(system, value["card"]) | given
+    if form == "retrieval":
+        raise ConfigError("score retrieval --compare takes two files that score retrieval --out wrote")
+    return given | {"predictions": system}
+
+
+def _compare(form: str, first: Inputs, second: Inputs, command: str) -> dict[str, Any]:
+    one, other = _evaluate(form, first), _evaluate(form, second)
+    table = differences(one, other)
+    for name in one.scores:
+        if name in other.scores and name not in table:  # no interval: it is not known what an item adds
+            x, y = one.scores[name], other.scores[name]
+            table[name] = {"first": x, "second": y, "difference": y - x}
+    scored = Scored({f"{name}/{key}": value for name, row in table.items() for key, value in row.items()})
+    scored.rule, scored.packages, scored.notes = one.rule, one.packages, {"rule_of_second": other.rule}
+    for side, found in zip(_SIDES, (one, other), strict=True):
+        scored.failures.update({f"{side}/{reason}": count for reason, count in found.failures.items()})
+    given = {
+        f"{side}.{name}": value
+        for side, inputs in zip(_SIDES, (first, second), strict=True)
+        for name, value in inputs.items()
     }
-    intervals = {
-        name: list(interval(list(values.values())))
-        for name, values in scored.items.items()
-        if len(values) > 1
-    }
-    return {
-        "form": form,
-        "rule": scored.rule,
-        "options": {name: value for name, value in given.items() if name not in files},
-        "files": files,
-        "intervals": intervals,
-        "not_computed": scored.not_computed,
-        "notes": scored.notes,
-        "versions": {
-            "ziya-visual": __version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        "command": command,
-    }
-
-
-def compare(form: str, first: dict[str, Any], second: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Paired differences, second minus first, with 95 % intervals over the items that both hold.
-
-    Args:
-        form: one of :data:`FORMS`.
-        first: inputs of the first system, as for :func:`run`.
-        second: those of the second.
-
-    Returns:
-        Score name -> ``first``, ``second``, ``difference``, ``low``, ``high``, ``n``.
-    """
-    a, b = (_evaluate(form, inputs)[0].items for inputs in (first, second))
-    table = {}
-    for name in a:
-        shared = [item for item in a[name] if item in b.get(name, {})]
-        if shared:
-            x, y = (np.array([side[name][item] for item in shared]) for side in (a, b))
-            low, high = interval(y - x)
-            table[name] = {
-                "first": float(x.mean()),
-                "second": float(y.mean()),
-                "difference": float((y - x).mean()),
-                "low": low,
-                "high": high,
-                "n": float(len(shared)),
-            }
-    return table
+    return _result(scored, make_card(form, given, scored, command) | {"compare": True})
 
 
 def reproduce(path: Path) -> dict[str, Any]:
@@ -141,20 +149,21 @@ def reproduce(path: Path) -> dict[str, Any]:
     Raises:
         DataError: no card there, or a file that has changed since.
     """
-    then = read_json(path)
-    card = then.get("card") if isinstance(then, dict) else None
-    if not isinstance(card, dict) or "form" not in card:
-        raise DataError(f"{path}: holds no score card; expected a file written by score --out")
-    inputs: dict[str, Any] = dict(card["options"])
-    for name, entry in card["files"].items():
-        file = Path(entry["path"])
-        if not file.is_file():
-            raise DataError(f"{path}: {file} ({name}) is gone")
-        if hash_file(file) != entry["sha256"]:
-            raise DataError(f"{path}: {file} ({name}) is not the file that was scored; its hash has changed")
-        inputs[name] = file
-    now = run(card["form"], **inputs)["scores"]
-    then_scores = then["scores"]
-    names = sorted({*now, *then_scores})
-    different = {n: [then_scores.get(n), now.get(n)] for n in names if then_scores.get(n) != now.get(n)}
+    content = read_json(path)
+    content = content if isinstance(content, dict) else {}
+    card, then = content.get("card"), content.get("scores")
+    inputs = card_inputs(path, card)
+    assert isinstance(card, dict)
+    if card["form"] not in FORMS or not isinstance(then, dict):
+        raise DataError(f"{path}: a card of form {card['form']!r} without scores; there is nothing to repeat")
+    if card.get("compare"):
+        first, second = (
+            {name.partition(".")[2]: value for name, value in inputs.items() if name.startswith(f"{side}.")}
+            for side in _SIDES
+        )
+        now = _compare(card["form"], first, second, "")["scores"]
+    else:
+        now = dict(_evaluate(card["form"], inputs).scores)
+    names = sorted({*now, *then})
+    different = {name: [then.get(name), now.get(name)] for name in names if then.get(name) != now.get(name)}
     return {"equal": not different, "different": different, "scores": now}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.core.io import read_json, read_jsonl, read_text
+from ziya_visual.eval.metrics.bootstrap import Statistic
 
 Row = Mapping[str, Any]
 DUPLICATES = ("refuse", "first", "last")
@@ -29,6 +31,9 @@ class Scored:
         rule: the rule or segmenter of the numbers, for the card.
         not_computed: score name -> why.
         notes: what else the card says.
+        statistics: the scores with an interval that are no means over items.
+        clusters: item -> what is drawn as a whole (the image of a question); by default an item is.
+        packages: whose versions decide the numbers.
     """
 
     scores: dict[str, float]
@@ -37,32 +42,43 @@ class Scored:
     rule: str = ""
     not_computed: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    statistics: list[Statistic] = field(default_factory=list)
+    clusters: dict[str, str] = field(default_factory=dict)
+    packages: list[str] = field(default_factory=list)
+
+
+def read_value(path: Path) -> Any:
+    """A JSON file as it is, a JSONL file of several rows as a list.
+
+    Raises:
+        DataError: neither; the message says what was found.
+    """
+    text = read_text(path).strip()
+    if text[:1] not in ("{", "["):
+        raise DataError(f"{path}: starts with {text[:1]!r}; expected JSON, or one JSON object a line")
+    first, _, rest = text.partition("\n")
+    try:
+        value = json.loads(first)
+    except json.JSONDecodeError:
+        return read_json(path)  # one value over several lines, or the error that says where it breaks
+    return [row for _, row in read_jsonl(path)] if rest else value
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a JSON list or of a JSONL file.
-
-    Raises:
-        DataError: another form; the message says what was found.
-    """
-    start = read_text(path).lstrip()[:1]
-    if start == "[":
-        rows = read_json(path)
-    elif path.suffix == ".jsonl" or start == "{":
-        rows = [row for _, row in read_jsonl(path)]
-    else:
-        raise DataError(f"{path}: starts with {start!r}; expected a JSON list or one JSON object a line")
+    """The rows of a JSON list or of a JSONL file; ``DataError`` for another form."""
+    rows = read_value(path)
+    rows = rows if isinstance(rows, list) else [rows]
     if not rows:
         raise DataError(f"{path}: holds no rows")
     bad = next((i for i, row in enumerate(rows) if not isinstance(row, Mapping)), None)
     if bad is not None:
         raise DataError(f"{path}: row {bad} is {type(rows[bad]).__name__}, expected an object")
-    return list(rows)
+    return rows
 
 
 def read_object(path: Path, key: str) -> list[Row]:
     """The list under ``key`` of a JSON object, as COCO and VQA files have it."""
-    value = read_json(path)
+    value = read_value(path)
     rows = value.get(key) if isinstance(value, Mapping) else None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, Mapping) for row in rows):
         found = f"keys {sorted(value)[:6]}" if isinstance(value, Mapping) else type(value).__name__
@@ -80,31 +96,61 @@ def need(row: Row, key: str, path: Path) -> Any:
 def text_of(row: Row, key: str, path: Path) -> str:
     """A field that must be text; numbers are taken as they are written."""
     value = need(row, key, path)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DataError(f"{path}: {key!r} is {type(value).__name__}, expected text")
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
+        found = "NaN" if isinstance(value, float) else type(value).__name__
+        raise DataError(f"{path}: {key!r} is {found}, expected text")
     return str(value)
 
 
+def answer_of(row: Row | None, key: str, path: Path, failures: Counter[str]) -> str | None:
+    """What a system said; ``None`` where it said nothing, which every form but caption takes as wrong.
+
+    Args:
+        row: its row; ``None`` if it has none, which :func:`match_ids` has counted.
+        key: the field; null and NaN in it are ``missing``, white space is ``empty``.
+        path: for messages.
+        failures: counts both.
+    """
+    if row is None:
+        return None
+    value = need(row, key, path)
+    if value is None or value != value:
+        failures["missing"] += 1
+        return None
+    text = text_of(row, key, path)
+    failures["empty"] += not text.strip()
+    return text
+
+
 def by_id(
-    rows: Iterable[Row], key: str, path: Path, *, duplicates: str, failures: Counter[str]
+    rows: Iterable[Row],
+    key: str,
+    path: Path,
+    *,
+    failures: Counter[str],
+    duplicates: str = "refuse",
+    within: str | None = None,
 ) -> dict[str, Row]:
-    """Rows by their id as text.
+    """Rows by their id as text: 7 and "7" are the same.
 
     Args:
         rows: the rows of ``path``.
         key: the id's field.
         path: for messages.
-        duplicates: ``refuse``, or keep the ``first`` or ``last`` row of an id and count the others.
         failures: counts ``duplicate``.
+        duplicates: ``refuse``, or keep the ``first`` or ``last`` row of an id and count the others.
+        within: a field that ids are unique in only: it goes before the id.
 
     Raises:
-        DataError: an id twice, where that is refused.
+        DataError: an id twice, where that is refused, or one that is neither a number nor a text.
     """
     if duplicates not in DUPLICATES:
         raise ConfigError(f"--duplicates {duplicates!r} is not one of {', '.join(DUPLICATES)}")
     found: dict[str, Row] = {}
     for row in rows:
-        item = str(need(row, key, path))
+        item = text_of(row, key, path)
+        if within is not None:
+            item = f"{text_of(row, within, path)}/{item}"
         if item in found:
             if duplicates == "refuse":
                 raise DataError(
@@ -118,22 +164,33 @@ def by_id(
 
 
 def match_ids(
-    wanted: Iterable[str], given: Mapping[str, Row], path: Path, failures: Counter[str]
+    wanted: Iterable[str],
+    given: Mapping[str, Row],
+    path: Path,
+    failures: Counter[str],
+    *,
+    known: Container[str] = (),
 ) -> list[str]:
-    """The wanted ids in order, after counting ``missing`` and ``unknown_id``; none in common is refused."""
+    """The wanted ids in order, after counting ``missing`` and ``unknown_id``; none in common is refused.
+
+    Args:
+        wanted: what is scored.
+        given: the predictions.
+        path: of the predictions.
+        failures: counts both.
+        known: ids that are not scored and not unknown either.
+    """
     wanted = list(wanted)
-    known = set(wanted)
+    scored = set(wanted)
     missing = sum(item not in given for item in wanted)
-    unknown = sum(item not in known for item in given)
+    unknown = sum(item not in scored and item not in known for item in given)
     if missing == len(wanted):
         raise DataError(
             f"{path}: none of its {len(given)} ids is among the {len(wanted)} expected, "
             f"e.g. {next(iter(given))!r} against {wanted[0]!r}"
         )
-    if missing:
-        failures["missing"] += missing
-    if unknown:
-        failures["unknown_id"] += unknown
+    failures["missing"] += missing
+    failures["unknown_id"] += unknown
     return wanted
 
 
@@ -146,5 +203,7 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]
             if missing:
                 raise DataError(f"{path}: has no array {missing[0]!r}; it has {', '.join(held)}")
             return {name: file[name] for name in names}
-    except (OSError, ValueError, EOFError, AttributeError) as error:
-        raise DataError(f"{path}: is no readable NPZ file ({error})") from error
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file may end in a zip's, a header's or a parser's error
+        raise DataError(f"{path}: is no readable NPZ file ({' '.join(str(error).split())[:100]})") from error

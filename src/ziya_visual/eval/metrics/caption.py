@@ -10,7 +10,6 @@ A caption here is a string of tokens joined by single spaces (:mod:`ziya_visual.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -93,31 +92,40 @@ def _entries(caption: Ints, gram: Ints) -> NGrams:
 
 def bleu(captions: Captions) -> list[float]:
     """Corpus Bleu_1 to Bleu_4 with the closest reference length."""
-    small, tiny = 1e-9, 1e-15
+    return [float(score) for score in bleu_of_sums(bleu_counts(captions).sum(axis=0)[None])[0]]
+
+
+def bleu_counts(captions: Captions) -> Floats:
+    """What an image adds to Bleu: right n-grams, n-grams (by order), its length, the reference's: [N, 10]."""
     lengths = captions.length[: captions.images]
-    reference_length = _closest_lengths(captions)
-    scores, product = [], 1.0
-    for order, grams in enumerate(captions.orders, start=1):
-        correct = _clipped_matches(captions, grams)
-        guess = int(np.maximum(0, lengths - order + 1).sum())
-        product *= (correct + tiny) / (guess + small)
-        scores.append(product ** (1 / order))
-    ratio = (int(lengths.sum()) + tiny) / (reference_length + small)
-    return [score * math.exp(1 - 1 / ratio) for score in scores] if ratio < 1 else scores
+    correct = [_clipped_matches(captions, grams) for grams in captions.orders]
+    guesses = [np.maximum(0, lengths - order) for order in range(ORDERS)]
+    return np.stack([*correct, *guesses, lengths, _closest_lengths(captions)], axis=1).astype(np.float64)
 
 
-def _closest_lengths(captions: Captions) -> int:
-    """The sum over images of the reference length nearest to the candidate's; of two, the shorter."""
+def bleu_of_sums(sums: Floats) -> Floats:
+    """Bleu_1 to Bleu_4 of summed :func:`bleu_counts`: float64[R, 10] -> float64[R, 4]."""
+    small, tiny = 1e-9, 1e-15
+    precisions = (sums[:, :ORDERS] + tiny) / (sums[:, ORDERS : 2 * ORDERS] + small)
+    scores = np.cumprod(precisions, axis=1) ** (1 / np.arange(1, ORDERS + 1))
+    ratio = (sums[:, [-2]] + tiny) / (sums[:, [-1]] + small)
+    shortened: Floats = scores * np.exp(np.minimum(0, 1 - 1 / ratio))
+    return shortened
+
+
+def _closest_lengths(captions: Captions) -> Ints:
+    """Of every image the reference length nearest to the candidate's; of two, the shorter: int64[N]."""
     image = captions.image[captions.images :]
     length = captions.length[captions.images :]
     distance = np.abs(length - captions.length[image])
     order = np.lexsort((length, distance, image))
     first = np.unique(image[order], return_index=True)[1]
-    return int(length[order][first].sum())
+    closest: Ints = length[order][first]
+    return closest
 
 
-def _clipped_matches(captions: Captions, grams: NGrams) -> int:
-    """How many candidate n-grams are right, each at most as often as in its best reference."""
+def _clipped_matches(captions: Captions, grams: NGrams) -> Ints:
+    """How many n-grams of each candidate are right, at most as often as in its best reference: int64[N]."""
     size = int(grams.gram.max()) + 1 if len(grams.gram) else 1
     key = captions.image[grams.caption] * size + grams.gram
     mine = grams.caption < captions.images
@@ -125,7 +133,9 @@ def _clipped_matches(captions: Captions, grams: NGrams) -> int:
     best = np.zeros(len(keys), np.int64)
     np.maximum.at(best, slot, grams.count[~mine])
     found, where = _look_up(keys, key[mine])
-    return int(np.minimum(grams.count[mine][found], best[where]).sum())
+    matches = np.minimum(grams.count[mine][found], best[where])
+    counts = np.bincount(grams.caption[mine][found], matches, minlength=captions.images)
+    return counts.astype(np.int64)
 
 
 def _look_up(keys: Ints, wanted: Ints) -> tuple[npt.NDArray[np.bool_], Ints]:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
 
 from ziya_visual.eval.metrics.vqa import normalize_words, strip_punctuation
 
+Floats = npt.NDArray[np.float64]
+
+LETTERS = string.ascii_uppercase
 GQA_RULES = ("exact", "llava", "lavis")
-POPE_CATEGORIES = ("random", "popular", "adversarial")
+POPE_COUNTS = ("hits", "said", "true", "agree", "all")
+POPE_SCORES = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+ROTATION = 10**6  # what MMBench adds to a question's index for each rotation of its options
 
 _REFUSALS = (
     "Sorry, I can't help with images of people yet.",
@@ -40,21 +48,26 @@ def pope_yes(text: str) -> bool:
     return not {"No", "not", "no"} & set(words)
 
 
-def pope_scores(said: Sequence[bool], true: Sequence[bool]) -> dict[str, float]:
-    """Accuracy, precision, recall, F1 of "yes" and the share of yes, in percent; 0 where undefined."""
-    hits = sum(s and t for s, t in zip(said, true, strict=True))
-    agree = sum(s == t for s, t in zip(said, true, strict=True))
-    precision = hits / sum(said) if any(said) else 0.0
-    recall = hits / sum(true) if any(true) else 0.0
-    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-    shares = {
-        "accuracy": agree / len(true),
-        "precision": precision,
-        "recall": recall,
-        "f1": f1,
-        "yes_ratio": sum(said) / len(said),
-    }
-    return {name: 100 * value for name, value in shares.items()}
+def pope_unsaid(text: str) -> bool:
+    """Whether an answer holds neither yes nor no as a word, which POPE's reading takes as yes."""
+    return not re.search(r"\b(yes|no|not)\b", text, re.IGNORECASE)
+
+
+def pope_count(said: bool, true: bool) -> tuple[bool, ...]:
+    """What an answer adds to :data:`POPE_COUNTS`."""
+    return said and true, said, true, said == true, True
+
+
+def pope_scores(counts: Floats) -> Floats:
+    """:data:`POPE_SCORES` in percent of summed :data:`POPE_COUNTS`, float64[R, 5]; 0 where undefined."""
+    hits, said, true, agree, total = counts.T
+    precision, recall = _ratio(hits, said), _ratio(hits, true)
+    f1 = _ratio(2 * precision * recall, precision + recall)
+    return 100 * np.stack([_ratio(agree, total), precision, recall, f1, _ratio(said, total)], axis=1)
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
 def scienceqa_letter(text: str) -> str | None:
@@ -62,12 +75,11 @@ def scienceqa_letter(text: str) -> str | None:
 
     One option letter alone, a text that starts ``X. ``, or exactly one ``The answer is X.``.
     """
-    text = text.replace("\n", ". ")
     if re.fullmatch(r"[A-E]", text.strip()):
         return text.strip()
     if re.match(r"[A-E]\. ", text):
         return text[0]
-    said = re.findall(r"The answer is ([A-E])\.", text)
+    said = re.findall(r"The answer is ([A-Z])\.", text)
     return said[0] if len(said) == 1 else None
 
 
@@ -110,6 +122,6 @@ def options(row: Mapping[str, object]) -> dict[str, str]:
     """The options of a question row: its single-letter fields that are not empty."""
     return {
         letter: str(row[letter])
-        for letter in string.ascii_uppercase
+        for letter in LETTERS
         if row.get(letter) is not None and row[letter] == row[letter] and str(row[letter]) != ""
     }

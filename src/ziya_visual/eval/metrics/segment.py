@@ -72,23 +72,27 @@ def choose(lang: str, segmenter: str | None) -> list[tuple[str, str]]:
         if segmenter not in (None, "ptb"):
             raise ConfigError(f"--segmenter {segmenter} with --lang en: English is scored with ptb")
         return [("ptb", "")]
-    if segmenter == "ptb":
+    if segmenter == "ptb" and base == "zh":
         raise ConfigError(f"--segmenter ptb is for English; for --lang {lang} use pre, char, jieba or all")
     names = SEGMENTERS if segmenter == "all" else (segmenter or "char",)
     return [(name, f"[{base}:{name}]") for name in names]
 
 
-def refuse_chinese(texts: Sequence[str], where: str) -> None:
-    """Refuse text under an English tokeniser of which more than a tenth of the letters are ideographs.
+def refuse_unfit(texts: Sequence[str], segmenter: str, where: str) -> None:
+    """Refuse texts that a segmenter cannot cut: Chinese under PTB's rules, or unsegmented under ``pre``.
 
     Raises:
-        DataError: with the share found.
+        DataError: more than a tenth of the letters are ideographs, or none of ten texts holds a space.
     """
     joined = "".join(texts)
-    letters = sum(char.isalpha() for char in joined)
-    share = len(_IDEOGRAPH.findall(joined)) / max(1, letters)
-    if share > 0.1:
+    share = len(_IDEOGRAPH.findall(joined)) / max(1, sum(char.isalpha() for char in joined))
+    if segmenter == "ptb" and share > 0.1:
         raise DataError(
             f"{where}: {share:.0%} of the letters are Chinese, which an English tokeniser cannot cut; "
             "use --lang zh"
+        )
+    if segmenter == "pre" and len(texts) >= 10 and not any(len(text.split()) > 1 for text in texts):
+        raise DataError(
+            f"{where}: no text holds a space, so they have not been cut into words; "
+            "use --segmenter char or jieba instead of pre"
         )
