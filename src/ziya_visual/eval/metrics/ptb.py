@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 # What pycocoevalcap drops after tokenising. Brackets are not dropped: they come out as -lrb- in lower case.
 _DROPPED = frozenset("'' ' `` ` . ? ! , : - -- ... ;".split())
@@ -35,17 +35,19 @@ _EXTENSION = "(?:[chx]|bmp|docx?|exe|gif|html?|jpe?g|mov|mp[34g]|avi|pdf|php|png
 # Abbreviations that keep their full stop: those that stay words of their own before anything, the others.
 _STRONG = (
     "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri ala ariz calif colo "
-    "conn dak del fla ga ind kan kans ky md mich minn mo mont neb nev okla pa penn tenn tex va vt wis "
-    "wisc wyo la inc co cos corp pty ptys ppty pptys ltd plc bancorp bhd assn univ intl sys tel est ext "
+    "conn dak fla ga ind kan kans ky md mich minn mo mont neb nev okla penn tenn va vt wis "
+    "wisc wyo inc co cos corp ltd plc bancorp bhd assn univ intl sys tel est ext "
     "sq jr bros ed\\.d ph\\.d esq etc al seq"
 ).split()
 _WEAK = (
     "ft dept sr blvd rd mr mrs ms dr drs prof profs sen sens rep reps atty attys lt col gen messrs gov "
     "govs adm rev maj sgt cpl pvt mt capt st ste ave pres lieut hon brig cmdr comdr pfc spc supt supts "
-    "det vs alex wm jos cie a\\.k\\.a cf treas invt elec natl mfg mtg ph rt"
+    "det vs alex wm jos cie a\\.k\\.a cf treas invt elec natl ph rt ct bldg"
 ).split()
-_CAPITALIZED = "Ark Ill Mass Miss Ore Wash Az Ct".split()  # words otherwise
-_BEFORE_NUMBERS = "ca fig figs prop no nos art arts bldg prop pp op".split()
+# Words otherwise: in capitals or with a capital, and never in capitals.
+_STRONG_CAPITALIZED, _CAPITALIZED = "Del Pa Tex La".split(), "Ark Ill Mass Miss Ore Wash Az".split()
+_STRONG_NOT_CAPITALS, _NOT_CAPITALS = "pty ptys ppty pptys".split(), "mfg mtg".split()
+_BEFORE_NUMBERS = "ca fig figs prop no nos art pp op".split()
 # After "T. " one of these starts a sentence, and the letter was no initial.
 _STARTERS = (
     "About According Additionally After An A As At But Earlier He Her Here However If In It Last Many "
@@ -66,6 +68,11 @@ _FRACTIONS = {"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3"
 def _rule(token: str, ahead: str = "", *, case: bool = False) -> re.Pattern[str]:
     """A rule: the token it takes, and what must follow (which lends it length but is not taken)."""
     return re.compile(rf"(?P<token>{token})(?:{ahead})", 0 if case else re.IGNORECASE)
+
+
+def _cased(words: Sequence[str], other: Callable[[str], str]) -> str:
+    """A pattern of the words as they are written, or in another case."""
+    return rf"(?:{'|'.join(f'{word}|{other(word)}' for word in words)})"
 
 
 # Order decides between rules that reach equally far.
@@ -96,7 +103,10 @@ _RULES = [
     _rule("[A-Za-z]", rf"\.\s+(?:{'|'.join(_STARTERS)})\s", case=True),
     _rule(rf"(?:{'|'.join(_STRONG)})\.", r"[\s\S]{0,2}"),
     _rule(rf"(?:{_ACRO}|[A-Za-z]|{'|'.join(_WEAK)})\."),
-    _rule(rf"(?:{'|'.join(_CAPITALIZED)})\.", case=True),
+    _rule(rf"{_cased(_STRONG_CAPITALIZED, str.upper)}\.", r"[\s\S]{0,2}", case=True),
+    _rule(rf"{_cased(_CAPITALIZED, str.upper)}\.", case=True),
+    _rule(rf"{_cased(_STRONG_NOT_CAPITALS, str.capitalize)}\.", r"[\s\S]{0,2}", case=True),
+    _rule(rf"{_cased(_NOT_CAPITALS, str.capitalize)}\.", case=True),
     _rule(rf"(?:{'|'.join(_BEFORE_NUMBERS)})\.", r"\s?\d"),
     _rule(rf"{_ACRO}", r"\s"),
     _rule(rf"{_APOS}\d\d", r"\s"),
