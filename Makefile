@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint bench soak
+.PHONY: help setup quickstart test test-slow lint bench bench-eval soak
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -33,6 +33,9 @@ lint: setup  ## style, types, layers
 
 bench: setup  ## timings beside peers: JSON under runs/bench
 	$(BIN)/python benchmarks/packed.py
+
+bench-eval: setup  ## scoring beside its peers: runs/bench/eval.json
+	$(BIN)/python benchmarks/eval.py
 
 soak: setup  ## what takes longer: the quickstart from scratch, the parts compared, and two more seeds
 	rm -rf runs/soak

@@ -56,6 +56,11 @@ def test_help_needs_no_heavy_library() -> None:
         (["score", "captoin"], "unknown form; did you mean 'caption'?"),
         (["score", "gqa", "--predictions", "{tmp}/p.json"], "needs --annotations"),
         (["leaderboard", "{tmp}"], "reviews.jsonl: absent; give the --out folder of a finished judge run"),
+        (
+            ["score", "gqa", "--per-item", "--predictions", "{tmp}/p.json"],
+            "--per-item writes to the file of --out",
+        ),
+        (["reproduce", "{tmp}/not.png"], "line 1 is not JSON"),
         (["forge", "status", "{tmp}"], "{tmp}"),
         (["train", "{tmp}/absent.yaml"], "absent.yaml"),
         (["train", "{tmp}/recipe.yaml"], "unknown key 'precison'; did you mean 'precision'?"),

@@ -51,7 +51,7 @@ _BEFORE_NUMBERS = "ca fig figs prop no nos art pp op".split()
 # After "T. " one of these starts a sentence, and the letter was no initial.
 _STARTERS = (
     "About According Additionally After An A As At But Earlier He Her Here However If In It Last Many "
-    "More Now Once One Other Our She Since So Some Such That The Then There These They This We When While "
+    "More Now Once One Other Our She Since So Some Such That The Their Then There These They This We When While "
     "What Yet You"
 ).split()
 
@@ -100,7 +100,7 @@ _RULES = [
     _rule(r"pro-|anti-"),
     _rule(rf"{_PART}(?:\\?/{_PART}){{1,2}}"),
     _rule(r"[A-Z]*\$|#", case=True), _rule("[\u00a2-\u00a5\u0080\u20a0\u20ac\u20a4]"),
-    _rule("[A-Za-z]", rf"\.\s+(?:{'|'.join(_STARTERS)})\s", case=True),
+    _rule("[A-Za-z]", rf"\.\s+{_cased(_STARTERS, str.upper)}\s", case=True),
     _rule(rf"(?:{'|'.join(_STRONG)})\.", r"[\s\S]{0,2}"),
     _rule(rf"(?:{_ACRO}|[A-Za-z]|{'|'.join(_WEAK)})\."),
     _rule(rf"{_cased(_STRONG_CAPITALIZED, str.upper)}\.", r"[\s\S]{0,2}", case=True),
@@ -125,8 +125,17 @@ _RULES = [
     _rule("'", r"[A-Za-z][^\s\u00a0]"),
     _rule("\"|''|'|[`\u2018-\u201f\u0091-\u0094\u2039\u203a\u00ab\u00bb\u00b4]{1,2}"),
     _rule("[-+%&~^|\\\\\u00a6\u00a7\u00a9\u00ac\u00ae\u00b0-\u00ba\u00d7\u00f7\u2020-\u2022\u2032-\u2037"
-          "\u2100-\u214f\u2190-\u23ff\u25a0-\u27bf\u3001-\u3020\u30fb\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40]"),
+          "\u2100-\u214f\u2190-\u23ff\u25a0-\u27bf\u3001\u3002\u3012-\u3020\u30fb\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40]"),
 ]  # fmt: skip
+# Most of what captions hold needs no rules: a word alone or before a mark that ends it.
+_PLAIN = re.compile(r"([A-Za-z]{2,})([.,!?]?)")
+_SPLIT = frozenset("cannot gonna wanna gotta lemme gimme".split())
+_ABBREVIATED = frozenset(
+    word.lower()
+    for words in (_STRONG, _WEAK, _STRONG_CAPITALIZED, _CAPITALIZED, _STRONG_NOT_CAPITALS, _NOT_CAPITALS,
+                  _BEFORE_NUMBERS)
+    for word in words
+)  # fmt: skip
 # Where a rule may reach over a space, the line is read as a whole.
 _SPANNING = re.compile(r"\d[ \t\u00a0]+\d|\.\s+[.\d]|\b[A-Za-z]\.\s+[A-Z]|<[A-Za-z!/]|\)[ \u00a0]\d")
 # The Java program reads all captions as one text: what a full stop after these means, the next line decides.
@@ -145,7 +154,8 @@ def _scan(text: str, end: int) -> Iterator[str]:
             match = rule.match(text, position)
             if match and match.end() - position > reach:
                 best, reach = match["token"], match.end() - position
-        yield from _spelled(best)
+        # A symbol that no rule knows is a token; any other such character Java deletes.
+        yield from _spelled(best or (text[position] if "\u2190" <= text[position] < "\u2c00" else ""))
         position += max(1, len(best))
 
 
@@ -168,6 +178,8 @@ def _spelled(token: str) -> list[str]:
     if re.fullmatch(r"\.{3,5}|(?:\.[ \u00a0])+\.|[\u2026\u0085]", token):
         return ["..."]
     token = re.sub(r"&(amp|lt|gt);", lambda m: {"amp": "&", "lt": "<", "gt": ">"}[m[1]], token)
+    if re.fullmatch("[nN][\u2019\u0092\u2018\u201b\u0091`\u00b4][tT]", token):
+        return ["n't"]
     if token in ("&quot;", "&nbsp;"):
         return []
     if not token.startswith("<"):
@@ -178,6 +190,9 @@ def _spelled(token: str) -> list[str]:
 
 @functools.lru_cache(maxsize=1 << 17)
 def _words(text: str, following: str = "") -> tuple[str, ...]:
+    plain = _PLAIN.fullmatch(text)
+    if plain and (word := plain[1].lower()) not in _SPLIT and not (plain[2] == "." and word in _ABBREVIATED):
+        return (word,)
     found = _scan(f"{text}\n{following} ", len(text))
     return tuple(token for token in found if token not in _DROPPED)
 
