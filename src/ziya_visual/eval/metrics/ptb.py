@@ -51,8 +51,8 @@ _BEFORE_NUMBERS = "ca fig figs prop no nos art pp op".split()
 # After "T. " one of these starts a sentence, and the letter was no initial.
 _STARTERS = (
     "About According Additionally After An A As At But Earlier He Her Here However If In It Last Many "
-    "More Now Once One Other Our She Since So Some Such That The Their Then There These They This We When While "
-    "What Yet You"
+    "More Now Once One Other Our She Since So Some Such That The Their Then There These They This We When "
+    "While What Yet You"
 ).split()
 
 _APOSTROPHE_WORDS = (
