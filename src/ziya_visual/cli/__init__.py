@@ -1,0 +1,150 @@
+"""The command line: each command parses and calls one function, imported only then."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ziya_visual import __version__
+from ziya_visual.cli.arguments import Checkpoint, Seed
+from ziya_visual.cli.forge import forge
+from ziya_visual.cli.measure import measure
+from ziya_visual.core import log
+from ziya_visual.core.errors import ZiyaError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Make and use bilingual vision-language models."
+)
+app.add_typer(measure)
+app.add_typer(forge, name="forge")
+
+Host = Annotated[str, typer.Option(help="Address to listen on; a public one needs a key.")]
+Port = Annotated[int, typer.Option(min=0, max=65535)]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show more, and a traceback where it fails.")
+    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Make and use bilingual vision-language models."""
+    log.setup(debug=debug)
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/quickstart"),
+    seed: Seed = 0,
+    from_scratch: Annotated[bool, typer.Option(help="Pre-train the tiny ViT and LM too.")] = False,
+) -> None:
+    """Run the whole system in miniature: draw, forge, train, evaluate, report."""
+    from ziya_visual.quickstart import quickstart as run
+
+    run(out, seed=seed, from_scratch=from_scratch)
+
+
+@app.command("pretrain-parts")
+def pretrain_parts(
+    out: Annotated[Path, typer.Option(help="Folder for vit/, lm/ and card.json.")], seed: Seed = 0
+) -> None:
+    """Make the tiny ViT and LM that the quickstart starts from."""
+    from ziya_visual.train.parts import pretrain_parts as run
+
+    run(out, seed=seed)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file.")],
+    changes: Annotated[list[str] | None, typer.Argument(help="key=value, such as stages.0.steps=100")] = None,
+) -> None:
+    """Run the stages of a recipe; a killed run goes on where it was."""
+    from ziya_visual.core.config import load_recipe
+    from ziya_visual.train.run import run_recipe
+
+    typer.echo(str(run_recipe(load_recipe(recipe, changes or ()))))
+
+
+@app.command()
+def doctor(
+    target: Annotated[
+        Path | None, typer.Argument(help="A recipe file or a checkpoint folder; without, this machine.")
+    ] = None,
+    changes: Annotated[list[str] | None, typer.Argument(help="key=value on the recipe, as for train")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="How many GPUs to plan the recipe for.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object, sizes in bytes.")] = False,
+) -> None:
+    """Say what is here, what fits, and what to change."""
+    from ziya_visual.train.doctor import doctor as run
+
+    raise typer.Exit(run(target, changes or (), gpus=gpus, json_output=json_output))
+
+
+@app.command()
+def chat(
+    checkpoint: Checkpoint,
+    image: Annotated[Path | None, typer.Option(help="The picture to talk about.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON line an answer.")] = False,
+) -> None:
+    """Talk about a picture in the terminal, or answer the questions of a pipe, one a line."""
+    from ziya_visual.serve.terminal import chat as run
+
+    run(checkpoint, image=image, json_output=json_output)
+
+
+@app.command()
+def serve(
+    checkpoint: Checkpoint,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key.")] = None,
+) -> None:
+    """Serve a checkpoint through an OpenAI-compatible API."""
+    from ziya_visual.serve.api import serve as run
+
+    run(checkpoint, host=host, port=port, api_key_env=api_key_env)
+
+
+@app.command()
+def web(checkpoint: Checkpoint, host: Host = "127.0.0.1", port: Port = 7860) -> None:
+    """Open a web page to talk about pictures."""
+    from ziya_visual.serve.web import web as run
+
+    run(checkpoint, host=host, port=port)
+
+
+def main() -> None:
+    """Run a command; an error is one readable line and a non-zero exit code.
+
+    2: something to be mended by the user; 1: a fault of ours; 130: interrupted.
+    """
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except ZiyaError as error:
+        if debug:
+            raise
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except Exception as error:
+        if debug:
+            raise
+        said = " ".join(str(error).split())[:200]
+        _fail(f"{type(error).__name__}: {said} (a fault of ours; --debug shows where)", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(code)
