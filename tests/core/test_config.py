@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ziya_visual.core.config import load_recipe
+from ziya_visual.core.config import load_recipe, split_rule
 from ziya_visual.core.errors import ConfigError
 
 RECIPE = """
@@ -42,7 +42,18 @@ def test_a_recipe_is_read_and_changed(path: Path) -> None:
         ("stages.4.steps=1", "there is no '4' in the recipe"),
         ("modle.checkpoint=x", "there is no 'modle' in the recipe; did you mean 'model'?"),
         ("seed", "'seed' is no key=value"),
-        ("stages.0.trains=[qfromer]", "trains.0: Input should be 'qformer'"),
+        ("stages.0.trains=[qfromer]", "trains.0: unknown part 'qfromer'; did you mean 'qformer'?"),
+        (
+            "stages.0.trains=['vision[-2]']",
+            "trains.0: expected a part, or some blocks of one such as vision[-2:]",
+        ),
+        ("stages.0.trains=['projection[1:]']", "trains.0: projection has no blocks to choose from"),
+        ("stages.0.trains=['vision[:1]', 'vision[2:]']", "trains names vision twice"),
+        (
+            "stages.0.learning_rates={vision: 0.1}",
+            "learning_rates has vision, which this stage does not train",
+        ),
+        ("stages.0.learning_rates={lora: 0}", "stages.0.learning_rates.lora: Input should be greater than 0"),
         ("model.bridge={num_query=3}", "model.bridge"),
     ],
 )
@@ -51,6 +62,18 @@ def test_what_does_not_fit_is_named(path: Path, override: str, text: str) -> Non
         load_recipe(path, [override])
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_blocks_are_sliced_as_python_does() -> None:
+    assert split_rule("vision[-2:]") == ("vision", slice(-2, None))
+    assert split_rule("lora[36:39]") == ("lora", slice(36, 39))
+    assert split_rule("projection") == ("projection", None)
+
+
+def test_an_adapter_needs_a_base(path: Path) -> None:
+    assert load_recipe(path, ["save=adapter"]).save == "adapter"
+    with pytest.raises(ConfigError, match=r"save: adapter needs a model\.checkpoint"):
+        load_recipe(path, ["save=adapter", "model.checkpoint=null"])
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", ""])

@@ -5,18 +5,55 @@ Configuration stops here and at the builders: modules take plain keyword argumen
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from ziya_visual.core.errors import ConfigError, nearest
 from ziya_visual.core.io import read_text
 
 Part = Literal["qformer", "query_tokens", "projection", "alignment", "lora", "vision"]
 PARTS: tuple[Part, ...] = ("qformer", "query_tokens", "projection", "alignment", "lora", "vision")
+BLOCKS: tuple[Part, ...] = ("qformer", "alignment", "lora", "vision")  # the parts made of numbered blocks
+
+
+def split_rule(rule: str) -> tuple[str, slice | None]:
+    """What a stage trains: a part, or some of its blocks as Python slices them.
+
+    >>> split_rule("qformer")
+    ('qformer', None)
+    >>> split_rule("vision[-2:]")  # the last two; [36:39] are three, [:4] the first four
+    ('vision', slice(-2, None, None))
+
+    Raises:
+        ValueError: it is of another form, names no part, or slices one that has no blocks.
+    """
+    form = re.fullmatch(r"(\w+)(?:\[(-?\d+)?:(-?\d+)?\])?", rule)
+    if form is None:
+        raise ValueError(
+            f"expected a part, or some blocks of one such as vision[-2:] or vision[36:39], found {rule!r}"
+        )
+    part, first, end = form.groups()
+    if part not in PARTS:
+        raise ValueError(f"unknown part {part!r}{nearest(part, PARTS)}")
+    if rule == part:
+        return part, None
+    if part not in BLOCKS:
+        raise ValueError(f"{part} has no blocks to choose from; write {part!r}")
+    return part, slice(first and int(first), end and int(end))
+
+
+def _checked(rule: str) -> str:
+    try:
+        split_rule(rule)
+    except ValueError as error:
+        raise PydanticCustomError("rule", "{why}", {"why": str(error)}) from error
+    return rule
 
 
 class _Strict(BaseModel):
@@ -49,11 +86,36 @@ class Stage(_Strict):
         ge=1, description="texts drawn of those that an image has, all languages together"
     )
     tasks: dict[str, float] = Field(description="weight of each task in the draw")
-    trains: tuple[Part, ...]
+    trains: tuple[Annotated[str, AfterValidator(_checked)], ...] = Field(
+        description="parts, or blocks of a part: see split_rule"
+    )
     objectives: Objectives = Objectives()
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(
+        gt=0, description="at its highest, of all parts that learning_rates leaves out"
+    )
+    learning_rates: dict[Part, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="of single parts, such as {lora: 0.0001, vision: 0.00001}"
+    )
     warmup_steps: int = Field(0, ge=0)
     final_fraction: float = Field(0.05, ge=0, le=1, description="of the learning rate, at the last step")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of which anything is trained."""
+        return tuple(split_rule(rule)[0] for rule in self.trains)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Stage:
+        twice = sorted({part for part in self.parts if self.parts.count(part) > 1})
+        idle = sorted(set(self.learning_rates) - set(self.parts))
+        if twice:
+            raise PydanticCustomError(
+                "rule", "trains names {part} twice; write one range", {"part": twice[0]}
+            )
+        if idle:
+            why = "learning_rates has {part}, which this stage does not train"
+            raise PydanticCustomError("rule", why, {"part": idle[0]})
+        return self
 
 
 class Bridge(_Strict):
@@ -96,6 +158,17 @@ class Recipe(_Strict):
     data: Data
     precision: Literal["fp32", "bf16"] = "bf16"
     stages: tuple[Stage, ...] = Field(min_length=1)
+    save: Literal["checkpoint", "adapter"] = Field(
+        "checkpoint",
+        description="of each stage: a whole checkpoint, or what was trained since model.checkpoint",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recipe:
+        if self.save == "adapter" and self.model.checkpoint is None:
+            why = "save: adapter needs a model.checkpoint that it belongs to"
+            raise PydanticCustomError("rule", why)
+        return self
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

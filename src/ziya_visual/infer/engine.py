@@ -24,6 +24,7 @@ from ziya_visual.data.chat_format import ChatFormat, Said
 from ziya_visual.data.images import Pictures, load_image, open_pictures
 from ziya_visual.data.text_batch import pad, text_ids
 from ziya_visual.infer.decode import Decoder, Prompt, Sampling, generate
+from ziya_visual.model.adapter_files import RECORD
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.checkpoint import ALIGNMENT, load_checkpoint
@@ -275,6 +276,8 @@ def open_model(folder: Path) -> TextModel:
     Raises:
         CheckpointError: it is neither.
     """
+    if (folder / RECORD).is_file():
+        return ZiyaVisual.from_pretrained(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no config.json there; expected a checkpoint folder")
     if (folder / ALIGNMENT).is_file():

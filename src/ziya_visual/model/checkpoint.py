@@ -16,6 +16,7 @@ from transformers import Blip2Config
 
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.io import atomic_dir
+from ziya_visual.model.adapter_files import RECORD, base_of, load_adapter
 from ziya_visual.model.adapters import merge_lora
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.model import ZiyaVisualModel
@@ -45,12 +46,17 @@ def load_checkpoint(
     """Open a checkpoint folder in float32, in evaluation mode.
 
     Args:
-        folder: as :func:`save_checkpoint` writes it.
+        folder: as :func:`save_checkpoint` writes it; or as ``save_adapter`` does, which opens its base.
         attention: transformers' name of an attention for all parts, or None for each part's default.
 
     Raises:
         CheckpointError: a file is missing or damaged, or keys are missing or too many; in one line.
     """
+    if (folder / RECORD).is_file():
+        model, alignment, processor = load_checkpoint(base_of(folder), attention=attention)
+        load_adapter(folder, model=model, alignment=alignment)
+        merge_lora(model)
+        return model.eval(), alignment, processor
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(f"{folder}: no checkpoint of ours, {', '.join(missing)} not found there")

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ziya_visual.core import log
 from ziya_visual.core.config import Recipe, Stage
 from ziya_visual.core.io import atomic_path
-from ziya_visual.model.adapters import add_lora, freeze_all_but
+from ziya_visual.model.adapters import add_lora, chosen, freeze_all_but, parts_of
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.model import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
@@ -63,7 +63,7 @@ def train(training: Training, recipe: Recipe, *, after_stage: Callable[[str], No
     saved = torch.load(state_path, weights_only=True) if state_path.exists() else None
     features = _encode_all(training, recipe)
     for number, stage in enumerate(recipe.stages):
-        if "lora" in stage.trains:
+        if "lora" in stage.parts:
             torch.manual_seed(recipe.seed)  # the adapters start alike, however the run came here
             add_lora(training.model, rank=recipe.model.lora.rank, alpha=recipe.model.lora.alpha)
         if saved is not None and number < saved["stage"]:
@@ -76,7 +76,7 @@ def train(training: Training, recipe: Recipe, *, after_stage: Callable[[str], No
 
 def _encode_all(training: Training, recipe: Recipe) -> Tensor | None:
     """The frozen ViT's states of all pictures, float[N, P, Dv]; None where a stage trains the ViT."""
-    if any("vision" in stage.trains for stage in recipe.stages):
+    if any("vision" in stage.parts for stage in recipe.stages):
         return None
     parts = []
     training.model.requires_grad_(False)
@@ -98,7 +98,7 @@ def _run_stage(
     stage, model, alignment = recipe.stages[number], training.model, training.alignment
     table = freeze_all_but(model, alignment, stage.trains)
     named = [*model.named_parameters(), *alignment.named_parameters()]
-    optimizer = Optimizer(named)
+    optimizer = Optimizer(named, scales=_scales(training, stage))
     batches = Batches(
         training.album,
         training.processor.chat,
@@ -143,6 +143,16 @@ def _run_stage(
             bar.advance(bar.tasks[0].id)
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == stage.steps:
                 _save(training, optimizer, number, step + 1, state_path)
+
+
+def _scales(training: Training, stage: Stage) -> dict[nn.Parameter, float]:
+    """The factor on ``learning_rate`` of each parameter of a part with a rate of its own."""
+    parts = parts_of(training.model, training.alignment)
+    return {
+        parameter: rate / stage.learning_rate
+        for part, rate in stage.learning_rates.items()
+        for parameter in chosen(parts, part).values()
+    }
 
 
 def _image_embeds(training: Training, features: Tensor | None, rows: np.ndarray) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ziya_visual.core.io import read_examples, write_json, write_jsonl
 from ziya_visual.core.records import Example
 from ziya_visual.data.images import load_image
 from ziya_visual.data.readers.folder_csv import read_folder
+from ziya_visual.model.adapter_files import save_adapter
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
@@ -26,10 +28,10 @@ from ziya_visual.train.loop import Training, train
 
 
 def run_recipe(recipe: Recipe) -> Path:
-    """Train all stages of a recipe and save the checkpoint of each in ``recipe.out``; a killed run goes on.
+    """Train all stages of a recipe and save each in ``recipe.out``; a killed run goes on.
 
     Returns:
-        The folder of the last stage's checkpoint.
+        The folder of the last stage: a checkpoint, or an adapter where the recipe says so.
 
     Raises:
         ConfigError: the recipe names neither a checkpoint nor the parts of one.
@@ -41,14 +43,23 @@ def run_recipe(recipe: Recipe) -> Path:
 
     def keep(stage: str) -> None:
         folder = recipe.out / stage
-        save_checkpoint(
-            folder, model=training.model, alignment=training.alignment, processor=training.processor
-        )
+        _save(training, recipe, stage, folder)
         log.logger.info("stage %s: %s", stage, folder)
 
     curve = train(training, recipe, after_stage=keep)
     write_json(recipe.out / "curve.json", curve)
     return recipe.out / recipe.stages[-1].name
+
+
+def _save(training: Training, recipe: Recipe, stage: str, folder: Path) -> None:
+    both: dict[str, Any] = {"model": training.model, "alignment": training.alignment}
+    if recipe.save == "checkpoint":
+        save_checkpoint(folder, **both, processor=training.processor)
+        return
+    assert recipe.model.checkpoint is not None, "the recipe was checked"
+    done = recipe.stages[: 1 + [one.name for one in recipe.stages].index(stage)]
+    trained = list(dict.fromkeys(rule for one in done for rule in one.trains))
+    save_adapter(folder, **both, trained=trained, base=recipe.model.checkpoint)
 
 
 def read_data(recipe: Recipe) -> list[Example]:

@@ -8,7 +8,7 @@ by AdamW. On the miniature's language model Muon reached in 250 steps the losses
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,23 +26,43 @@ OUTSIDE = (
 class Optimizer:
     """Muon and AdamW as one; learning rates are matched by Muon's ``match_rms_adamw``."""
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], *, weight_decay: float = 0.01) -> None:
-        """Take the parameters that require gradients."""
-        inside: list[nn.Parameter] = []
-        outside: list[nn.Parameter] = []
+    def __init__(
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        *,
+        weight_decay: float = 0.01,
+        scales: Mapping[nn.Parameter, float] | None = None,
+    ) -> None:
+        """Take the parameters that require gradients; ``scales``: factors on the learning rate of some."""
+        inside: dict[float, list[nn.Parameter]] = {}
+        outside: dict[float, list[nn.Parameter]] = {}
         for name, parameter in named:
             if parameter.requires_grad:
                 matrix = parameter.ndim == 2 and not any(word in name for word in OUTSIDE)
-                (inside if matrix else outside).append(parameter)
-        self.parameters = [*inside, *outside]
+                groups = inside if matrix else outside
+                groups.setdefault((scales or {}).get(parameter, 1.0), []).append(parameter)
+        both = [groups for groups in (inside, outside) if groups]
+        self.parameters = [p for groups in both for group in groups.values() for p in group]
+        self._scales = [list(groups) for groups in both]
         self._parts: list[torch.optim.Optimizer] = []
         if inside:
             self._parts.append(
-                torch.optim.Muon(inside, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+                torch.optim.Muon(
+                    [{"params": group} for group in inside.values()],
+                    lr=0.0,
+                    weight_decay=weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
             )
         if outside:
             self._parts.append(
-                torch.optim.AdamW(outside, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+                torch.optim.AdamW(
+                    [{"params": group} for group in outside.values()],
+                    lr=0.0,
+                    betas=(0.9, 0.98),
+                    weight_decay=0.0,
+                    fused=True,
+                )
             )
 
     def step(self, loss: Tensor, *, lr: float, max_norm: float = 1.0) -> bool:
@@ -59,10 +79,10 @@ class Optimizer:
         return True
 
     def update(self, *, lr: float) -> None:
-        """Change the parameters by the gradients that they hold."""
-        for part in self._parts:
-            for group in part.param_groups:
-                group["lr"] = lr
+        """Change the parameters by the gradients that they hold, each at its share of ``lr``."""
+        for part, scales in zip(self._parts, self._scales, strict=True):
+            for group, scale in zip(part.param_groups, scales, strict=True):
+                group["lr"] = lr * scale
             part.step()
 
     def state_dict(self) -> list[Any]:

@@ -1,0 +1,82 @@
+"""Tiny random checkpoints of every architecture of language model that the tests are about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Blip2VisionConfig,
+    Blip2VisionModel,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from ziya_visual.model.alignment import Alignment
+from ziya_visual.model.compose import compose
+from ziya_visual.model.model import ZiyaVisualModel
+from ziya_visual.model.processor import ZiyaProcessor
+from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
+
+QUERIES = 4
+_SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+LANGUAGE_MODELS: dict[str, Any] = {
+    "llama": lambda v: LlamaConfig(vocab_size=v, intermediate_size=64, tie_word_embeddings=True, **_SIZES),
+    "opt": lambda v: OPTConfig(
+        vocab_size=v, ffn_dim=64, word_embed_proj_dim=32, dropout=0.0, pad_token_id=0, **_SIZES
+    ),
+    "qwen2": lambda v: Qwen2Config(vocab_size=v, intermediate_size=64, num_key_value_heads=2, **_SIZES),
+    "gpt_neox": lambda v: GPTNeoXConfig(vocab_size=v, intermediate_size=64, **_SIZES),
+    "gpt2": lambda v: GPT2Config(vocab_size=v, n_embd=48, n_layer=3, n_head=4, embd_pdrop=0, attn_pdrop=0),
+}
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A small real one."""
+    return train_tokenizer(corpus_texts(np.random.default_rng(0), 30))
+
+
+def tiny(
+    architecture: str = "llama", tokenizer: Any = None
+) -> tuple[ZiyaVisualModel, Alignment, ZiyaProcessor]:
+    """A whole model in evaluation mode, no weight at its initial value."""
+    tokenizer = tokenizer or tiny_tokenizer()
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
+    model, alignment = compose(
+        vision=Blip2VisionModel(
+            Blip2VisionConfig(
+                **sizes, num_hidden_layers=3, image_size=16, patch_size=8, initializer_range=0.02
+            )
+        ),
+        language_model=AutoModelForCausalLM.from_config(LANGUAGE_MODELS[architecture](len(tokenizer))),
+        tokenizer=tokenizer,
+        qformer={
+            **sizes,
+            "num_hidden_layers": 2,
+            "cross_attention_frequency": 1,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        },
+        num_query_tokens=QUERIES,
+        projection_size=16,
+        seed=0,
+    )
+    with torch.no_grad():
+        for parameter in [*model.parameters(), *alignment.parameters()]:
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model.eval(), alignment.eval(), ZiyaProcessor(tokenizer, image_size=16, num_query_tokens=QUERIES)
+
+
+def logits(model: Any, processor: ZiyaProcessor) -> torch.Tensor:
+    """Of one picture and a line of text in both languages."""
+    ids = torch.tensor([processor.chat.prefix_ids(QUERIES) + processor.chat.text_ids("红色 circle")])
+    pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        return model(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids)).logits

@@ -1,0 +1,53 @@
+"""A recipe from its file to its folders: an adapter and its base are the checkpoint that would be saved."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tiny_models import logits, tiny
+
+from ziya_visual.core.config import load_recipe
+from ziya_visual.model.adapters import parts_of
+from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
+from ziya_visual.train.run import run_recipe
+
+RECIPE = """
+name: test
+out: {folder}/run
+precision: fp32
+model: {{checkpoint: {folder}/base, lora: {{rank: 4, alpha: 8}}}}
+data: {{path: ["{folder}/pictures"]}}
+stages:
+  - {{name: one, steps: 3, images_per_step: 2, texts_per_image: 1, tasks: {{caption: 1.0}},
+      learning_rate: 0.01, trains: ["vision[-1:]", alignment], objectives: {{contrastive: 1.0}}}}
+  - {{name: two, steps: 3, images_per_step: 2, texts_per_image: 1, tasks: {{caption: 1.0}},
+      learning_rate: 0.01, learning_rates: {{lora: 0.03}}, trains: [projection, lora, "qformer[:1]"]}}
+"""
+
+
+def test_an_adapter_and_its_base_are_the_checkpoint(tmp_path: Path) -> None:
+    model, alignment, processor = tiny()
+    save_checkpoint(tmp_path / "base", model=model, alignment=alignment, processor=processor)
+    (tmp_path / "pictures").mkdir()
+    rows = ["image,lang,text"]
+    for color in ("red", "green", "blue"):
+        Image.new("RGB", (16, 16), color).save(tmp_path / "pictures" / f"{color}.png")
+        rows.append(f"{color}.png,en,a {color} picture")
+    (tmp_path / "pictures" / "captions.csv").write_text("\n".join(rows) + "\n")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(folder=tmp_path))
+    found: dict[str, Any] = {}
+    for save in ("checkpoint", "adapter"):
+        folder = run_recipe(load_recipe(path, [f"save={save}", f"out={tmp_path / save}"]))
+        found[save] = load_checkpoint(folder)
+    whole, light = (logits(found[save][0], processor) for save in ("checkpoint", "adapter"))
+    assert (whole - light).abs().max() <= 1e-5
+    for (name, one), other in zip(
+        found["checkpoint"][1].state_dict().items(), found["adapter"][1].state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other), name
+    before = parts_of(model, alignment)
+    after = parts_of(*found["checkpoint"][:2])
+    moved = {n for part in before for n, p in before[part].items() if not torch.equal(p, after[part][n])}
+    assert {name.split(".")[4] for name in moved if "vision_model" in name} == {"2"}
