@@ -39,6 +39,7 @@ def test_help_needs_no_heavy_library() -> None:
         "score",
         "judge",
         "doctor",
+        "export",
         "leaderboard",
         "forge",
     ):
@@ -52,6 +53,8 @@ def test_help_needs_no_heavy_library() -> None:
         (["chat", "{tmp}"], "no checkpoint of ours, config.json"),
         (["chat", "{tmp}", "--image", "{tmp}/not.png"], "no picture that can be read"),
         (["serve", "{tmp}"], "no config.json there"),
+        (["export", "{tmp}", "--to", "{tmp}/out"], "no checkpoint of ours, config.json"),
+        (["export", "{tmp}", "--to", "{tmp}"], "exists and is no earlier export"),
         (["serve", "{tmp}", "--host", "0.0.0.0"], "--api-key-env"),
         (["score", "captoin"], "unknown form; did you mean 'caption'?"),
         (["score", "gqa", "--predictions", "{tmp}/p.json"], "needs --annotations"),

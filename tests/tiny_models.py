@@ -29,7 +29,7 @@ _SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 LANGUAGE_MODELS: dict[str, Any] = {
     "llama": lambda v: LlamaConfig(vocab_size=v, intermediate_size=64, tie_word_embeddings=True, **_SIZES),
     "opt": lambda v: OPTConfig(
-        vocab_size=v, ffn_dim=64, word_embed_proj_dim=32, dropout=0.0, pad_token_id=0, **_SIZES
+        vocab_size=v, ffn_dim=64, word_embed_proj_dim=48, dropout=0.0, pad_token_id=0, **_SIZES
     ),
     "qwen2": lambda v: Qwen2Config(vocab_size=v, intermediate_size=64, num_key_value_heads=2, **_SIZES),
     "gpt_neox": lambda v: GPTNeoXConfig(vocab_size=v, intermediate_size=64, **_SIZES),

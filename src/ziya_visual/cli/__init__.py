@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -89,6 +89,25 @@ def doctor(
     from ziya_visual.train.doctor import doctor as run
 
     raise typer.Exit(run(target, changes or (), gpus=gpus, json_output=json_output))
+
+
+@app.command()
+def export(
+    checkpoint: Checkpoint,
+    to: Annotated[Path, typer.Option(help="The new folder; an earlier export there is replaced.")],
+    quantize: Annotated[
+        Literal["int8", "int4"] | None, typer.Option(help="The language model's linear layers, by torchao.")
+    ] = None,
+    retrieval: Annotated[bool, typer.Option(help="For Blip2ForImageTextRetrieval.")] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(help="Upload to owner/name, made private if new; the token is HF_TOKEN's."),
+    ] = None,
+) -> None:
+    """Write a stock checkpoint with a model card, its logits compared with ours."""
+    from ziya_visual.model.export import export as run
+
+    typer.echo(str(run(checkpoint, to=to, quantize=quantize, retrieval=retrieval, push=push)))
 
 
 @app.command()
