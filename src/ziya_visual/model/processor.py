@@ -7,9 +7,9 @@ from pathlib import Path
 from transformers import AutoProcessor, AutoTokenizer, Blip2Config
 
 from ziya_visual.core.errors import CheckpointError
-from ziya_visual.data.processing_ziya_visual import ZiyaProcessor, normalise
+from ziya_visual.data.processing_ziya_visual import MEAN, STD, ZiyaProcessor, normalise
 
-__all__ = ["ZiyaProcessor", "load_processor", "normalise"]
+__all__ = ["MEAN", "STD", "ZiyaProcessor", "load_processor", "normalise"]
 
 SETTINGS = "processor_config.json"
 
