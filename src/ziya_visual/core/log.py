@@ -20,10 +20,12 @@ from rich.progress import (
 
 console = Console(stderr=True)
 logger = logging.getLogger("ziya_visual")
+# Where torchao is installed, importing it warns of every GPU kernel that this machine has no use for.
+_NOISY = ("torchao", "torch.utils._pytree")
 
 
 def setup(*, debug: bool = False, bars: bool = True) -> None:
-    """Send our log lines to standard error; ``debug`` shows more. Other libraries stay at warnings.
+    """Send our log lines to standard error; ``debug`` shows more. Other libraries stay at warnings or errors.
 
     Without ``bars`` the terminal gets lines alone, as where several processes share it.
     """
@@ -34,6 +36,8 @@ def setup(*, debug: bool = False, bars: bool = True) -> None:
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING if debug else logging.ERROR)
 
 
 @contextlib.contextmanager
