@@ -33,6 +33,7 @@ lint: setup  ## style, types, layers
 
 bench: setup  ## timings beside peers: JSON under runs/bench
 	$(BIN)/python benchmarks/packed.py
+	$(BIN)/python benchmarks/load.py
 
 bench-eval: setup  ## scoring beside its peers: runs/bench/eval.json
 	$(BIN)/python benchmarks/eval.py

@@ -40,6 +40,9 @@ def test_help_needs_no_heavy_library() -> None:
         "judge",
         "doctor",
         "export",
+        "init",
+        "apply-delta",
+        "reproduce",
         "leaderboard",
         "forge",
     ):
@@ -50,10 +53,10 @@ def test_help_needs_no_heavy_library() -> None:
     ("arguments", "text"),
     [
         (["chat", "{tmp}/absent", "--image", "{tmp}/absent.png"], "absent.png: cannot be read"),
-        (["chat", "{tmp}"], "no checkpoint of ours, config.json"),
+        (["chat", "{tmp}"], "no checkpoint there, config.json not found"),
         (["chat", "{tmp}", "--image", "{tmp}/not.png"], "no picture that can be read"),
         (["serve", "{tmp}"], "no config.json there"),
-        (["export", "{tmp}", "--to", "{tmp}/out"], "no checkpoint of ours, config.json"),
+        (["export", "{tmp}", "--to", "{tmp}/out"], "no checkpoint there, config.json"),
         (["export", "{tmp}", "--to", "{tmp}"], "exists and is no earlier export"),
         (["serve", "{tmp}", "--host", "0.0.0.0"], "--api-key-env"),
         (["score", "captoin"], "unknown form; did you mean 'caption'?"),
@@ -69,6 +72,11 @@ def test_help_needs_no_heavy_library() -> None:
         (["train", "{tmp}/recipe.yaml"], "unknown key 'precison'; did you mean 'precision'?"),
         (["train", FOLDER, "stages.0.setps=3"], "unknown key 'stages.0.setps'; did you mean 'steps'?"),
         (["train", FOLDER, "data.path=[{tmp}]", "out={tmp}/o"], "captions.csv not found"),
+        (["init", "--llm", "{tmp}", "--out", "{tmp}/o"], "give --bridge, or both"),
+        (
+            ["apply-delta", "--base", "{tmp}/a", "--delta", "{tmp}", "--out", "{tmp}/o"],
+            "{tmp}/a: no such folder",
+        ),
         (["eval", "{tmp}", "--suite", "{tmp}/absent.jsonl", "--out", "{tmp}/o"], "absent.jsonl"),
     ],
 )

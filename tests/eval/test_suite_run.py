@@ -1,15 +1,18 @@
 """A folder of pictures is trained on by a recipe, and a suite file measures what came of it."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 from ziya_visual.core.config import load_recipe
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.io import read_json, read_jsonl, write_records
 from ziya_visual.core.records import Example, ImageRef, Message
+from ziya_visual.eval import suites
 from ziya_visual.eval.suite_run import run_suite
 from ziya_visual.scenes.draw import render, sample_scene
 from ziya_visual.train.parts import SHIPPED
@@ -56,6 +59,15 @@ def test_a_folder_is_trained_on_and_measured(folder: Path, tmp_path: Path) -> No
     found = {(row["lang"], row["task"], row["name"]): row for row in result["metrics"]}
     assert found["zh", "vqa", "accuracy"]["n"] == 4
     assert (tmp_path / "eval" / "report.html").read_text("utf-8").count("data:image/png") >= 4
+
+
+def test_a_stock_checkpoint_is_measured_without_retrieval(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suites, "make_pools", partial(suites.make_pools, size=2))
+    tiny.blip2_folder(tmp_path / "stock")
+    result = run_suite(tmp_path / "stock", folder / "suite.jsonl", out=tmp_path / "eval")
+    assert {row["task"] for row in result["metrics"]} == {"vqa", "caption"}
 
 
 def test_a_suite_without_pictures_is_refused(tmp_path: Path) -> None:

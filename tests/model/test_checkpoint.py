@@ -11,8 +11,9 @@ from transformers import LlamaForCausalLM as Llama
 
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.model.adapters import add_lora, freeze_all_but
-from ziya_visual.model.checkpoint import ALIGNMENT, load_checkpoint, save_checkpoint
+from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
 from ziya_visual.model.compose import compose
+from ziya_visual.model.interop import ALIGNMENT
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
 
@@ -110,7 +111,7 @@ def test_adapters_start_as_nothing_and_are_merged_on_saving(parts: Any, tmp_path
     assert torch.equal(logits(network, processor), adapted), "saving leaves the model in memory as it was"
 
 
-@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", ALIGNMENT, "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_missing_file_is_named(parts: Any, tmp_path: Path, damage: str) -> None:
     save_checkpoint(tmp_path / "c", model=parts[0], alignment=parts[1], processor=parts[2])
     (tmp_path / "c" / damage).unlink()
@@ -123,7 +124,7 @@ def test_a_truncated_file_is_one_line(parts: Any, tmp_path: Path, damage: str) -
     save_checkpoint(tmp_path / "c", model=parts[0], alignment=parts[1], processor=parts[2])
     path = tmp_path / "c" / damage
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+    with pytest.raises(CheckpointError, match=rf"{damage}: 5000 bytes that are no whole") as caught:
         load_checkpoint(tmp_path / "c")
     assert "\n" not in str(caught.value)
 
@@ -135,5 +136,5 @@ def test_a_foreign_key_is_refused(parts: Any, tmp_path: Path) -> None:
     state = load_file(tmp_path / "c" / ALIGNMENT)
     state["extra"] = state.pop("lm_bias")
     save_file(state, tmp_path / "c" / ALIGNMENT)
-    with pytest.raises(CheckpointError, match=r"1 keys missing \(such as \['lm_bias'\]\), 1 unexpected"):
+    with pytest.raises(CheckpointError, match=r"1 keys missing \(such as lm_bias\), 1 keys unexpected"):
         load_checkpoint(tmp_path / "c")

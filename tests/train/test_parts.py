@@ -6,7 +6,7 @@ import pytest
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.records import Message
 from ziya_visual.infer.decode import Sampling, generate
-from ziya_visual.infer.engine import TextModel
+from ziya_visual.infer.text_model import TextModel
 from ziya_visual.scenes import corpus
 from ziya_visual.scenes.grammar import parse
 from ziya_visual.train.parts import SHIPPED, data_hash, read_card

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from ziya_visual import __version__
-from ziya_visual.cli.arguments import Checkpoint, Seed
+from ziya_visual.cli.arguments import Checkpoint, Seed, show
 from ziya_visual.cli.forge import forge
 from ziya_visual.cli.measure import measure
 from ziya_visual.core import log
@@ -52,6 +52,44 @@ def quickstart(
     from ziya_visual.quickstart import quickstart as run
 
     run(out, seed=seed, from_scratch=from_scratch)
+
+
+@app.command()
+def init(
+    llm: Annotated[str, typer.Option(help="Folder or hub id of any causal language model.")],
+    out: Annotated[Path, typer.Option(help="The new checkpoint folder.")],
+    bridge: Annotated[
+        str | None, typer.Option(help="Folder or hub id: BLIP-2, InstructBLIP, Ziya, or one of ours.")
+    ] = None,
+    vision_config: Annotated[Path | None, typer.Option(help="Without a bridge: JSON of the new ViT.")] = None,
+    qformer_config: Annotated[
+        Path | None, typer.Option(help="Without a bridge: JSON of the new Q-Former.")
+    ] = None,
+    qformer_tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub id of a tokenizer for the Q-Former's text side.")
+    ] = None,
+    instruction_aware: Annotated[
+        bool, typer.Option("--instruction-aware", help="The Q-Former reads the question: InstructBLIP.")
+    ] = False,
+    seed: Seed = 0,
+) -> None:
+    """Compose a checkpoint: vision and Q-Former of one, the language model of another."""
+    options = dict(locals())
+    from ziya_visual.model.init import init as run
+
+    show(run(**options))
+
+
+@app.command("apply-delta")
+def apply_delta(
+    base: Annotated[str, typer.Option(help="Folder or hub id of the model below.")],
+    delta: Annotated[str, typer.Option(help="Folder or hub id of the difference.")],
+    out: Annotated[Path, typer.Option(help="The new folder.")],
+) -> None:
+    """Make a language model whole that was released as its difference from another."""
+    from ziya_visual.model.delta import apply_delta as run
+
+    show(run(base=base, delta=delta, out=out))
 
 
 @app.command("pretrain-parts")

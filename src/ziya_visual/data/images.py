@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ziya_visual.core.errors import DataError
+from ziya_visual.core.records import Example
 
 LIMIT_PIXELS = 64_000_000
 LIMIT_BYTES = 50_000_000
@@ -51,6 +52,13 @@ def load_image(
         raise DataError(f"{name}: no picture that can be read; expected PNG, JPEG, GIF, WebP ...") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
         raise DataError(f"{name}: broken picture ({' '.join(str(error).split())[:100]})") from error
+
+
+def open_picture(example: Example) -> Image.Image:
+    """The picture of a record; ``DataError`` where it has none or it cannot be read."""
+    if example.image is None:
+        raise DataError(f"record {example.id!r} has no picture")
+    return load_image(Path(example.image.path) if example.image.path else example.image.bytes or b"")
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ziya_visual.data.chat_format import ChatFormat
+
+
+def text_batch(
+    texts: Sequence[str], *, limit: int, chat: ChatFormat, own: Any | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Texts as the Q-Former reads them -> ids and mask, int64[B, T] each; see :func:`pad`.
+
+    Args:
+        texts: plain; special tokens spelt in them stay text.
+        limit: of tokens a text, the rest is cut off.
+        chat: of the language model, whose tokenizer the Q-Former shares,
+        own: unless it has one of its own, with ``[CLS]`` and ``[SEP]`` around a text where it has these.
+    """
+    if own is None:
+        return pad([text_ids(chat, text, limit) for text in texts], chat.pad_id)
+    first = own.bos_token_id if own.cls_token_id is None else own.cls_token_id
+    last = own.eos_token_id if own.sep_token_id is None else own.sep_token_id
+    head, tail = ([] if token is None else [token] for token in (first, last))
+    plain = own(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return pad([[*head, *ids[: limit - 2], *tail] for ids in plain], own.pad_token_id or 0)
 
 
 def text_ids(chat: ChatFormat, text: str, limit: int) -> list[int]:

@@ -12,9 +12,10 @@ from ziya_visual.core.io import read_jsonl
 from ziya_visual.eval.metrics.vqa import same_answer
 from ziya_visual.eval.report import Sample, write_report
 from ziya_visual.eval.results import Scope, results, write_results
-from ziya_visual.eval.runner import evaluate, predictions_path
+from ziya_visual.eval.runner import TASKS, evaluate, predictions_path
 from ziya_visual.eval.suites import Suite, load_suite
 from ziya_visual.infer.engine import ZiyaVisual
+from ziya_visual.model.interop import ALIGNMENT
 
 SAMPLES = 6  # of right and of wrong answers, a split and language
 
@@ -38,7 +39,12 @@ def run_suite(checkpoint: Path, suite: Path, *, out: Path, seed: int = 0) -> dic
     asked = load_suite(suite)
     seconds: dict[str, float] = {}
     with log.timed(seconds, "total"):
-        metrics = evaluate(ZiyaVisual.from_pretrained(checkpoint), asked, name="chat", out=out, seed=seed)
+        model = ZiyaVisual.from_pretrained(checkpoint)
+        tasks: tuple[str, ...] = TASKS
+        if not (checkpoint / ALIGNMENT).is_file():
+            log.logger.warning("%s: no retrieval, for it has no %s", checkpoint, ALIGNMENT)
+            tasks = tuple(task for task in TASKS if task != "retrieval")
+        metrics = evaluate(model, asked, name="chat", out=out, tasks=tasks, seed=seed)
     recorded = results(
         metrics,
         seconds=seconds,

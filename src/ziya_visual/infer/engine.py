@@ -18,80 +18,24 @@ from PIL import Image
 from torch import Tensor
 
 from ziya_visual.core.errors import CheckpointError, DataError
-from ziya_visual.core.io import hash_bytes
+from ziya_visual.core.io import hash_bytes, read_json
 from ziya_visual.core.records import Example, Message
-from ziya_visual.data.chat_format import ChatFormat, Said
-from ziya_visual.data.images import Pictures, load_image, open_pictures
-from ziya_visual.data.text_batch import pad, text_ids
+from ziya_visual.data.chat_format import Said
+from ziya_visual.data.images import Pictures, open_picture, open_pictures
+from ziya_visual.data.text_batch import text_batch
 from ziya_visual.infer.decode import Decoder, Prompt, Sampling, generate
+from ziya_visual.infer.text_model import TextModel
 from ziya_visual.model.adapter_files import RECORD
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.attention import PLAIN
-from ziya_visual.model.checkpoint import ALIGNMENT, load_checkpoint
-from ziya_visual.model.model import ZiyaVisualModel
+from ziya_visual.model.checkpoint import load_checkpoint
+from ziya_visual.model.interop import ALIGNMENT, CONFIGS
+from ziya_visual.model.model import VisualModel, ZiyaInstructModel
 from ziya_visual.model.processor import ZiyaProcessor
 
 Floats = NDArray[np.float32]
 KEPT_PICTURES = 256  # prefixes of pictures, least recently used dropped first
 AT_ONCE = 128
-BLIND = "this model reads text only; serve a vision-language checkpoint to ask about pictures"
-
-
-class TextModel:
-    """A causal language model in our chat format."""
-
-    def __init__(self, language_model: Any, chat: ChatFormat) -> None:
-        self.language_model = language_model.eval()
-        self.format = chat
-
-    @staticmethod
-    def from_pretrained(folder: Path) -> TextModel:
-        """Open a folder of stock transformers.
-
-        Raises:
-            CheckpointError: it cannot be read, or its tokenizer does not fit our chat format.
-        """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, attn_implementation=PLAIN
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{folder}: cannot be read ({' '.join(str(error).split())[:160]})"
-            ) from error
-        return TextModel(model, ChatFormat(tokenizer))
-
-    def has_prefix(self, messages: Sequence[Said], num_pictures: int) -> bool:
-        """Whether the dialogue begins with what all dialogues about its picture begin with."""
-        return False
-
-    def prompt(
-        self,
-        messages: Sequence[Said],
-        max_new_tokens: int,
-        sampling: Sampling,
-        prefix: int | None = None,
-        pictures: Sequence[Image.Image] = (),
-    ) -> Prompt:
-        """The whole dialogue as token ids; there is never a ``prefix`` nor a picture."""
-        assert prefix is None, "a text model has no picture"
-        if pictures:
-            raise DataError(BLIND)
-        ids = self.format.encode(messages, add_generation_prompt=True).ids
-        return Prompt(ids, max_new_tokens, sampling=sampling)
-
-    def prefixes(self, pictures: Sequence[Image.Image]) -> Tensor | None:
-        """Refuses pictures: this model has no eyes."""
-        if pictures:
-            raise DataError(BLIND)
-        return None
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of new tokens."""
-        return str(self.format.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 class ZiyaVisual(TextModel):
@@ -102,10 +46,11 @@ class ZiyaVisual(TextModel):
     'The ring is red.'
     """
 
-    def __init__(self, model: ZiyaVisualModel, alignment: Alignment, processor: ZiyaProcessor) -> None:
+    def __init__(self, model: VisualModel, alignment: Alignment | None, processor: ZiyaProcessor) -> None:
+        """Join the parts; without an ``alignment`` it answers, and cannot embed."""
         super().__init__(model.language_model, processor.chat)
         self.model = model.eval()
-        self.alignment = alignment.eval()
+        self._alignment = None if alignment is None else alignment.eval()
         self.processor = processor
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
 
@@ -165,15 +110,15 @@ class ZiyaVisual(TextModel):
             max_new_tokens: for each.
             images: pictures by ``image_id``; without it each record's own is opened.
         """
-        names = list(dict.fromkeys(str(example.image_id) for example in examples))
-        first = {str(example.image_id): example for example in reversed(examples)}
-        pictures = [images[name] if images is not None else open_picture(first[name]) for name in names]
-        place = {name: index for index, name in enumerate(names)}
+        keys = [(str(example.image_id), self._instruction(_asked(example))) for example in examples]
+        one = dict(zip(keys, examples, strict=True))  # record of each picture and instruction
+        pictures = [open_picture(one[key]) if images is None else images[key[0]] for key in one]
+        place = {key: index for index, key in enumerate(one)}
         prompts = [
-            self.prompt(_asked(example), max_new_tokens, Sampling(), prefix=place[str(example.image_id)])
-            for example in examples
+            self.prompt(_asked(example), max_new_tokens, Sampling(), prefix=place[key])
+            for key, example in zip(keys, examples, strict=True)
         ]
-        prefixes = self.prefixes(pictures)
+        prefixes = self.prefixes(pictures, [_asked(example) for example in one.values()])
         found = generate(
             self.language_model, prompts, eos_id=self.format.eos_id, prefixes=prefixes, rows=AT_ONCE
         )
@@ -203,28 +148,35 @@ class ZiyaVisual(TextModel):
             add_generation_prompt=True,
         )
         starts = [start for start, _ in whole.image_spans]
-        tokens = tuple(zip(starts, self._tokens(pictures), strict=True))
+        asked = [self._instruction(messages)] * len(pictures)
+        tokens = tuple(zip(starts, self._tokens(pictures, asked), strict=True))
         return Prompt(whole.ids, max_new_tokens, sampling=sampling, pictures=tokens)
 
     @torch.inference_mode()
-    def prefixes(self, pictures: Sequence[Image.Image]) -> Tensor | None:
-        """What dialogues about each picture begin with, float32[N, P, D]; None without pictures."""
+    def prefixes(self, pictures: Sequence[Image.Image], dialogues: Sequence[Sequence[Said]]) -> Tensor | None:
+        """What dialogues about each picture begin with, float[N, P, D]; None without pictures.
+
+        An instruction-aware Q-Former reads the last question of the picture's dialogue, and each question
+        gives another prefix.
+        """
         if not pictures:
             return None
         ids = torch.tensor(self.format.prefix_ids(self.processor.num_query_tokens))
         embeds = self.language_model.get_input_embeddings()(ids).repeat(len(pictures), 1, 1)
-        embeds[:, ids == self.format.image_id] = torch.stack(self._tokens(pictures))
+        tokens = self._tokens(pictures, [self._instruction(messages) for messages in dialogues])
+        embeds[:, ids == self.format.image_id] = torch.stack(tokens).to(embeds.dtype)
         return embeds
 
     @torch.inference_mode()
-    def _tokens(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
-        """Each picture's tokens, float32[Q, D]; a picture seen before is not encoded again."""
-        keys = [hash_bytes(picture.tobytes() + str(picture.size).encode()) for picture in pictures]
-        new = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._kept}
+    def _tokens(self, pictures: Sequence[Image.Image], asked: Sequence[str]) -> list[Tensor]:
+        """Each picture's tokens, float[Q, D]; one seen before is not encoded again for the same question."""
+        pairs = list(zip(pictures, asked, strict=True))
+        keys = [hash_bytes(picture.tobytes() + f"{picture.size}{text}".encode()) for picture, text in pairs]
+        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._kept}
         fresh = list(new)
         for start in range(0, len(fresh), AT_ONCE):
             some = fresh[start : start + AT_ONCE]
-            queries = self._queries([new[key] for key in some])
+            queries = self._queries(*zip(*(new[key] for key in some), strict=True))
             self._kept.update(zip(some, self.model.image_prefix(queries), strict=True))
         found = []
         for key in keys:
@@ -241,23 +193,46 @@ class ZiyaVisual(TextModel):
             self.alignment.image_features(self._queries(images[start : start + AT_ONCE]))
             for start in range(0, len(images), AT_ONCE)
         ]
-        return torch.cat(parts).numpy()
+        return torch.cat(parts).float().numpy()
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Floats:
         """Unit vectors float32[M, Dp]."""
-        limit = self.model.config.qformer_config.max_position_embeddings
-        ids, mask = pad([text_ids(self.format, text, limit) for text in texts], self.format.pad_id)
-        return self.alignment.text_features(self.model, torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+        ids, mask = self._qformer_ids(texts, self.alignment.qformer_tokenizer)
+        return self.alignment.text_features(self.model, ids, mask).float().numpy()
 
-    def _queries(self, pictures: Sequence[Image.Image]) -> Tensor:
-        return self.model.query_images(self.model.encode_images(self.processor.pixels(pictures)))
+    @property
+    def alignment(self) -> Alignment:
+        """What embeds; ``CheckpointError`` where the checkpoint has none."""
+        if self._alignment is None:
+            raise CheckpointError(
+                f"this checkpoint has no {ALIGNMENT}, which retrieval needs; compose one that has with `init`"
+            )
+        return self._alignment
+
+    def _instruction(self, messages: Sequence[Said]) -> str:
+        """What the Q-Former reads with the picture: the last question, or nothing, as in BLIP-2."""
+        if not isinstance(self.model, ZiyaInstructModel):
+            return ""
+        return next((turn.content for turn in reversed(messages) if turn.role == "user"), "")
+
+    def _queries(self, pictures: Sequence[Image.Image], instructions: Sequence[str] = ()) -> Tensor:
+        embeds = self.model.encode_images(self.processor.pixels(pictures))
+        if isinstance(self.model, ZiyaInstructModel):
+            read = self._qformer_ids(instructions, self.model.qformer_tokenizer)
+            return self.model.query_images(embeds, read)
+        return self.model.query_images(embeds)
+
+    def _qformer_ids(self, texts: Sequence[str], own: Any | None) -> tuple[Tensor, Tensor]:
+        limit = self.model.config.qformer_config.max_position_embeddings
+        ids, mask = text_batch(texts, limit=limit, chat=self.format, own=own)
+        return torch.from_numpy(ids), torch.from_numpy(mask)
 
     def _stream(
         self, pictures: Sequence[Image.Image], messages: Sequence[Said], max_new_tokens: int
     ) -> Iterator[list[int]]:
         sharing = self.has_prefix(messages, len(pictures))
-        prefixes = self.prefixes(pictures if sharing else [])
+        prefixes = self.prefixes(pictures if sharing else [], [messages])
         prompt = self.prompt(messages, max_new_tokens, Sampling(), 0 if sharing else None, pictures)
         decoder = Decoder(self.language_model, eos_id=self.format.eos_id)
         decoder.add([prompt], [0], prefixes)
@@ -280,16 +255,9 @@ def open_model(folder: Path) -> TextModel:
         return ZiyaVisual.from_pretrained(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no config.json there; expected a checkpoint folder")
-    if (folder / ALIGNMENT).is_file():
+    if read_json(folder / "config.json").get("model_type") in CONFIGS:
         return ZiyaVisual.from_pretrained(folder)
     return TextModel.from_pretrained(folder)
-
-
-def open_picture(example: Example) -> Image.Image:
-    """The picture of a record; ``DataError`` where it has none or it cannot be read."""
-    if example.image is None:
-        raise DataError(f"record {example.id!r} has no picture")
-    return load_image(Path(example.image.path) if example.image.path else example.image.bytes or b"")
 
 
 def _asked(example: Example) -> tuple[Message, ...]:

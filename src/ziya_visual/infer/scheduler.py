@@ -13,7 +13,7 @@ from PIL import Image
 from ziya_visual.core.errors import DataError, EndpointError
 from ziya_visual.data.chat_format import Said
 from ziya_visual.infer.decode import Decoder, Prompt, Sampling, Slot
-from ziya_visual.infer.engine import TextModel
+from ziya_visual.infer.text_model import TextModel
 
 SLOTS = 128
 ROOM = 24  # free slots before requests join a nearly full decoder: prefilling a few is as dear as many
@@ -147,7 +147,8 @@ class Scheduler:
         self._hand_out()
 
     def _prefill(self, group: list[Request], sharing: bool) -> None:
-        prefixes = self.model.prefixes([request.pictures[0] for request in group] if sharing else [])
+        seen = [request.pictures[0] for request in group] if sharing else []
+        prefixes = self.model.prefixes(seen, [request.messages for request in group])
         width = 0 if prefixes is None else prefixes.shape[1]
         prompts: list[Prompt] = []
         tags, taken = [], []

@@ -9,6 +9,7 @@ Legend: B texts, T tokens a text, Q queries, P patches + 1, Dq Q-Former width, D
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +39,15 @@ class TextFeedForward(nn.Module):
 
 
 class Alignment(nn.Module):
-    """What retrieval and stage 1 need besides the generating network."""
+    """What retrieval and stage 1 need besides the generating network.
+
+    ``qformer_tokenizer`` gives the ids that its embeddings have rows for; None where that is the language
+    model's tokenizer.
+    """
 
     def __init__(self, config: Blip2QFormerConfig, *, projection_size: int) -> None:
         super().__init__()
+        self.qformer_tokenizer: Any = None
         width = config.hidden_size
         self.embeddings = Blip2TextEmbeddings(config)
         self.feed_forwards = nn.ModuleList(TextFeedForward(config) for _ in range(config.num_hidden_layers))

@@ -1,85 +1,171 @@
-"""Checkpoints: a stock BLIP-2 folder, and ``alignment.safetensors`` beside it.
+"""Checkpoints: a stock BLIP-2 or InstructBLIP folder, and ``alignment.safetensors`` beside it.
 
-``model.safetensors`` holds exactly the keys of ``Blip2ForConditionalGeneration``, adapters merged.
+The weights have exactly the keys of the stock class, adapters merged. A Q-Former with a tokenizer of its own
+has it in ``qformer_tokenizer/``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from transformers import Blip2Config
+from safetensors.torch import save_file
+from transformers.utils import logging
 
 from ziya_visual.core.errors import CheckpointError
-from ziya_visual.core.io import atomic_dir
+from ziya_visual.core.io import atomic_dir, read_json, write_json
 from ziya_visual.model.adapter_files import RECORD, base_of, load_adapter
 from ziya_visual.model.adapters import merge_lora
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.model import ZiyaVisualModel
+from ziya_visual.model.interop import ALIGNMENT, LANGUAGE_MODEL, read_config
+from ziya_visual.model.model import VisualModel, ZiyaInstructModel, ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor, load_processor
+from ziya_visual.model.tokenizers import QFORMER_TOKENIZER, open_qformer_tokenizer
+from ziya_visual.model.weights import check, open_file, open_weights, refuse_keys
 
-ALIGNMENT = "alignment.safetensors"
-FILES = ("config.json", "model.safetensors", ALIGNMENT, "tokenizer.json")
+Dtype = torch.dtype | str
 
 
 def save_checkpoint(
-    folder: Path, *, model: ZiyaVisualModel, alignment: Alignment, processor: ZiyaProcessor
+    folder: Path, *, model: VisualModel, alignment: Alignment | None, processor: ZiyaProcessor
 ) -> None:
     """Write a whole checkpoint folder, atomically; the model in memory keeps its adapters."""
     merged = model
     if hasattr(model.language_model, "merge_and_unload"):
         merged = copy.deepcopy(model)
         merge_lora(merged)
+    instruct = isinstance(model, ZiyaInstructModel)
     with atomic_dir(folder) as aside:
         merged.save_pretrained(aside)
-        save_file({name: t.contiguous() for name, t in alignment.state_dict().items()}, aside / ALIGNMENT)
-        processor.save_pretrained(aside)
+        settings = read_json(aside / "config.json")
+        write_json(aside / "config.json", {**settings, "architectures": [model.stock_name]})
+        if alignment is not None:
+            save_alignment(aside, alignment)
+        reader = model.qformer_tokenizer if instruct else alignment and alignment.qformer_tokenizer
+        save_tokenizers(aside, processor, reader, instruction_aware=instruct)
+
+
+def save_alignment(folder: Path, alignment: Alignment) -> None:
+    """Write ``alignment.safetensors``."""
+    save_file({name: t.contiguous() for name, t in alignment.state_dict().items()}, folder / ALIGNMENT)
+
+
+def save_tokenizers(
+    folder: Path, processor: ZiyaProcessor, reader: Any | None, *, instruction_aware: bool
+) -> None:
+    """Write the processor's files, and the Q-Former's tokenizer where it has one of its own.
+
+    An instruction-aware checkpoint gets what stock ``InstructBlipProcessor`` reads.
+    """
+    processor.save_pretrained(folder)
+    if reader is not None:
+        reader.save_pretrained(folder / QFORMER_TOKENIZER)
+    if instruction_aware:
+        settings = {
+            "processor_class": "InstructBlipProcessor",
+            "num_query_tokens": processor.num_query_tokens,
+        }
+        write_json(folder / "processor_config.json", settings)
 
 
 def load_checkpoint(
-    folder: Path, *, attention: str | None = None
-) -> tuple[ZiyaVisualModel, Alignment, ZiyaProcessor]:
-    """Open a checkpoint folder in float32, in evaluation mode.
+    folder: Path, *, attention: str | None = None, dtype: Dtype = "auto"
+) -> tuple[VisualModel, Alignment | None, ZiyaProcessor]:
+    """Open a checkpoint folder in evaluation mode.
 
     Args:
-        folder: as :func:`save_checkpoint` writes it; or as ``save_adapter`` does, which opens its base.
+        folder: ours, or one of stock BLIP-2 or InstructBLIP with a causal language model; or as
+            ``save_adapter`` writes it, which opens its base.
         attention: transformers' name of an attention for all parts, or None for each part's default.
+        dtype: of the weights in memory; ``auto`` is the one they were saved in.
+
+    Returns:
+        The network; its alignment, None where the folder has none; and the processor.
 
     Raises:
         CheckpointError: a file is missing or damaged, or keys are missing or too many; in one line.
     """
     if (folder / RECORD).is_file():
-        model, alignment, processor = load_checkpoint(base_of(folder), attention=attention)
+        model, alignment, processor = load_checkpoint(base_of(folder), attention=attention, dtype=dtype)
+        if alignment is None or not isinstance(model, ZiyaVisualModel):
+            raise CheckpointError(
+                f"{base_of(folder)}: no {ALIGNMENT} there, which the base of an adapter needs"
+            )
         load_adapter(folder, model=model, alignment=alignment)
         merge_lora(model)
         return model.eval(), alignment, processor
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(f"{folder}: no checkpoint of ours, {', '.join(missing)} not found there")
-    try:
-        config = Blip2Config.from_pretrained(folder)
-        kwargs: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
-        model, info = ZiyaVisualModel.from_pretrained(
-            folder, config=config, dtype=torch.float32, output_loading_info=True, **kwargs
-        )
-        state = load_file(folder / ALIGNMENT)
-        processor = load_processor(folder, config)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}: cannot be read ({' '.join(str(error).split())[:160]})") from error
-    _refuse(folder, "model.safetensors", info["missing_keys"], info["unexpected_keys"])
-    alignment = Alignment(config.qformer_config, projection_size=config.image_text_hidden_size)
-    found = alignment.load_state_dict(state, strict=False)
-    _refuse(folder, ALIGNMENT, found.missing_keys, found.unexpected_keys)
-    return model.eval(), alignment.eval(), processor
-
-
-def _refuse(folder: Path, name: str, missing: Any, unexpected: Any) -> None:
-    if missing or unexpected:
+    config = read_config(folder)
+    if not config.use_decoder_only_language_model:
         raise CheckpointError(
-            f"{folder / name}: {len(missing)} keys missing (such as {sorted(missing)[:1]}), "
-            f"{len(unexpected)} unexpected (such as {sorted(unexpected)[:1]})"
+            f"{folder / 'config.json'}: the language model is {config.text_config.model_type!r}, "
+            "expected a causal one"
         )
+    processor = load_processor(folder, config)
+    model = _load_network(folder, config, attention, dtype)
+    alignment = None
+    reader = open_qformer_tokenizer(folder)
+    if isinstance(model, ZiyaInstructModel):
+        if reader is None:
+            raise CheckpointError(f"{folder}: {QFORMER_TOKENIZER}/ not found there; it reads the questions")
+        model.qformer_tokenizer = reader
+    elif (folder / ALIGNMENT).is_file():
+        alignment = _load_alignment(folder, config, model.qformer.layernorm.weight.dtype)
+        alignment.qformer_tokenizer = reader
+    return model, alignment, processor
+
+
+def _load_network(folder: Path, config: Any, attention: str | None, dtype: Dtype) -> VisualModel:
+    found = open_weights(folder)  # headers alone: what is damaged or missing is named before stock stumbles
+    if not any(key.startswith(LANGUAGE_MODEL) for key in found):
+        raise CheckpointError(
+            f"{folder}: no language model inside; join one with `init --bridge {folder} --llm ... --out ...`"
+        )
+    kind = ZiyaInstructModel if config.model_type == "instructblip" else ZiyaVisualModel
+    kwargs: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    try:
+        with _quiet():
+            model, info = kind.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                **kwargs,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{folder}: cannot be read ({' '.join(str(error).split())[:160]})") from error
+    for key, shape, expected in sorted(info["mismatched_keys"]):
+        entry = found[key]
+        raise entry.refuse(f"of shape {list(shape)}", f"{list(expected)} by config.json")
+    where = next(iter(found.values())).file
+    refuse_keys(where, info["missing_keys"], info["unexpected_keys"])
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without stock's table of keys that do not fit: an error of ours names them in one line."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _load_alignment(folder: Path, config: Any, dtype: torch.dtype) -> Alignment:
+    """The alignment in the Q-Former's dtype, for their layers work on the same states."""
+    entries = open_file(folder / ALIGNMENT)
+    with torch.device("meta"):
+        alignment = Alignment(config.qformer_config, projection_size=config.image_text_hidden_size)
+    expected = {key: tuple(tensor.shape) for key, tensor in alignment.state_dict().items()}
+    check(entries, expected, where=folder / ALIGNMENT)
+    state = {key: entry.read().to(dtype) for key, entry in entries.items()}
+    alignment.load_state_dict(state, assign=True)
+    positions = torch.arange(config.qformer_config.max_position_embeddings)
+    alignment.embeddings.position_ids = positions[None]  # a buffer that no file holds
+    return alignment.eval()

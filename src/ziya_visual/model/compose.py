@@ -63,3 +63,13 @@ def compose(
     model.vision_model.load_state_dict(vision.state_dict())
     model.language_model.load_state_dict(language_model.state_dict())
     return model, alignment
+
+
+def new_alignment(config: Blip2QFormerConfig, *, projection_size: int, seed: int) -> Alignment:
+    """An alignment for a Q-Former that has none, at random from ``seed``.
+
+    Its text side has ``config.vocab_size`` tokens.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Alignment(config, projection_size=projection_size)

@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from transformers import (
     AutoProcessor,
@@ -26,6 +27,7 @@ from ziya_visual.model.adapters import merge_lora
 from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.card import write_card
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
+from ziya_visual.model.interop import ALIGNMENT
 from ziya_visual.model.quantize import Method, quantize_folder, require_torchao
 from ziya_visual.model.retrieval_export import TEXTS, our_scores, stock_scores, write_retrieval
 
@@ -126,7 +128,7 @@ def _list_weights(folder: Path) -> None:
 
 
 def _write_merged(checkpoint: Path, folder: Path) -> tuple[list[parity.Prompt], list[Any], int]:
-    model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN)
+    model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN, dtype=torch.float32)
     asked = parity.prompts(processor)
     pad_id = processor.chat.pad_id
     ours = parity.our_logits(model, asked, pad_id=pad_id)  # adapters beside the checkpoint not merged yet
@@ -148,7 +150,11 @@ def _generation_config(old: Any, processor: Any) -> GenerationConfig:
 
 def _retrieval(checkpoint: Path, folder: Path) -> dict[str, Any]:
     """Write the stock retrieval network and say how far its scores are from ours."""
-    model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN)
+    model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN, dtype=torch.float32)
+    if alignment is None:
+        raise CheckpointError(
+            f"{checkpoint}: no {ALIGNMENT} there; --retrieval needs the Q-Former's text side"
+        )
     merge_lora(model)
     side = (processor.image_size, processor.image_size)  # nothing is left to resize: stock does it otherwise
     shown = [picture.resize(side) for picture in parity.pictures(len(TEXTS))]

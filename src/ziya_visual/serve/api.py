@@ -24,9 +24,10 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from ziya_visual.core import log
 from ziya_visual.core.errors import ConfigError, DataError, EndpointError
 from ziya_visual.infer.decode import Sampling
-from ziya_visual.infer.engine import BLIND, TextModel, ZiyaVisual, open_model
+from ziya_visual.infer.engine import ZiyaVisual, open_model
 from ziya_visual.infer.scheduler import BusyError, Finished, Scheduler
 from ziya_visual.infer.scheduler import Request as Job
+from ziya_visual.infer.text_model import BLIND, TextModel
 from ziya_visual.serve.messages import read_messages
 
 LIMIT_BODY_BYTES = 32_000_000

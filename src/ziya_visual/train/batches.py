@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from ziya_visual.core.records import Example
 from ziya_visual.data.chat_format import ChatFormat
 from ziya_visual.data.packing import Branch, PackedBatch, Row, pack
 from ziya_visual.data.templates import instruct
-from ziya_visual.data.text_batch import pad, text_ids
+from ziya_visual.data.text_batch import text_batch
 from ziya_visual.train.objectives import Pairs
 
 
@@ -66,8 +67,11 @@ class Batches:
         num_image_tokens: int,
         seed: int,
         max_pair_tokens: int,
+        pair_tokenizer: Any = None,
     ) -> None:
         """Keep the texts of the tasks that have a weight.
+
+        Caption pairs are read by ``pair_tokenizer``, or by the language model's tokenizer without one.
 
         Raises:
             DataError: no picture has a text of these tasks.
@@ -76,7 +80,7 @@ class Batches:
         self._tasks, self._texts_per_image = tasks, texts_per_image
         self._num_image_tokens = num_image_tokens
         self._prefix = chat.prefix_ids(num_image_tokens)
-        self._max_pair_tokens = max_pair_tokens
+        self._max_pair_tokens, self._pair_tokenizer = max_pair_tokens, pair_tokenizer
         self._usable = [
             row
             for row, texts in enumerate(album.examples)
@@ -130,6 +134,9 @@ class Batches:
         return found
 
     def _pairs(self, found: list[tuple[int, str]]) -> Pairs:
-        encoded = [text_ids(self._chat, text, self._max_pair_tokens) for _, text in found]
-        ids, mask = map(torch.from_numpy, pad(encoded, self._chat.pad_id))
+        texts = [text for _, text in found]
+        limit = self._max_pair_tokens
+        ids, mask = map(
+            torch.from_numpy, text_batch(texts, limit=limit, chat=self._chat, own=self._pair_tokenizer)
+        )
         return Pairs(ids, mask, torch.tensor([place for place, _ in found]))

@@ -108,6 +108,7 @@ def _run_stage(
         num_image_tokens=training.processor.num_query_tokens,
         seed=recipe.seed * 1000 + number,
         max_pair_tokens=model.config.qformer_config.max_position_embeddings,
+        pair_tokenizer=alignment.qformer_tokenizer,
     )
     log.logger.info("stage %s trains %s", stage.name, ", ".join(f"{k} {v:,}" for k, v in table.items()))
     first = 0

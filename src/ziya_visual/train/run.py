@@ -11,16 +11,16 @@ from PIL import Image
 
 from ziya_visual.core import log
 from ziya_visual.core.config import Recipe
-from ziya_visual.core.errors import ConfigError, DataError
+from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.io import read_examples, write_json, write_jsonl
 from ziya_visual.core.records import Example
-from ziya_visual.data.images import load_image
+from ziya_visual.data.images import open_picture
 from ziya_visual.data.readers.folder_csv import read_folder
 from ziya_visual.model.adapter_files import save_adapter
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
-from ziya_visual.model.compose import compose
+from ziya_visual.model.compose import compose, new_alignment
 from ziya_visual.model.model import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.train.batches import Album, album
@@ -92,13 +92,36 @@ def prepare(recipe: Recipe, examples: list[Example]) -> Training:
     """The model of the recipe, and the pictures of the records at its size."""
     spec = recipe.model
     if spec.checkpoint is not None:
-        model, alignment, processor = load_checkpoint(spec.checkpoint, attention=PLAIN)
+        model, alignment, processor = _opened(spec.checkpoint, recipe)
     elif spec.vision is not None and spec.language_model is not None:
         model, alignment, processor = _composed(recipe, spec.vision, spec.language_model)
     else:
         raise ConfigError("model: give a checkpoint, or both vision and language_model")
     texts = album(examples)
     return Training(model, alignment, processor, texts, _pictures(texts, processor.image_size))
+
+
+def _opened(checkpoint: Path, recipe: Recipe) -> tuple[ZiyaVisualModel, Alignment, ZiyaProcessor]:
+    """A checkpoint to train on; a stock one gets a new alignment."""
+    model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN, dtype=torch.float32)
+    if not isinstance(model, ZiyaVisualModel):
+        raise ConfigError(
+            f"model.checkpoint {checkpoint}: its Q-Former reads the question, which is for use alone; "
+            "train what `init` makes of it without --instruction-aware"
+        )
+    qformer = model.config.qformer_config
+    if alignment is None:
+        if recipe.save == "adapter":
+            raise ConfigError(
+                f"save: adapter needs a base with an alignment, {checkpoint} has none; use save: checkpoint"
+            )
+        qformer.vocab_size, qformer.pad_token_id = len(processor.tokenizer), None
+        size = model.config.image_text_hidden_size
+        alignment = new_alignment(qformer, projection_size=size, seed=recipe.seed)
+    for module in model.qformer.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0  # BLIP-2's 0.1 cannot be had of plain attention
+    return model, alignment, processor
 
 
 def _composed(
@@ -132,10 +155,7 @@ def _pictures(texts: Album, side: int) -> np.ndarray:
     pictures = np.empty((len(texts.examples), side, side, 3), np.uint8)
     with log.progress("open pictures", len(texts.examples)) as bar:
         for row, (first, *_) in enumerate(texts.examples):
-            if first.image is None:
-                raise DataError(f"record {first.id!r} has no picture")
-            source = Path(first.image.path) if first.image.path else first.image.bytes or b""
-            picture = load_image(source)
+            picture = open_picture(first)
             pictures[row] = np.asarray(
                 picture
                 if picture.size == (side, side)

@@ -19,19 +19,20 @@ from ziya_visual.core.io import read_json
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat_format import ChatFormat
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.checkpoint import ALIGNMENT
+from ziya_visual.model.interop import ALIGNMENT
 from ziya_visual.model.model import ZiyaVisualModel
 from ziya_visual.train.doctor.memory import RESERVE
 from ziya_visual.train.doctor.skeleton import by_part, count
 
 CONTEXT = 1024  # tokens of the dialogue whose keys and values are counted
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-OURS = "ziya-visual"
+OURS, BLIP2 = "ziya-visual", "blip-2"
+TRAINABLE = (OURS, BLIP2)
 ZIYA = "ziya-blip2, as published: no language model inside"
 LAYOUTS = {  # layout: what it is for
     OURS: "chat, serve, web, eval, train",
-    "blip-2": "init --bridge",
-    "instructblip": "init --bridge",
+    BLIP2: "chat, serve, web, train, init --bridge",
+    "instructblip": "chat, serve, web, init --bridge",
     ZIYA: "init --bridge",
     "language model": "serve, init --llm",
 }
@@ -94,7 +95,7 @@ def _architecture(folder: Path) -> tuple[str, nn.Module, Alignment | None]:
                 if stored.get("architectures") == ["ZiyaBlip2ForCausalLM"]:
                     return ZIYA, model, None
                 if not (folder / ALIGNMENT).is_file():
-                    return "blip-2", model, None
+                    return BLIP2, model, None
                 size = config.image_text_hidden_size
                 return OURS, model, Alignment(config.qformer_config, projection_size=size)
             if config.model_type == "instructblip":

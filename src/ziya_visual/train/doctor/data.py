@@ -123,7 +123,14 @@ def examine_tasks(stage: Stage, examples: list[Example]) -> list[str]:
 
 
 def draw(
-    recipe: Recipe, number: int, album: Album, chat: ChatFormat, *, queries: int, pair_tokens: int
+    recipe: Recipe,
+    number: int,
+    album: Album,
+    chat: ChatFormat,
+    *,
+    queries: int,
+    pair_tokens: int,
+    pair_tokenizer: Any,
 ) -> list[Batch]:
     """The first batches of a stage, as training draws them.
 
@@ -140,6 +147,7 @@ def draw(
         num_image_tokens=queries,
         seed=recipe.seed * 1000 + number,
         max_pair_tokens=pair_tokens,
+        pair_tokenizer=pair_tokenizer,
     )
     return [batches[step] for step in range(min(DRAWN, stage.steps))]
 

@@ -42,6 +42,7 @@ class Plan:
             self.bones.processor.chat,
             queries=self.bones.processor.num_query_tokens,
             pair_tokens=self.bones.model.config.qformer_config.max_position_embeddings,
+            pair_tokenizer=self.bones.alignment.qformer_tokenizer,
         )
         return largest(batches)
 

@@ -83,6 +83,7 @@ def _time_steps(training: Training, recipe: Recipe, number: int, online: bool) -
         training.processor.chat,
         queries=training.processor.num_query_tokens,
         pair_tokens=model.config.qformer_config.max_position_embeddings,
+        pair_tokenizer=alignment.qformer_tokenizer,
     )
     seconds, finite = [], True
     for step in range(STEPS):

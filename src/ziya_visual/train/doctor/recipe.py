@@ -9,7 +9,7 @@ from ziya_visual.core import log
 from ziya_visual.core.config import Recipe
 from ziya_visual.core.errors import ZiyaError
 from ziya_visual.train.batches import album
-from ziya_visual.train.doctor.checkpoint import OURS, examine_checkpoint
+from ziya_visual.train.doctor.checkpoint import TRAINABLE, examine_checkpoint
 from ziya_visual.train.doctor.data import DataFound, examine_data, examine_tasks
 from ziya_visual.train.doctor.machine import disk_free
 from ziya_visual.train.doctor.memory import RESERVE
@@ -72,10 +72,11 @@ def _plan(recipe: Recipe, data: DataFound, machine: dict[str, Any], found: Recip
         if recipe.model.checkpoint is not None:
             checkpoint = examine_checkpoint(recipe.model.checkpoint, machine)
             found.problems += checkpoint.problems
-            if checkpoint.facts["layout"] != OURS:
+            if checkpoint.facts["layout"] not in TRAINABLE:
                 found.problems.append(
                     f"model.checkpoint: {recipe.model.checkpoint} is of the layout "
-                    f"{checkpoint.facts['layout']!r}, training needs {OURS!r}; ziya-visual init makes it"
+                    f"{checkpoint.facts['layout']!r}, training needs {' or '.join(TRAINABLE)}; "
+                    "ziya-visual init makes one"
                 )
         bones = skeleton(recipe)
         found.facts["parameters"] = {

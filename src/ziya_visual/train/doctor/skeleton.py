@@ -21,8 +21,10 @@ from ziya_visual.core.config import Recipe
 from ziya_visual.core.errors import CheckpointError, ConfigError
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.compose import compose
+from ziya_visual.model.interop import ALIGNMENT
 from ziya_visual.model.model import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
+from ziya_visual.model.tokenizers import add_chat_template, add_image_token, open_qformer_tokenizer
 
 OWNERS = {
     "vision_model": "vision",
@@ -84,9 +86,16 @@ def _of_checkpoint(folder: Path) -> Skeleton:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: cannot be read ({' '.join(str(error).split())[:160]})") from error
+    qformer = config.qformer_config
+    qformer.attention_probs_dropout_prob = 0.0  # as training opens it
+    if not (folder / ALIGNMENT).is_file():
+        qformer.vocab_size, qformer.pad_token_id = len(tokenizer), None
     with torch.device("meta"):
         model = ZiyaVisualModel._from_config(config)
-        alignment = Alignment(config.qformer_config, projection_size=config.image_text_hidden_size)
+        alignment = Alignment(qformer, projection_size=config.image_text_hidden_size)
+    alignment.qformer_tokenizer = open_qformer_tokenizer(folder)
+    add_image_token(tokenizer)
+    add_chat_template(tokenizer)
     side, queries = config.vision_config.image_size, config.num_query_tokens
     return Skeleton(model, alignment, ZiyaProcessor(tokenizer, image_size=side, num_query_tokens=queries))
 

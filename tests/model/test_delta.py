@@ -1,0 +1,96 @@
+"""``apply-delta``: base + delta is the model that was released so, to the rounding of its dtype."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ziya_visual.core.errors import CheckpointError
+from ziya_visual.core.io import read_json, write_json
+from ziya_visual.model.delta import apply_delta
+from ziya_visual.model.weights import open_weights
+
+MORE = 7
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> tuple[Path, Any]:
+    """Folders ``base`` (shards of its own) and ``delta`` (pickles) in float16; and the model they make."""
+    base = tiny.llm_folder(tmp_path / "whole").half()
+    rows = base.config.vocab_size
+    before = {key: tensor.clone() for key, tensor in base.state_dict().items()}
+    (tmp_path / "base").mkdir()
+    base.save_pretrained(tmp_path / "base", max_shard_size="30KB")
+    base.resize_token_embeddings(rows + MORE)
+    model = tiny.shaken(base, 4)
+    delta = {}
+    for key, tensor in model.state_dict().items():
+        lower = torch.zeros_like(tensor)
+        lower[: len(before[key])] = before[key]
+        delta[key] = tensor - lower
+    delta["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)  # as older ones have
+    (tmp_path / "delta").mkdir()
+    model.config.save_pretrained(tmp_path / "delta")
+    tiny.tokenizer().save_pretrained(tmp_path / "delta")
+    tiny.pickled(tmp_path / "delta", delta, 2)
+    return tmp_path, model
+
+
+def test_the_sum_is_the_model(parts: tuple[Path, Any]) -> None:
+    folder, model = parts
+    said = apply_delta(base=folder / "base", delta=folder / "delta", out=folder / "out", shard_bytes=30_000)
+    assert said["with new rows"] == 2
+    assert len(list((folder / "out").glob("model-*.safetensors"))) > 3
+    found, info = AutoModelForCausalLM.from_pretrained(folder / "out", output_loading_info=True)
+    assert not info["missing_keys"] | info["unexpected_keys"]
+    assert found.dtype == torch.float16
+    assert found.config.vocab_size == model.config.vocab_size
+    for key, tensor in model.state_dict().items():
+        assert (found.state_dict()[key].float() - tensor.float()).abs().max() <= 2e-3, key
+    assert torch.equal(found.lm_head.weight[-MORE:], model.lm_head.weight[-MORE:]), "the base counts as zero"
+    assert len(AutoTokenizer.from_pretrained(folder / "out")) == 280
+    assert not list((folder / "out").glob("*.bin*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda s: s.update({"model.norm.weight": torch.zeros(9)}),
+            r"model\.norm\.weight is of shape \[48\]",
+        ),
+        (
+            lambda s: s.update({"model.layers.0.mlp.up_proj.weight": torch.zeros(60, 48)}),
+            r"up_proj\.weight is of shape \[64, 48\], expected \[60, 48\]",
+        ),
+        (lambda s: s.pop("model.norm.weight"), r"1 keys missing \(such as model\.norm\.weight\)"),
+        (lambda s: s.update({"more": torch.zeros(1)}), r"1 keys unexpected \(such as more\)"),
+        (
+            lambda s: s.update({"lm_head.weight": torch.zeros(300, 48)}),
+            r"lm_head\.weight is of shape \[287, 48\], expected \[300, 48\]",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit(parts: tuple[Path, Any], change: Any, said: str) -> None:
+    folder, _ = parts
+    state = {key: entry.read() for key, entry in open_weights(folder / "base").items()}
+    for file in (folder / "base").glob("model*"):
+        file.unlink()
+    change(state)
+    save_file(state, folder / "base" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=said) as caught:
+        apply_delta(base=folder / "base", delta=folder / "delta", out=folder / "out")
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in folder.iterdir()) == ["base", "delta", "whole"]
+
+
+def test_a_vocabulary_that_is_no_number(parts: tuple[Path, Any]) -> None:
+    folder, _ = parts
+    settings = read_json(folder / "base" / "config.json")
+    write_json(folder / "base" / "config.json", {**settings, "vocab_size": None})
+    with pytest.raises(CheckpointError, match=r"config\.json: vocab_size is None, expected a number"):
+        apply_delta(base=folder / "base", delta=folder / "delta", out=folder / "out")

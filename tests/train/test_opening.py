@@ -1,0 +1,53 @@
+"""What a recipe may start from."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from ziya_visual.core.config import Recipe
+from ziya_visual.core.errors import ConfigError
+from ziya_visual.data.text_batch import text_batch
+from ziya_visual.model.adapters import freeze_all_but
+from ziya_visual.train.run import _opened
+
+
+def recipe(checkpoint: Path, **changes: Any) -> Recipe:
+    stage = {
+        "name": "align",
+        "steps": 1,
+        "images_per_step": 2,
+        "texts_per_image": 1,
+        "tasks": {"caption": 1.0},
+    }
+    stage |= {"trains": ["qformer"], "learning_rate": 1e-3}
+    model, data = {"checkpoint": checkpoint}, {"path": [checkpoint]}
+    return Recipe.model_validate(
+        {"name": "r", "out": checkpoint, "model": model, "data": data, "stages": [stage], **changes}
+    )
+
+
+def test_a_stock_checkpoint_gets_a_new_alignment(tmp_path: Path) -> None:
+    tiny.blip2_folder(tmp_path / "stock")
+    model, alignment, processor = _opened(tmp_path / "stock", recipe(tmp_path / "stock"))
+    again = _opened(tmp_path / "stock", recipe(tmp_path / "stock"))[1]
+    assert torch.equal(alignment.text_projection.weight, again.text_projection.weight)
+    freeze_all_but(model, alignment, ["qformer", "alignment"])
+    ids, mask = map(torch.from_numpy, text_batch(["红色", "ring"], limit=8, chat=processor.chat))
+    embeds = model.encode_images(processor.pixels([tiny.picture(), tiny.picture(1)]))
+    alignment.matching_logits(model, embeds, ids, mask).sum().backward()
+    assert alignment.itm_head.weight.grad is not None
+
+
+def test_an_instruction_aware_checkpoint_is_for_use_alone(tmp_path: Path) -> None:
+    tiny.instructblip_folder(tmp_path / "stock")
+    with pytest.raises(ConfigError, match="its Q-Former reads the question, which is for use alone"):
+        _opened(tmp_path / "stock", recipe(tmp_path / "stock"))
+
+
+def test_an_adapter_needs_a_base_with_an_alignment(tmp_path: Path) -> None:
+    tiny.blip2_folder(tmp_path / "stock")
+    with pytest.raises(ConfigError, match="save: adapter needs a base with an alignment"):
+        _opened(tmp_path / "stock", recipe(tmp_path / "stock", save="adapter"))
