@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import (
 
 from ziya_visual.core import log
 from ziya_visual.core.errors import CheckpointError, ConfigError, nearest
-from ziya_visual.core.io import atomic_dir, read_json
+from ziya_visual.core.io import atomic_dir, read_json, write_json
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.checkpoint import save_alignment, save_tokenizers
 from ziya_visual.model.compose import new_alignment
@@ -96,7 +95,7 @@ def init(
     with atomic_dir(out) as aside:
         write_weights(aside, weights, shard_bytes=shard_bytes)
         config.save_pretrained(aside)
-        _write_generation_config(aside, language)
+        _write_generation_config(aside, language, processor.chat.eos_id)
         save_tokenizers(aside, processor, reader, instruction_aware=instruction_aware)
         if not instruction_aware:
             save_alignment(aside, alignment)
@@ -268,12 +267,17 @@ def _check(config: Any, weights: Weights, language: LanguageModel) -> None:
     check(weights, expected, where=f"the parts of the new checkpoint ({language.folder} inside)")
 
 
-def _write_generation_config(folder: Path, language: LanguageModel) -> None:
+def _write_generation_config(folder: Path, language: LanguageModel, end: int) -> None:
+    """The language model's own, its settings as they are; it stops also where an answer of ours ends."""
     own = language.folder / "generation_config.json"
-    if own.is_file():
-        shutil.copyfile(own, folder / own.name)  # as it is: not every published one passes stock's own check
-    else:
+    if not own.is_file():
         GenerationConfig.from_model_config(language.config).save_pretrained(folder)
+        own = folder / own.name
+    settings = read_json(own)
+    ends = settings.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
+    ends = list(dict.fromkeys([end, *(one for one in ends if one is not None)]))
+    write_json(folder / own.name, {**settings, "eos_token_id": ends if len(ends) > 1 else end})
 
 
 def _vocabulary(alignment: Alignment) -> int:
