@@ -1,1 +1,0 @@
-"""Its place here lets every test import ``tiny``."""
