@@ -223,7 +223,10 @@ async def _run(
     commit_seconds: float,
     on_done: Callable[[Outcome], None],
 ) -> None:
-    """A fixed number of workers take keys in turn; the answer's commit does not hold the next request up."""
+    """A fixed number of workers take keys in turn.
+
+    An answer's commit holds the next request up only where no time is given to gather commits.
+    """
     committer = _Committer(ledger, commit_seconds)
     queue = iter(keys)
     failures, answered = 0, 0
@@ -237,7 +240,9 @@ async def _run(
         for key in queue:
             committer.start(key)
             outcome = await client.ask(key, ledger.body(key))
-            settling.create_task(settle(outcome))
+            settled = settling.create_task(settle(outcome))
+            if not commit_seconds:
+                await settled  # a kill then loses what is in flight and nothing more
             answered += outcome.state != "failed"
             failures = failures + 1 if outcome.state == "failed" else 0
             unreachable = not answered and (outcome.reason or "").startswith(UNREACHABLE)
@@ -275,7 +280,8 @@ def ask_all(
         keys: from :meth:`Ledger.add`.
         base_url: of the endpoint, with ``/v1``.
         concurrency: requests in flight at once, at least 1.
-        commit_seconds: how long an answer may wait for others to be committed with; a kill loses those.
+        commit_seconds: how long an answer may wait for others to be committed with; a kill loses those. At 0
+            each worker waits for its answer's commit, and a kill loses what is in flight alone.
         on_done: called with each outcome after it is committed.
         options: of :class:`Client`.
 
