@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -235,3 +236,12 @@ def test_tokenizers_that_do_not_fit_are_refused(forms: Forms, tokenizer: Any) ->
         ChatFormat(Slow())
     with pytest.raises(CheckpointError, match="image_position is 'last', expected first or inline"):
         ChatFormat(tokenizer, image_position="last")
+
+
+@pytest.mark.parametrize("position", ["first", "inline"])
+@pytest.mark.parametrize("name", NAMES)
+def test_another_process_has_the_same_format(forms: Forms, name: str, position: str) -> None:
+    chat = ChatFormat(forms[name].tokenizer, image_position=position)
+    again = pickle.loads(pickle.dumps(chat))
+    turns = answered("What color is the <image> ring?", "红色")
+    assert again.encode(turns, num_image_tokens=Q) == chat.encode(turns, num_image_tokens=Q)

@@ -64,7 +64,10 @@ def test_lessons_follow_each_other_without_a_gap() -> None:
 
 
 def test_another_process_draws_the_same_batches(chat: ChatFormat) -> None:
-    drawn = list(DataLoader(Corpus(chat, 7, 8, 2), batch_size=None, num_workers=1))
+    loader = DataLoader(
+        Corpus(chat, 7, 8, 2), batch_size=None, num_workers=1, multiprocessing_context="spawn"
+    )
+    drawn = list(loader)
     rng = np.random.default_rng(7)
     assert len(drawn) == 8
     for step, batches in enumerate(drawn):

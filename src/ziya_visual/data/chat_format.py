@@ -17,7 +17,7 @@ import copy
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -83,6 +83,10 @@ class ChatFormat:
     def __deepcopy__(self, memo: Any) -> ChatFormat:
         """Itself, for it never changes: a processor is copied whenever it is shown or saved."""
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As what it is made of, for other processes that load data."""
+        return partial(ChatFormat, image_position=self.image_position), (self.tokenizer,)
 
     def text_ids(self, text: str) -> list[int]:
         """Token ids of plain text; special tokens spelt in it stay text."""
