@@ -76,7 +76,7 @@ def misbehave(number: int, lines: list[str], answer: str) -> Reply | None:
         return 500, {}, "oops"
     if number % 7 == 5:
         return 200, {"finish": "cut"}, answer
-    if len(lines) > 1 and number % 2:
+    if len(lines) > 1 and (number % 2 or any(color in answer for color in ("黑", "白", "黄"))):
         return 200, {}, answer.rsplit("\n", 1)[0]
     if len(lines) == 1 and "black" in lines[0]:
         return 200, {}, "抱歉，我无法翻译这句话。"
