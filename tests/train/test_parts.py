@@ -1,7 +1,10 @@
 """The shipped parts are small, made from the present data, and translate what they never read."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from transformers import AutoConfig
 
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.records import Message
@@ -9,7 +12,7 @@ from ziya_visual.infer.decode import Sampling, generate
 from ziya_visual.infer.text_model import TextModel
 from ziya_visual.scenes import corpus
 from ziya_visual.scenes.grammar import parse
-from ziya_visual.train.parts import SHIPPED, data_hash, read_card
+from ziya_visual.train.parts import SHIPPED, data_hash, pretrain_parts, read_card
 
 LIMIT_BYTES = 12_000_000
 
@@ -31,6 +34,17 @@ def test_the_shipped_lm_translates_sentences_of_the_forges_side() -> None:
     assert right >= 0.75 * len(pairs), f"{right} of {len(pairs)}"
 
 
-def test_a_folder_without_parts_says_how_to_make_them(tmp_path: object) -> None:
+def test_a_folder_without_parts_says_how_to_make_them() -> None:
     with pytest.raises(CheckpointError, match="pretrain-parts"):
         read_card(SHIPPED / "absent")
+
+
+@pytest.mark.slow
+def test_a_few_steps_make_parts_that_open(tmp_path: Path) -> None:
+    card = pretrain_parts(tmp_path / "parts", vit_steps=1, lm_steps=5)
+    assert card["steps"] == {"vit": 1, "lm": 5}
+    assert read_card(tmp_path / "parts") == card
+    for part in ("vit", "lm"):
+        config = AutoConfig.from_pretrained(tmp_path / "parts" / part)
+        assert config.model_type == AutoConfig.from_pretrained(SHIPPED / part).model_type
+        assert (tmp_path / "parts" / part / "model.safetensors").is_file()
