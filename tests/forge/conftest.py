@@ -11,6 +11,4 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     server = Endpoint()
     yield server
-    server.delay.set()
-    server.server.shutdown()
-    server.server.server_close()
+    server.close()

@@ -2,9 +2,10 @@
 
 import json
 import threading
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from json_server import JsonServer, completion
 
 from ziya_visual.core.records import Example, Message
 
@@ -21,7 +22,7 @@ Reply = tuple[int, dict[str, str], str]  # status, headers, answer or raw error 
 Fault = Callable[[int, list[str], str], Reply | None]
 
 
-class Endpoint:
+class Endpoint(JsonServer):
     """``fault(number of the request from 0, source lines, right answer)`` may return another reply."""
 
     def __init__(self) -> None:
@@ -30,51 +31,25 @@ class Endpoint:
         self.fault: Fault = lambda number, lines, answer: None
         self.delay = threading.Event()
         self.seconds = 0.0
-        self.lock = threading.Lock()
-        owner = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                owner.handle(self)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-
-    def handle(self, http: BaseHTTPRequestHandler) -> None:
-        body = json.loads(http.rfile.read(int(http.headers["Content-Length"])))
+    def answer(self, body: dict[str, Any], headers: Mapping[str, str]) -> tuple[int, dict[str, str], str]:
         prompt = body["messages"][0]["content"]
         with self.lock:
             number = len(self.prompts)
             self.prompts.append(prompt)
-            self.keys.append(http.headers.get("Authorization", ""))
+            self.keys.append(headers.get("Authorization", ""))
         if self.seconds:
             self.delay.wait(self.seconds)
         lines = read_lines(prompt)
-        answer = write_lines(prompt, [TEXTS.get(line, "不知道") for line in lines])
-        status, headers, text = self.fault(number, lines, answer) or (200, {}, answer)
-        finish = headers.pop("finish", "stop")
-        if status == 200:
-            message = {"role": "assistant", "content": text}
-            usage = {"prompt_tokens": 10, "completion_tokens": 5}
-            text = json.dumps({"choices": [{"message": message, "finish_reason": finish}], "usage": usage})
-        data = text.encode()
-        http.send_response(status)
-        for name, value in headers.items():
-            http.send_header(name, value)
-        http.send_header("Content-Type", "application/json")
-        http.send_header("Content-Length", str(len(data)))
-        http.end_headers()
-        http.wfile.write(data)
+        right = write_lines(prompt, [TEXTS.get(line, "不知道") for line in lines])
+        status, more, text = self.fault(number, lines, right) or (200, {}, right)
+        finish = more.pop("finish", "stop")
+        return status, more, completion(text, finish=finish) if status == 200 else text
+
+    def close(self) -> None:
+        self.delay.set()
+        super().close()
 
 
 def read_lines(prompt: str) -> list[str]:
