@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, InstructBlipForConditionalGeneration
-from transformers.modeling_utils import str_to_torch_dtype
 
 from ziya_visual.core.errors import CheckpointError, DataError
 from ziya_visual.core.io import read_json
@@ -21,11 +19,11 @@ from ziya_visual.data.chat_format import ChatFormat
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.interop import ALIGNMENT
 from ziya_visual.model.model import ZiyaVisualModel
+from ziya_visual.model.weights import Weights, open_file, open_weights
 from ziya_visual.train.doctor.memory import RESERVE
 from ziya_visual.train.doctor.skeleton import by_part, count
 
 CONTEXT = 1024  # tokens of the dialogue whose keys and values are counted
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 OURS, BLIP2 = "ziya-visual", "blip-2"
 TRAINABLE = (OURS, BLIP2)
 ZIYA = "ziya-blip2, as published: no language model inside"
@@ -60,14 +58,14 @@ def examine_checkpoint(folder: Path, machine: dict[str, Any]) -> CheckpointFound
         "usable_for": LAYOUTS[layout],
         "files": {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()},
     }
-    stored = _headers(_weight_files(folder), found)
+    stored = _headers(open_weights, folder, found)
     if "quantization_config" in read_json(folder / "config.json"):
         found.facts["keys"] = "not compared, the weights are quantised"
     elif not found.problems:
         found.problems += _compare(folder, layout, model, stored)
         found.facts["keys"] = "compared"
     if alignment is not None:
-        beside = _headers([folder / ALIGNMENT], found)
+        beside = _headers(open_file, folder / ALIGNMENT, found)
         found.problems += _compare_alignment(folder / ALIGNMENT, alignment, beside)
         stored |= beside
     parts = _parts(layout, model, alignment)
@@ -117,54 +115,16 @@ def _parts(layout: str, model: nn.Module, alignment: Alignment | None) -> dict[s
     return parts
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights: one, or the shards that an index names.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    for name in WEIGHTS:
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            return [folder / shard for shard in sorted(set(read_json(index)["weight_map"].values()))]
-        if (folder / name).is_file():
-            return [folder / name]
-    raise CheckpointError(
-        f"{folder}: no weights there; expected {' or '.join(WEIGHTS)}, or an index of shards"
-    )
-
-
-def _headers(files: list[Path], found: CheckpointFound) -> dict[str, Tensor]:
-    """Name -> a meta tensor of the stored shape and dtype; a file that cannot be read becomes a problem."""
-    stored: dict[str, Tensor] = {}
-    for path in files:
-        if not path.is_file():
-            found.problems.append(
-                f"{path}: this shard is not there, {len(files)} are named; download it again"
-            )
-            continue
-        try:
-            stored |= _header(path)
-        except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            said = " ".join(str(error).split())[:120]
-            found.problems.append(
-                f"{path}: damaged or no weights ({said}); {path.stat().st_size:,} bytes, get it again"
-            )
-    return stored
-
-
-def _header(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".bin":
-        state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-        if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
-            return state
-        raise pickle.UnpicklingError("a pickle, but no mapping of names to tensors")
-    with safe_open(path, framework="pt") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}
-        return {
-            name: torch.empty(part.get_shape(), dtype=str_to_torch_dtype[part.get_dtype()], device="meta")
-            for name, part in slices.items()
-        }
+def _headers(opened: Callable[[Path], Weights], path: Path, found: CheckpointFound) -> dict[str, Tensor]:
+    """Name -> a meta tensor of the stored shape and dtype; what cannot be read becomes a problem."""
+    try:
+        entries = opened(path)
+    except CheckpointError as error:
+        found.problems.append(str(error))
+        return {}
+    return {
+        name: torch.empty(entry.shape, dtype=entry.dtype, device="meta") for name, entry in entries.items()
+    }
 
 
 def _compare(folder: Path, layout: str, model: Any, stored: dict[str, Tensor]) -> list[str]:

@@ -16,11 +16,12 @@ import psutil
 from packaging.requirements import Requirement
 
 OPTIONAL = ("torchao", "flash-attn", "liger-kernel", "bitsandbytes")
-EXTRAS = {"serve": "serve, quickstart", "web": "web"}  # extra of pyproject.toml -> commands that need it
-BESIDE = {  # packages of no extra: what they are for
-    "torchao": "export --quantize",
-    "pycocoevalcap": "score caption (METEOR)",
+EXTRAS = {  # extra of pyproject.toml -> commands that need it
+    "serve": "serve, quickstart",
+    "web": "web",
+    "quantize": "export --quantize",
 }
+BESIDE = {"pycocoevalcap": "score caption (METEOR)"}  # packages of no extra: what they are for
 CGROUP = Path("/sys/fs/cgroup")
 CGROUPS = (  # limit, in use, statistics: version 2, version 1
     ("memory.max", "memory.current", "memory.stat"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ziya_visual.core.config import Recipe, Stage
+from ziya_visual.core.config import Recipe, split_rule
 from ziya_visual.model.attention import PLAIN
 from ziya_visual.train.batches import Album
 from ziya_visual.train.doctor.data import draw, largest
@@ -27,7 +27,7 @@ class Plan:
     @property
     def cached(self) -> bool:
         """Whether no stage trains the ViT, so that its states are kept for all pictures."""
-        return not any(trains(stage, "vision") for stage in self.recipe.stages)
+        return not any("vision" in stage.parts for stage in self.recipe.stages)
 
     def shape(self, number: int) -> Shape:
         """The size of a step of a stage.
@@ -48,7 +48,7 @@ class Plan:
 
     def step(self, number: int, form: str, processes: int = 1) -> Memory:
         """Take a dry step of a stage as one of several processes."""
-        has_lora = any(trains(stage, "lora") for stage in self.recipe.stages[: number + 1])
+        has_lora = any("lora" in stage.parts for stage in self.recipe.stages[: number + 1])
         return dry_step(
             self.bones,
             self.recipe.stages[number],
@@ -75,11 +75,6 @@ class Plan:
         if form == "fsdp":
             return memory.sharded(processes, precision=self.recipe.precision)
         return memory.one_process() + (self.pictures() if form == "cpu" else 0)
-
-
-def trains(stage: Stage, part: str) -> bool:
-    """Whether a stage trains anything of a part."""
-    return any(rule.startswith(part) for rule in stage.trains)
 
 
 def fits(needed: int, available: int) -> bool:
@@ -136,10 +131,10 @@ def _changes(recipe: Recipe, number: int) -> Iterator[list[tuple[str, Recipe]]]:
         values = _halves(getattr(stage, key))
         if values:
             yield [(f"stages.{number}.{key}={value}", change(value)) for value in values]
-    ranks = _halves(recipe.model.lora.rank) if trains(stage, "lora") else []
+    ranks = _halves(recipe.model.lora.rank) if "lora" in stage.parts else []
     if ranks:
         yield [(f"model.lora.rank={rank}", _with_rank(recipe, rank)) for rank in ranks]
-    kept = tuple(part for part in stage.trains if not part.startswith("vision"))
+    kept = tuple(rule for rule in stage.trains if split_rule(rule)[0] != "vision")
     if kept and kept != stage.trains:
         yield [(f"stages.{number}.trains=[{','.join(kept)}]", _in_stage(recipe, number, "trains")(kept))]
 

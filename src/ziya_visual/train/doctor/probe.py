@@ -12,7 +12,6 @@ from ziya_visual.core.config import Recipe
 from ziya_visual.core.records import Example
 from ziya_visual.model.adapters import add_lora, freeze_all_but
 from ziya_visual.train.doctor.data import draw
-from ziya_visual.train.doctor.plan import trains
 from ziya_visual.train.loop import Training
 from ziya_visual.train.run import prepare
 from ziya_visual.train.schedule import Optimizer
@@ -39,12 +38,12 @@ def probe(recipe: Recipe, examples: list[Example]) -> list[dict[str, Any]]:
         runs in every step), ``process_bytes`` after the steps, and whether every loss was ``finite``.
     """
     training = prepare(recipe, first_pictures(recipe, examples))
-    online = any(trains(stage, "vision") for stage in recipe.stages)
+    online = any("vision" in stage.parts for stage in recipe.stages)
     training.model.requires_grad_(False)
     ahead = 0.0 if online else _time_encoding(training, recipe)
     rows = []
     for number, stage in enumerate(recipe.stages):
-        if trains(stage, "lora"):
+        if "lora" in stage.parts:
             add_lora(training.model, rank=recipe.model.lora.rank, alpha=recipe.model.lora.alpha)
         freeze_all_but(training.model, training.alignment, stage.trains)
         seconds, finite = _time_steps(training, recipe, number, online)

@@ -1,0 +1,54 @@
+"""What the doctor's tests examine: a recipe of two stages over four pictures and a tiny checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from ziya_visual.core.config import Recipe, load_recipe
+from ziya_visual.core.records import Example, ImageRef, Message
+from ziya_visual.train.batches import album
+from ziya_visual.train.doctor.plan import Plan
+from ziya_visual.train.doctor.skeleton import skeleton
+
+COLORS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
+RECIPE = """
+name: test
+out: {folder}/run
+precision: fp32
+model: {{checkpoint: {folder}/checkpoint, lora: {{rank: 8, alpha: 16}}}}
+data: {{path: [{folder}/data.jsonl]}}
+stages:
+  - {{name: align, steps: 5, images_per_step: 4, texts_per_image: 2, learning_rate: 0.004,
+      tasks: {{caption: 1.0}}, trains: [qformer, query_tokens, projection, alignment],
+      objectives: {{language_model: 1.0, contrastive: 1.0, matching: 0.5, grounded: 0.5}}}}
+  - {{name: base, steps: 5, images_per_step: 4, texts_per_image: 2, learning_rate: 0.01,
+      tasks: {{vqa: 1.0}}, trains: [qformer, query_tokens, projection, lora],
+      objectives: {{language_model: 1.0}}}}
+"""
+
+
+def examples(folder: Path) -> list[Example]:
+    found = []
+    for color in COLORS:
+        for lang, question in (("en", "What color?"), ("zh", "什么颜色？")):
+            image = ImageRef(path=str(folder / f"{color}.png"))
+            common: dict[str, Any] = {"lang": lang, "image": image, "image_id": color}
+            said = Message("assistant", color)
+            found.append(Example(f"c-{color}-{lang}", task="caption", messages=(said,), **common))
+            turns = (Message("user", question), said)
+            found.append(Example(f"q-{color}-{lang}", task="vqa", messages=turns, **common))
+    return found
+
+
+def recipe(folder: Path, *changes: str) -> Recipe:
+    return load_recipe(folder / "recipe.yaml", changes)
+
+
+def one_stage(folder: Path, *changes: str) -> Recipe:
+    """The recipe with its last stage alone."""
+    made = recipe(folder, *changes)
+    return made.model_copy(update={"stages": made.stages[1:]})
+
+
+def plan(folder: Path, *changes: str, made: Recipe | None = None) -> Plan:
+    made = made or recipe(folder, *changes)
+    return Plan(made, skeleton(made), album(examples(folder)))

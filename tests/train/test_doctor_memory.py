@@ -1,0 +1,101 @@
+"""The doctor's memory of a step is what torch allocates for it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from doctor_cases import plan, recipe
+
+from ziya_visual.model.adapters import add_lora, freeze_all_but
+from ziya_visual.model.attention import PLAIN
+from ziya_visual.model.checkpoint import load_checkpoint
+from ziya_visual.model.processor import normalise
+from ziya_visual.train.doctor.data import draw
+from ziya_visual.train.doctor.memory import Memory, Shape, dry_step
+from ziya_visual.train.doctor.plan import Plan
+from ziya_visual.train.doctor.skeleton import skeleton
+from ziya_visual.train.schedule import Optimizer
+from ziya_visual.train.step import compute_losses
+
+
+def real_step(folder: Path, made: Plan, number: int) -> tuple[int, int, int, int]:
+    """Bytes of weights, gradients, optimizer state and kept activations of the real model's first step."""
+    stage, bf16 = made.recipe.stages[number], made.recipe.precision == "bf16"
+    model, alignment, processor = load_checkpoint(folder / "checkpoint", attention=PLAIN)
+    if any("lora" in before.trains for before in made.recipe.stages[: number + 1]):
+        add_lora(model, rank=made.recipe.model.lora.rank, alpha=made.recipe.model.lora.alpha)
+    freeze_all_but(model, alignment, stage.trains)
+    optimizer = Optimizer([*model.named_parameters(), *alignment.named_parameters()])
+    parameters = [*model.parameters(), *alignment.parameters()]
+    own = {tensor.data_ptr() for tensor in [*parameters, *model.buffers(), *alignment.buffers()]}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    limit = model.config.qformer_config.max_position_embeddings
+    batch = draw(
+        made.recipe, number, made.album, processor.chat, queries=4, pair_tokens=limit, pair_tokenizer=None
+    )[0]
+    pixels = normalise(np.zeros((len(batch.pictures), 16, 16, 3), np.uint8))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        embeds = model.encode_images(pixels)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            losses = compute_losses(
+                model, alignment, batch, embeds, objectives=stage.objectives, langs=made.album.langs, step=0
+            )
+    activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert optimizer.step(losses.total, lr=0.0)
+    states = [state for part in optimizer.state_dict() for state in part["state"].values()]
+    return (
+        size(parameters),
+        size(p.grad for p in parameters if p.grad is not None),
+        size(tensor for state in states for tensor in state.values() if isinstance(tensor, torch.Tensor)),
+        activations,
+    )
+
+
+def size(tensors: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def total(memory: Memory, name: str) -> int:
+    return sum(getattr(memory, name).values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_dry_step_needs_what_torch_allocates(folder: Path, number: int, precision: str) -> None:
+    made = plan(folder, f"precision={precision}", f"stages.{number}.steps=1")  # one batch is drawn, that one
+    memory = made.step(number, "cpu")
+    weights, gradients, optimizer, activations = real_step(folder, made, number)
+    assert total(memory, "weights") == pytest.approx(weights, rel=0.01)
+    assert total(memory, "gradients") == pytest.approx(gradients, rel=0.01)
+    assert total(memory, "optimizer") == pytest.approx(optimizer, rel=0.01)
+    assert memory.activations + memory.casts == pytest.approx(activations, rel=0.03)
+
+
+def test_what_a_stage_trains_is_what_training_counts(folder: Path) -> None:
+    made = plan(folder)
+    model, alignment, _ = load_checkpoint(folder / "checkpoint")
+    for number, stage in enumerate(made.recipe.stages):
+        if "lora" in stage.trains:
+            add_lora(model, rank=8, alpha=16)
+        trained = {name: count for name, count in made.step(number, "cpu").trained.items() if count}
+        assert trained == freeze_all_but(model, alignment, stage.trains)
+
+
+def test_sharding_is_the_formula_of_the_documentation(folder: Path) -> None:
+    bones = skeleton(recipe(folder))
+    stage = recipe(folder).stages[0]
+    shape = Shape(images=2, row_tokens=20, supervised=8, pairs=((2, 5),))
+    memory = dry_step(bones, stage, shape, lora=None, precision="bf16", cached=True, attention="sdpa")
+    assert memory.casts > 0
+    assert memory.one_process() == memory.states + memory.activations + memory.casts
+    whole = (memory.root + 2 * memory.block) // 2
+    assert memory.sharded(4, precision="bf16") == memory.states // 4 + whole + memory.activations
+    assert Shape(5, 20, 9, ((5, 7), (2, 3))).share(2) == Shape(3, 20, 5, ((3, 7),))
