@@ -3,75 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from transformers import Blip2ForConditionalGeneration, Blip2VisionConfig, Blip2VisionModel, LlamaConfig
-from transformers import LlamaForCausalLM as Llama
+from tiny_models import logits, tiny
+from transformers import Blip2ForConditionalGeneration
 
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.model.adapters import add_lora, freeze_all_but
+from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
-from ziya_visual.model.compose import compose
 from ziya_visual.model.interop import ALIGNMENT
+from ziya_visual.model.model import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
-from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
-
-QUERIES = 4
 
 
 @pytest.fixture(scope="module")
-def parts() -> tuple[Any, Any, ZiyaProcessor]:
-    tokenizer = train_tokenizer(corpus_texts(np.random.default_rng(0), 30))
-    torch.manual_seed(0)
-    vision = Blip2VisionModel(
-        Blip2VisionConfig(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            image_size=16,
-            patch_size=8,
-            initializer_range=0.02,
-        )
-    )
-    llama = Llama(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=48,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            tie_word_embeddings=True,
-        )
-    )
-    model, alignment = compose(
-        vision=vision,
-        language_model=llama,
-        tokenizer=tokenizer,
-        qformer={
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "intermediate_size": 48,
-            "cross_attention_frequency": 1,
-        },
-        num_query_tokens=QUERIES,
-        projection_size=16,
-        seed=0,
-    )
-    with torch.no_grad():  # a weight that is not saved cannot hide behind its initial value
-        for parameter in [*model.parameters(), *alignment.parameters()]:
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    processor = ZiyaProcessor(tokenizer, image_size=16, num_query_tokens=QUERIES)
-    return model.eval(), alignment.eval(), processor
-
-
-def logits(model: Any, processor: ZiyaProcessor) -> torch.Tensor:
-    ids = torch.tensor([processor.chat.prefix_ids(QUERIES) + processor.chat.text_ids("红色 circle")])
-    pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        return model(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+def parts() -> tuple[ZiyaVisualModel, Alignment, ZiyaProcessor]:
+    return tiny()
 
 
 def test_stock_opens_what_we_save_and_we_what_stock_saves(parts: Any, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.card import write_card
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
 from ziya_visual.model.interop import ALIGNMENT
+from ziya_visual.model.language import ends_at
+from ziya_visual.model.model import ZiyaVisualModel
 from ziya_visual.model.quantize import Method, quantize_folder, require_torchao
 from ziya_visual.model.retrieval_export import TEXTS, our_scores, stock_scores, write_retrieval
 
@@ -129,6 +131,8 @@ def _list_weights(folder: Path) -> None:
 
 def _write_merged(checkpoint: Path, folder: Path) -> tuple[list[parity.Prompt], list[Any], int]:
     model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN, dtype=torch.float32)
+    if not isinstance(model, ZiyaVisualModel):
+        raise CheckpointError(f"{checkpoint}: is stock InstructBLIP already; there is nothing to export")
     asked = parity.prompts(processor)
     pad_id = processor.chat.pad_id
     ours = parity.our_logits(model, asked, pad_id=pad_id)  # adapters beside the checkpoint not merged yet
@@ -140,10 +144,9 @@ def _write_merged(checkpoint: Path, folder: Path) -> tuple[list[parity.Prompt], 
 
 def _generation_config(old: Any, processor: Any) -> GenerationConfig:
     """The checkpoint's own, ending also where an answer of ours ends."""
-    ends = old.eos_token_id if isinstance(old.eos_token_id, list) else [old.eos_token_id]
-    ends = list(dict.fromkeys([processor.chat.eos_id, *(end for end in ends if end is not None)]))
     values = {key: value for key, value in old.to_diff_dict().items() if not key.startswith("_")}
-    values |= {"eos_token_id": ends if len(ends) > 1 else ends[0], "pad_token_id": processor.chat.pad_id}
+    values["eos_token_id"] = ends_at(old.eos_token_id, processor.chat.eos_id)
+    values["pad_token_id"] = processor.chat.pad_id
     values["bos_token_id"] = processor.tokenizer.bos_token_id
     return GenerationConfig(**values)
 
@@ -151,7 +154,7 @@ def _generation_config(old: Any, processor: Any) -> GenerationConfig:
 def _retrieval(checkpoint: Path, folder: Path) -> dict[str, Any]:
     """Write the stock retrieval network and say how far its scores are from ours."""
     model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN, dtype=torch.float32)
-    if alignment is None:
+    if alignment is None or not isinstance(model, ZiyaVisualModel):
         raise CheckpointError(
             f"{checkpoint}: no {ALIGNMENT} there; --retrieval needs the Q-Former's text side"
         )

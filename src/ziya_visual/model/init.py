@@ -24,7 +24,7 @@ from ziya_visual.model.checkpoint import save_alignment, save_tokenizers
 from ziya_visual.model.compose import new_alignment
 from ziya_visual.model.fetch import local_folder
 from ziya_visual.model.interop import LANGUAGE_MODEL, Bridge, instruct_names, read_bridge
-from ziya_visual.model.language import LanguageModel, read_language_model
+from ziya_visual.model.language import LanguageModel, ends_at, read_language_model
 from ziya_visual.model.model import VisualModel, ZiyaInstructModel, ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.model.tokenizers import add_chat_template, open_tokenizer, same_vocabulary
@@ -274,10 +274,8 @@ def _write_generation_config(folder: Path, language: LanguageModel, end: int) ->
         GenerationConfig.from_model_config(language.config).save_pretrained(folder)
         own = folder / own.name
     settings = read_json(own)
-    ends = settings.get("eos_token_id")
-    ends = ends if isinstance(ends, list) else [ends]
-    ends = list(dict.fromkeys([end, *(one for one in ends if one is not None)]))
-    write_json(folder / own.name, {**settings, "eos_token_id": ends if len(ends) > 1 else end})
+    ends = ends_at(settings.get("eos_token_id"), end)
+    write_json(folder / own.name, {**settings, "eos_token_id": ends})
 
 
 def _vocabulary(alignment: Alignment) -> int:

@@ -126,3 +126,10 @@ def _grown(entry: Entry, old: int, rows: int) -> Entry:
         return torch.cat([tensor, mean.expand(rows - old, *tensor.shape[1:])])
 
     return Entry(entry.file, entry.key, (rows, *entry.shape[1:]), entry.dtype, read) if rows > old else entry
+
+
+def ends_at(own: int | list[int] | None, end: int) -> int | list[int]:
+    """``eos_token_id`` of a generation config: where our answers end, and where the model's own says."""
+    ends = own if isinstance(own, list) else [] if own is None else [own]
+    ends = list(dict.fromkeys([end, *ends]))
+    return ends if len(ends) > 1 else end

@@ -27,7 +27,7 @@ LARGEST_GROUP, SMALLEST_GROUP = 128, 8  # columns that share an int4 scale
 def require_torchao() -> None:
     """Raise ``ConfigError`` where torchao is not installed."""
     if find_spec("torchao") is None:
-        raise ConfigError("--quantize needs torchao, which is not installed: pip install torchao")
+        raise ConfigError("--quantize needs torchao, which is absent: pip install 'ziya-visual[quantize]'")
 
 
 def quantize_folder(folder: Path, method: Method) -> None:
