@@ -223,10 +223,7 @@ async def _run(
     commit_seconds: float,
     on_done: Callable[[Outcome], None],
 ) -> None:
-    """A fixed number of workers take keys in turn.
-
-    An answer's commit holds the next request up only where no time is given to gather commits.
-    """
+    """Workers take keys in turn; a commit holds one up only where no time is given to gather commits."""
     committer = _Committer(ledger, commit_seconds)
     queue = iter(keys)
     failures, answered = 0, 0
