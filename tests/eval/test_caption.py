@@ -39,7 +39,7 @@ def test_equals_coco_caption_in_english(shared: Path, expected: Callable[[str], 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(java._lacking("METEOR") != "", reason=java._lacking("METEOR"))
+@pytest.mark.skipif(java.lacking("METEOR") != "", reason=java.lacking("METEOR"))
 def test_meteor_equals_coco_caption_where_java_is(
     shared: Path, expected: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ from ziya_visual.model import parity
 from ziya_visual.model.adapter_files import save_adapter
 from ziya_visual.model.adapters import add_lora, parts_of
 from ziya_visual.model.checkpoint import save_checkpoint
+from ziya_visual.model.compose import new_alignment
 from ziya_visual.model.export import export
 
 
@@ -135,6 +136,24 @@ def test_retrieval_scores_are_equal(llama: Any, tmp_path: Path) -> None:
     report = read_json(tmp_path / "out" / "parity.json")
     assert report["matching_logits"]["max"] <= 1e-6
     assert report["contrastive_scores"]["max"] <= 1e-6
+
+
+def test_a_q_former_with_a_tokenizer_of_its_own_is_read_by_it(tmp_path: Path) -> None:
+    model, _, processor = tiny()
+    reader = stock_folders.bert_tokenizer("".join(parity.PROMPTS["en"] + parity.PROMPTS["zh"]))
+    model.config.qformer_config.vocab_size = len(reader)
+    alignment = new_alignment(model.config.qformer_config, projection_size=16, seed=1)
+    alignment.qformer_tokenizer = reader
+    save_checkpoint(tmp_path / "c", model=model, alignment=alignment, processor=processor)
+    export(tmp_path / "c", to=tmp_path / "out", retrieval=True)
+    assert read_json(tmp_path / "out" / "parity.json")["contrastive_scores"]["max"] <= 1e-6
+    stock = AutoProcessor.from_pretrained(tmp_path / "out")
+    ids = stock(images=parity.pictures(1), text=["你好。"], return_tensors="pt")["input_ids"][0]
+    assert stock.tokenizer.convert_ids_to_tokens(ids)[processor.num_query_tokens :] == [
+        "[CLS]",
+        *"你好。",
+        "[SEP]",
+    ]
 
 
 def _row(model: str, split: str, lang: str, task: str, name: str, value: float) -> dict[str, Any]:

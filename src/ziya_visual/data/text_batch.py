@@ -24,11 +24,18 @@ def text_batch(
     """
     if own is None:
         return pad([text_ids(chat, text, limit) for text in texts], chat.pad_id)
-    first = own.bos_token_id if own.cls_token_id is None else own.cls_token_id
-    last = own.eos_token_id if own.sep_token_id is None else own.sep_token_id
-    head, tail = ([] if token is None else [token] for token in (first, last))
+    head, tail = edges(chat, own)
     plain = own(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return pad([[*head, *ids[: limit - 2], *tail] for ids in plain], own.pad_token_id or 0)
+
+
+def edges(chat: ChatFormat, own: Any | None) -> tuple[list[int], list[int]]:
+    """What stands before and behind a text: a token or none each; see :func:`text_batch`."""
+    if own is None:
+        return chat.bos_ids, [chat.eos_id]
+    first = own.bos_token_id if own.cls_token_id is None else own.cls_token_id
+    last = own.eos_token_id if own.sep_token_id is None else own.sep_token_id
+    return [] if first is None else [first], [] if last is None else [last]
 
 
 def text_ids(chat: ChatFormat, text: str, limit: int) -> list[int]:

@@ -10,7 +10,7 @@ from transformers import AutoProcessor, Blip2Config
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.io import read_json
 from ziya_visual.data.chat_format import IMAGE
-from ziya_visual.data.processing_ziya_visual import MEAN, STD, ZiyaProcessor, normalise
+from ziya_visual.data.processing_ziya_visual import ZiyaProcessor, normalise
 from ziya_visual.model.tokenizers import (
     add_chat_template,
     add_image_token,
@@ -18,7 +18,7 @@ from ziya_visual.model.tokenizers import (
     require_vocabulary,
 )
 
-__all__ = ["MEAN", "STD", "ZiyaProcessor", "load_processor", "normalise"]
+__all__ = ["ZiyaProcessor", "load_processor", "normalise"]
 
 SETTINGS = "processor_config.json"
 

@@ -6,6 +6,7 @@ Legend: N pictures, M texts, Dp width of the contrastive space.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ import torch
 from PIL import Image
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from transformers import Blip2ForImageTextRetrieval, Blip2Processor, BlipImageProcessorPil
+from transformers import Blip2ForImageTextRetrieval, Blip2Processor
 
-from ziya_visual.data.text_batch import pad, text_ids
+from ziya_visual.data.text_batch import edges, text_batch
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.model import ZiyaVisualModel
 from ziya_visual.model.parity import PROMPTS
-from ziya_visual.model.processor import MEAN, STD, ZiyaProcessor
+from ziya_visual.model.processor import ZiyaProcessor
 
 OURS_ALONE = ("lm_bias", "logit_scale")  # grounded generation and temperature: stock has neither
 TEXTS = [text for texts in PROMPTS.values() for text in texts]
@@ -44,26 +45,21 @@ def write_retrieval(
             state[name.replace("feed_forwards.", "qformer.encoder.layer.")] = tensor
     stock.load_state_dict(state, strict=True, assign=True)
     stock.save_pretrained(folder)
-    _stock_processor(model, processor).save_pretrained(folder)
+    _stock_processor(model, processor, alignment.qformer_tokenizer).save_pretrained(folder)
 
 
-def _stock_processor(model: ZiyaVisualModel, processor: ZiyaProcessor) -> Blip2Processor:
-    """One whose tokenizer puts ``<s>`` before and ``</s>`` behind a text, as :func:`text_ids` does."""
-    tokenizer = copy.deepcopy(processor.tokenizer)
-    edges = {"eos": processor.chat.eos_id}
-    bos = processor.chat.prefix_ids(0)
-    if bos:
-        edges["bos"] = bos[0]
-    names = {edge: tokenizer.convert_ids_to_tokens(number) for edge, number in edges.items()}
+def _stock_processor(model: ZiyaVisualModel, processor: ZiyaProcessor, own: Any | None) -> Blip2Processor:
+    """One whose tokenizer frames a text as :func:`text_batch` does; ``own`` is the Q-Former's, if any."""
+    tokenizer = copy.deepcopy(processor.tokenizer if own is None else own)
+    edge_ids = edges(processor.chat, own)
+    head, tail = (tokenizer.convert_ids_to_tokens(ids) for ids in edge_ids)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{names.get('bos', '')} $A {names['eos']}".strip(),
-        special_tokens=[(names[edge], number) for edge, number in edges.items()],
+        single=[*head, "$A", *tail],
+        special_tokens=list(zip([*head, *tail], itertools.chain(*edge_ids), strict=True)),
     )
     tokenizer.padding_side = "right"  # the first position is the text's vector
     tokenizer.model_max_length = model.config.qformer_config.max_position_embeddings
-    side = {"height": processor.image_size, "width": processor.image_size}
-    image_processor = BlipImageProcessorPil(size=side, image_mean=list(MEAN), image_std=list(STD))
-    return Blip2Processor(image_processor, tokenizer, num_query_tokens=processor.num_query_tokens)
+    return Blip2Processor(processor.image_processor, tokenizer, num_query_tokens=processor.num_query_tokens)
 
 
 @torch.inference_mode()
@@ -79,8 +75,8 @@ def our_scores(
     There must be at least as many texts as pictures.
     """
     limit = model.config.qformer_config.max_position_embeddings
-    encoded = [text_ids(processor.chat, text, limit) for text in texts]
-    ids, mask = (torch.from_numpy(array) for array in pad(encoded, processor.chat.pad_id))
+    arrays = text_batch(texts, limit=limit, chat=processor.chat, own=alignment.qformer_tokenizer)
+    ids, mask = map(torch.from_numpy, arrays)
     embeds = model.encode_images(processor.pixels(images))
     features = alignment.image_features(model.query_images(embeds))
     similarity = (features @ alignment.text_features(model, ids, mask).T).amax(1)

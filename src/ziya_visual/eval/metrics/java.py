@@ -25,7 +25,7 @@ def score(
         lines: the candidate of each, as PTB's words joined by spaces.
         groups: the references of each.
     """
-    reason = _lacking(metric)
+    reason = lacking(metric)
     if reason:
         return None, reason
     module = importlib.import_module(f"{PACKAGE}.{metric.lower()}.{metric.lower()}")
@@ -39,7 +39,8 @@ def score(
     return float(value), ""
 
 
-def _lacking(metric: str) -> str:
+def lacking(metric: str) -> str:
+    """Why a metric cannot be had here, or nothing."""
     if shutil.which("java") is None:
         return f"{metric} needs Java, which is not installed"
     spec = importlib.util.find_spec(PACKAGE)
