@@ -34,7 +34,6 @@ from ziya_visual.train.schedule import Optimizer, cosine
 LANG_IDS = {"en": 0, "zh": 1}
 VOCABULARY = 768
 LM_STEPS = 1540
-TOGETHER = 4  # translations a row: one alone leaves half of the rows to padding
 SPECIAL = ["<pad>", "<s>", "</s>", IMAGE, HUMAN, BOT]
 
 
@@ -130,11 +129,23 @@ def corpus_batches(
     for _ in range(readings):
         seen, told = corpus.reading(rng, lesson)
         lists.append((seen, [_branch(chat, dialogue) for dialogue in told]))
-    branches = [_branch(chat, corpus.translation(rng)) for _ in range(lesson.translations)]
-    prefix = chat.prefix_ids(0)
-    rows = [Row(prefix, branches[i : i + TOGETHER]) for i in range(0, len(branches), TOGETHER)]
+    translations = [_branch(chat, corpus.translation(rng)) for _ in range(lesson.translations)]
     batches = [list_batch(chat, lists)]
-    return [*batches, ReadingBatch(pack(rows, pad_id=chat.pad_id), [])] if rows else batches
+    if translations:
+        rows = [Row(chat.prefix_ids(0), pair) for pair in _even_pairs(translations)]
+        batches.append(ReadingBatch(pack(rows, pad_id=chat.pad_id), []))
+    return batches
+
+
+def _even_pairs(branches: Sequence[Branch]) -> list[list[Branch]]:
+    """The longest with the shortest, and so on inwards: rows of even length have the least padding.
+
+    Of an odd number the middle one stands alone.
+    """
+    ordered = sorted(branches, key=lambda branch: len(branch.encoded.ids))
+    half = len(ordered) // 2
+    pairs = [list(pair) for pair in zip(ordered[:half], reversed(ordered), strict=False)]
+    return pairs + [[alone] for alone in ordered[half : len(ordered) - half]]
 
 
 @dataclass(frozen=True)
