@@ -19,6 +19,8 @@ from transformers import Blip2VisionModel, LlamaForCausalLM
 from ziya_visual.core.config import load_recipe
 from ziya_visual.core.io import write_json
 from ziya_visual.data.packing import IGNORE, Branch, Row, pack
+from ziya_visual.data.text_batch import pad
+from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.compose import compose
 from ziya_visual.model.packed import mean_loss
 from ziya_visual.model.processor import ZiyaProcessor
@@ -43,6 +45,7 @@ def build() -> tuple[Any, ZiyaProcessor]:
         projection_size=projection,
         seed=0,
     )
+    model.set_attn_implementation(PLAIN)
     model.vision_model.requires_grad_(False)
     return model.eval(), ZiyaProcessor(tokenizer, image_size=SIDE, num_query_tokens=queries)
 
@@ -64,18 +67,20 @@ def main() -> None:
         )
         for scene in scenes
     ]
-    packed = pack(rows, pad_id=processor.chat.pad_id)
-    single = pack([Row(row.prefix, [b]) for row in rows for b in row.branches], pad_id=processor.chat.pad_id)
-    ids, labels = torch.from_numpy(single.input_ids), torch.from_numpy(single.labels)
-    real = torch.from_numpy(single.branch_ids >= 0).long()
-    shifted = torch.cat([torch.full_like(labels[:, :1], IGNORE), labels[:, :-1]], 1)  # stock shifts by itself
+    packed = pack(rows)
+    texts = [(row.prefix, branch.encoded) for row in rows for branch in row.branches]
+    ids, real = map(
+        torch.from_numpy, pad([[*prefix, *text.ids] for prefix, text in texts], processor.chat.pad_id)
+    )
+    learnt, _ = pad([[False] * len(prefix) + text.supervised for prefix, text in texts], False)
+    labels = ids.masked_fill(~torch.from_numpy(learnt.astype(bool)), IGNORE)
     repeated = pixels.repeat_interleave(TEXTS, 0)
 
     def ours() -> torch.Tensor:
         return mean_loss(model.packed_loss(model.query_images(model.encode_images(pixels)), packed))
 
     def stock() -> torch.Tensor:
-        return model(pixel_values=repeated, input_ids=ids, attention_mask=real, labels=shifted).loss
+        return model(pixel_values=repeated, input_ids=ids, attention_mask=real, labels=labels).loss
 
     def seconds(step: Any) -> tuple[float, float]:
         model.zero_grad()

@@ -3,17 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ziya_visual.data.chat_format import Encoded
-from ziya_visual.data.packing import IGNORE, Branch, PackedBatch, Row, pack
-from ziya_visual.model.packed import mean_loss, packed_loss, tree_mask
+from ziya_visual.data.packing import IGNORE, Branch, Lengths, PackedBatch, Row, pack
+from ziya_visual.model.attention import PLAIN, plain_attention
+from ziya_visual.model.packed import dense_mask, mean_loss, packed_loss
+from ziya_visual.model.tree import build_tree
 
 IMAGE, VOCABULARY, QUERIES = 3, 50, 4
 
 
-@pytest.fixture
-def model() -> LlamaForCausalLM:
+@pytest.fixture(params=["eager", PLAIN])
+def model(request: pytest.FixtureRequest) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -21,7 +25,7 @@ def model() -> LlamaForCausalLM:
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
-        attn_implementation="eager",
+        attn_implementation=request.param,
     )
     return LlamaForCausalLM(config).eval()
 
@@ -65,7 +69,7 @@ def test_packed_equals_unpacked_in_loss_and_gradients(model: LlamaForCausalLM, s
         model.zero_grad()
         prefix = torch.randn(3, QUERIES, 32, generator=torch.Generator().manual_seed(seed)).requires_grad_()
         if packed:
-            loss = mean_loss(packed_loss(model, pack(rows, pad_id=0), image_id=IMAGE, image_prefix=prefix))
+            loss = mean_loss(packed_loss(model, pack(rows), image_id=IMAGE, image_prefix=prefix))
         else:
             loss = unpacked_loss(model, rows, prefix)
         loss.backward()
@@ -79,10 +83,10 @@ def test_packed_equals_unpacked_in_loss_and_gradients(model: LlamaForCausalLM, s
 def test_losses_are_summed_by_language(model: LlamaForCausalLM) -> None:
     rows = random_rows(np.random.default_rng(1), 3)
     prefix = torch.randn(3, QUERIES, 32)
-    both = packed_loss(model, pack(rows, pad_id=0), image_id=IMAGE, image_prefix=prefix)
+    both = packed_loss(model, pack(rows), image_id=IMAGE, image_prefix=prefix)
     for lang in (0, 1):
         own = [Row(row.prefix, [b for b in row.branches if b.lang == lang]) for row in rows]
-        alone = packed_loss(model, pack(own, pad_id=0), image_id=IMAGE, image_prefix=prefix)[lang]
+        alone = packed_loss(model, pack(own), image_id=IMAGE, image_prefix=prefix)[lang]
         assert alone.count == both[lang].count
         assert alone.total.item() == pytest.approx(both[lang].total.item(), rel=1e-5)
 
@@ -90,20 +94,55 @@ def test_losses_are_summed_by_language(model: LlamaForCausalLM) -> None:
 def test_a_missing_placeholder_is_an_error_with_numbers(model: LlamaForCausalLM) -> None:
     rows = random_rows(np.random.default_rng(0), 2)
     with pytest.raises(ValueError, match="8 image placeholders in the batch for 12 image tokens"):
-        packed_loss(model, pack(rows, pad_id=0), image_id=IMAGE, image_prefix=torch.zeros(3, QUERIES, 32))
+        packed_loss(model, pack(rows), image_id=IMAGE, image_prefix=torch.zeros(3, QUERIES, 32))
 
 
 def test_the_mask_is_the_documented_example() -> None:
     row = Row([7, 7], [Branch(Encoded([10, 11], [False, True])), Branch(Encoded([12, 13], [True, True]))])
-    batch: PackedBatch = pack([row, Row([7], [])], pad_id=0)
-    sees = tree_mask(torch.from_numpy(batch.branch_ids))[0, 0] == 0
-    expected = ["x.....", "xx....", "xxx...", "xxxx..", "xx..x.", "xx..xx"]
+    batch: PackedBatch = pack([row, Row([7], [])])
+    sees = dense_mask(batch.lengths)[0, 0] == 0
+    expected = ["x......", "xx.....", "xxx....", "xxxx...", "xx..x..", "xx..xx.", "......x"]
     assert ["".join("x" if s else "." for s in line) for line in sees.tolist()] == expected
-    assert batch.position_ids[0].tolist() == [0, 1, 2, 3, 2, 3]
-    assert batch.labels[0].tolist() == [IGNORE, IGNORE, 11, IGNORE, 13, IGNORE]
-    assert np.all(batch.labels[1] == IGNORE)
+    assert batch.position_ids.tolist() == [0, 1, 2, 3, 2, 3, 0]
+    assert batch.labels.tolist() == [IGNORE, IGNORE, 11, IGNORE, 13, IGNORE, IGNORE]
+
+
+LENGTHS = st.lists(
+    st.lists(st.integers(1, 9), max_size=5).flatmap(
+        lambda branches: st.integers(0 if branches else 1, 4).map(lambda prefix: (prefix, *branches))
+    ),
+    min_size=1,
+    max_size=5,
+).map(tuple)
+
+
+@given(lengths=LENGTHS, heads=st.sampled_from([(4, 4), (4, 2)]))
+@settings(deadline=None, max_examples=100)
+def test_attention_by_segments_is_attention_under_the_dense_mask(
+    lengths: Lengths, heads: tuple[int, int]
+) -> None:
+    """Values and gradients, for rows of any form: without a prefix, without a branch, of unlike lengths."""
+    tokens = sum(map(sum, lengths))
+    rng = torch.Generator().manual_seed(tokens)
+    states = [torch.randn(1, count, tokens, 8, generator=rng) for count in (heads[0], heads[1], heads[1])]
+    weight = torch.randn(1, tokens, heads[0], 8, generator=rng)
+    tree = build_tree(lengths, dtype=torch.float32, device=torch.device("cpu"))
+    results = []
+    for extra in ({"attention_mask": None, "tree": tree}, {"attention_mask": dense_mask(lengths)}):
+        own = [x.clone().requires_grad_() for x in states]
+        out, _ = plain_attention(torch.nn.Module(), *own, **extra)
+        (out * weight).sum().backward()
+        results.append([out.detach(), *(x.grad for x in own)])
+    for ours, dense in zip(*results, strict=True):
+        assert torch.allclose(ours, dense, rtol=1e-4, atol=1e-5)
+
+
+def test_a_decoder_that_hands_no_tree_on_fails_aloud(model: LlamaForCausalLM) -> None:
+    query = torch.zeros(1, 4, 6, 8)
+    with pytest.raises(ValueError, match="does not hand"):
+        plain_attention(model, query, query, query, query.new_empty(1, 1, 0, 0))
 
 
 def test_nothing_to_pack_is_an_error() -> None:
     with pytest.raises(ValueError, match="no rows"):
-        pack([], pad_id=0)
+        pack([])

@@ -92,10 +92,11 @@ def test_what_a_stage_trains_is_what_training_counts(folder: Path) -> None:
 def test_sharding_is_the_formula_of_the_documentation(folder: Path) -> None:
     bones = skeleton(recipe(folder))
     stage = recipe(folder).stages[0]
-    shape = Shape(images=2, row_tokens=20, supervised=8, pairs=((2, 5),))
-    memory = dry_step(bones, stage, shape, lora=None, precision="bf16", cached=True, attention="sdpa")
+    shape = Shape(images=2, lengths=((5, 15), (5, 7, 8)), supervised=8, pairs=((2, 5),))
+    memory = dry_step(bones, stage, shape, lora=None, precision="bf16", cached=True)
     assert memory.casts > 0
     assert memory.one_process() == memory.states + memory.activations + memory.casts
     whole = (memory.root + 2 * memory.block) // 2
     assert memory.sharded(4, precision="bf16") == memory.states // 4 + whole + memory.activations
-    assert Shape(5, 20, 9, ((5, 7), (2, 3))).share(2) == Shape(3, 20, 5, ((3, 7),))
+    rows = ((4, 6), (4, 2, 2), (4, 5), (4, 7), (4, 1))
+    assert Shape(5, rows, 9, ((5, 7), (2, 3))).share(2) == Shape(3, rows[:3], 5, ((3, 7),))

@@ -8,7 +8,7 @@ from transformers import LlamaForCausalLM
 
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat_format import ChatFormat
-from ziya_visual.data.packing import Branch
+from ziya_visual.data.packing import Branch, segments
 from ziya_visual.scenes import corpus
 from ziya_visual.scenes.grammar import COLORS, HELD_OUT, SHAPES
 from ziya_visual.train.pretrain_lm import (
@@ -37,7 +37,8 @@ def test_a_place_holds_the_sum_of_its_words(chat: ChatFormat) -> None:
     asked = [Branch(chat.branch(turns))]
     lists = [(["", "red ring", "", "blue star"], asked), (["red ring", "", "", ""], asked)]
     batch = list_batch(chat, lists)
-    assert (batch.packed.input_ids[:, :4] == chat.image_id).tolist() == [
+    places = segments(batch.packed.lengths).starts[::2, None] + np.arange(4)
+    assert (batch.packed.input_ids[places] == chat.image_id).tolist() == [
         [False, True, False, True],
         [True, False, False, False],
     ]

@@ -10,7 +10,8 @@ A worked example, prefix ``P P`` and branches ``a b`` and ``c d``; row i sees co
          c    x x . . x .        2        2
          d    x x . . x x        2        3
 
-So each branch computes what it would compute alone behind the prefix. Legend: B rows, L tokens a row.
+So each branch computes what it would compute alone behind the prefix. Rows lie one behind the other, without
+padding. Legend: T tokens of all rows, S segments: a segment is a prefix or a branch.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from numpy.typing import NDArray
 from ziya_visual.data.chat_format import Encoded
 
 IGNORE = -100
-PADDING = -1
 Ints = NDArray[np.int64]
+Lengths = tuple[tuple[int, ...], ...]  # of each row its prefix's, then its branches', in tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,46 +47,58 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """int64[B, L] each. ``labels`` holds the token to be predicted *at* a position, ``IGNORE`` elsewhere.
+    """All rows one behind the other, int64[T] each.
 
-    ``branch_ids``: 0 the prefix, 1.. the branches, ``PADDING`` behind them. ``langs`` belongs to ``labels``.
+    ``labels`` holds the token to be predicted *at* a position, ``IGNORE`` elsewhere; ``langs`` belongs to it.
     """
 
     input_ids: Ints
     position_ids: Ints
-    branch_ids: Ints
     labels: Ints
     langs: Ints
+    lengths: Lengths
 
 
-def pack(rows: Sequence[Row], *, pad_id: int) -> PackedBatch:
-    """Lay each row out as in the module's example and pad all to the longest.
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Prefixes and branches as they lie, int64[S] each. A prefix is branch 0 of its row."""
+
+    rows: Ints
+    branches: Ints
+    starts: Ints
+    lengths: Ints
+
+
+def segments(lengths: Lengths) -> Segments:
+    """Where everything lies in packed rows of these lengths."""
+    sizes = np.asarray([size for row in lengths for size in row], np.int64)
+    rows = np.repeat(np.arange(len(lengths)), [len(row) for row in lengths])
+    branches = np.concatenate([np.arange(len(row)) for row in lengths])
+    return Segments(rows, branches, np.cumsum(sizes) - sizes, sizes)
+
+
+def pack(rows: Sequence[Row]) -> PackedBatch:
+    """Lay rows out as in the module's example, one behind the other.
 
     Raises:
         ValueError: there is no row.
     """
     if not rows:
         raise ValueError("nothing to pack: no rows")
-    length = max(len(row.prefix) + sum(len(b.encoded.ids) for b in row.branches) for row in rows)
-    shape = (len(rows), length)
-    input_ids = np.full(shape, pad_id, np.int64)
-    position_ids = np.zeros(shape, np.int64)
-    branch_ids = np.full(shape, PADDING, np.int64)
-    labels = np.full(shape, IGNORE, np.int64)
-    langs = np.zeros(shape, np.int64)
-    for r, row in enumerate(rows):
+    ids, positions, labels, langs = [], [], [], []
+    for row in rows:
         start = len(row.prefix)
-        input_ids[r, :start] = row.prefix
-        position_ids[r, :start] = np.arange(start)
-        branch_ids[r, :start] = 0
-        at = start
-        for number, branch in enumerate(row.branches, start=1):
-            ids = np.asarray(branch.encoded.ids, np.int64)
-            end = at + len(ids)
-            input_ids[r, at:end] = ids
-            position_ids[r, at:end] = np.arange(start, start + len(ids))
-            branch_ids[r, at:end] = number
-            labels[r, at : end - 1] = np.where(branch.encoded.supervised[1:], ids[1:], IGNORE)
-            langs[r, at:end] = branch.lang
-            at = end
-    return PackedBatch(input_ids, position_ids, branch_ids, labels, langs)
+        parts = [(np.asarray(row.prefix, np.int64), 0, np.full(start, IGNORE), 0)]
+        for branch in row.branches:
+            own = np.asarray(branch.encoded.ids, np.int64)
+            learnt = np.full(len(own), IGNORE)
+            learnt[:-1] = np.where(branch.encoded.supervised[1:], own[1:], IGNORE)
+            parts.append((own, start, learnt, branch.lang))
+        for own, begins, learnt, lang in parts:
+            ids.append(own)
+            positions.append(np.arange(begins, begins + len(own)))
+            labels.append(learnt)
+            langs.append(np.full(len(own), lang))
+    lengths = tuple((len(row.prefix), *(len(b.encoded.ids) for b in row.branches)) for row in rows)
+    arrays = [np.concatenate(found) for found in (ids, positions, labels, langs)]
+    return PackedBatch(arrays[0], arrays[1], arrays[2], arrays[3], lengths)

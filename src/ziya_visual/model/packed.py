@@ -3,7 +3,7 @@
 Works on any decoder of transformers that takes ``inputs_embeds``, a 4D ``attention_mask`` and
 ``position_ids``.
 
-Legend: B rows, L tokens a row, D width, S supervised tokens, V vocabulary.
+Legend: T tokens of all rows, D width, S supervised tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from ziya_visual.data.packing import IGNORE, PADDING, PackedBatch
+from ziya_visual.data.packing import IGNORE, Lengths, PackedBatch, segments
+from ziya_visual.model.attention import PLAIN
+from ziya_visual.model.tree import build_tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +29,19 @@ class LossSum:
     count: int
 
 
-def tree_mask(branch_ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What each token sees, as an additive mask.
-
-    Args:
-        branch_ids: int64[B, L] as :class:`PackedBatch` holds them.
-        dtype: of the result.
-
-    Returns:
-        [B, 1, L, L], 0 where row i sees column j, else the dtype's lowest value. Padding sees itself alone,
-        so that no row of a softmax is empty.
-    """
-    length = branch_ids.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=branch_ids.device).tril()
-    rows, columns = branch_ids[:, :, None], branch_ids[:, None, :]
-    real = (rows != PADDING) & (columns != PADDING)
-    sees = causal & real & ((columns == 0) | (columns == rows))
-    sees |= torch.eye(length, dtype=torch.bool, device=branch_ids.device)
-    mask = torch.zeros(sees.shape, dtype=dtype, device=branch_ids.device)
-    return mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
+def dense_mask(lengths: Lengths, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What each token of packed rows sees, [1, 1, T, T]: 0 where it sees, else the dtype's lowest value."""
+    found = segments(lengths)
+    rows, branches = (np.repeat(x, found.lengths) for x in (found.rows, found.branches))
+    shared = (branches == 0) | (branches[:, None] == branches)
+    sees = torch.from_numpy((rows[:, None] == rows) & shared & np.tri(len(rows), dtype=bool))
+    return torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)[None, None]
 
 
 def packed_states(
     language_model: Any, batch: PackedBatch, *, image_id: int = -1, image_prefix: Tensor | None = None
 ) -> Tensor:
-    """The decoder's last hidden states of packed rows, float[B, L, D].
+    """The decoder's last hidden states of packed rows, float[T, D].
 
     Args:
         language_model: a causal LM of transformers, or one wrapped by peft.
@@ -61,25 +52,38 @@ def packed_states(
     Raises:
         ValueError: the batch holds another number of placeholders than the images have tokens.
     """
-    device = language_model.get_input_embeddings().weight.device
-    ids = torch.from_numpy(batch.input_ids).to(device)
-    embeds = language_model.get_input_embeddings()(ids)
+    embedding = language_model.get_input_embeddings()
+    ids = torch.from_numpy(batch.input_ids).to(embedding.weight.device)
+    embeds = embedding(ids)
     if image_prefix is not None:
         spots = (ids == image_id).unsqueeze(-1)
         tokens = image_prefix.shape[0] * image_prefix.shape[1]
         if int(spots.sum()) != tokens:
             raise ValueError(f"{int(spots.sum())} image placeholders in the batch for {tokens} image tokens")
         embeds = embeds.masked_scatter(spots, image_prefix.to(embeds.dtype))
-    states: Tensor = (
-        _causal_lm(language_model)
-        .model(
-            inputs_embeds=embeds,
-            attention_mask=tree_mask(torch.from_numpy(batch.branch_ids).to(device), _compute_dtype(embeds)),
-            position_ids=torch.from_numpy(batch.position_ids).to(device),
-            use_cache=False,
-        )
-        .last_hidden_state
-    )
+    return decoder_states(language_model, embeds, torch.from_numpy(batch.position_ids), batch.lengths)
+
+
+def decoder_states(language_model: Any, embeds: Tensor, position_ids: Tensor, lengths: Lengths) -> Tensor:
+    """The decoder over packed rows: float[T, D], int64[T] -> float[T, D].
+
+    With our attention each segment meets its prefix alone. With another a dense mask over all tokens says so,
+    which costs their number squared.
+    """
+    decoder = _causal_lm(language_model).model
+    dtype = _compute_dtype(embeds)
+    if decoder.config._attn_implementation == PLAIN:
+        # The empty mask fails aloud in a decoder that does not hand the tree on to its attention.
+        tree = build_tree(lengths, dtype=dtype, device=embeds.device)
+        extra = {"tree": tree, "attention_mask": embeds.new_empty(1, 1, 0, 0)}
+    else:
+        extra = {"attention_mask": dense_mask(lengths, dtype).to(embeds.device)}
+    states: Tensor = decoder(
+        inputs_embeds=embeds[None],
+        position_ids=position_ids.to(embeds.device)[None],
+        use_cache=False,
+        **extra,
+    ).last_hidden_state[0]
     return states
 
 

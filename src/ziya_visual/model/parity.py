@@ -74,12 +74,12 @@ def our_logits(model: ZiyaVisualModel, asked: Sequence[Prompt], *, pad_id: int) 
     """float32[L, V] of each prompt, alone, through our packed forward."""
     found = []
     for prompt in asked:
-        batch = pack([Row((), (Branch(Encoded(prompt.ids, [False] * len(prompt.ids))),))], pad_id=pad_id)
+        batch = pack([Row((), (Branch(Encoded(prompt.ids, [False] * len(prompt.ids))),))])
         prefix = None
         if prompt.pixels is not None:
             prefix = model.image_prefix(model.query_images(model.encode_images(prompt.pixels)))
         states = packed_states(model.language_model, batch, image_id=model.image_id, image_prefix=prefix)
-        found.append(model.get_output_embeddings()(states)[0].float())
+        found.append(model.get_output_embeddings()(states).float())
     return found
 
 

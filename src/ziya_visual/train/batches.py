@@ -100,7 +100,7 @@ class Batches:
             found = self._captions(rows, lang, rng)
             if len(found) > 1:
                 pairs[number] = self._pairs(found)
-        return Batch(np.asarray(rows), pack(packed, pad_id=self._chat.pad_id), pairs)
+        return Batch(np.asarray(rows), pack(packed), pairs)
 
     def _row(self, position: int) -> int:
         epoch, place = divmod(position, len(self._usable))

@@ -23,7 +23,7 @@ from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.io import atomic_dir, hash_bytes, hash_json, read_json, write_json
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat_format import ChatFormat
-from ziya_visual.data.packing import IGNORE, Branch
+from ziya_visual.data.packing import IGNORE, Branch, segments
 from ziya_visual.model.packed import packed_states
 from ziya_visual.scenes import corpus, questions
 from ziya_visual.scenes.draw import sample_scene
@@ -153,7 +153,10 @@ def _exact(
         states = packed_states(model, batch.packed, image_id=chat.image_id, image_prefix=prefix)
         likeliest = model.lm_head(states).argmax(-1).numpy()
         right = (likeliest == batch.packed.labels) | (batch.packed.labels == IGNORE)
-        for row, (_, branches) in enumerate(some):
-            numbers = batch.packed.branch_ids[row]
-            found += [bool(right[row][numbers == n + 1].all()) for n in range(len(branches))]
+        parts = segments(batch.packed.lengths)
+        found += [
+            bool(right[start : start + length].all())
+            for branch, start, length in zip(parts.branches, parts.starts, parts.lengths, strict=True)
+            if branch
+        ]
     return found

@@ -124,7 +124,7 @@ class ReadingBatch:
 def corpus_batches(
     rng: np.random.Generator, chat: ChatFormat, lesson: corpus.Lesson, *, readings: int
 ) -> list[ReadingBatch]:
-    """Rows of lists with their questions, and rows of translations: packed apart, their lengths differ."""
+    """Lists with their questions, and translations: their means count alike."""
     lists = []
     for _ in range(readings):
         seen, told = corpus.reading(rng, lesson)
@@ -132,20 +132,9 @@ def corpus_batches(
     translations = [_branch(chat, corpus.translation(rng)) for _ in range(lesson.translations)]
     batches = [list_batch(chat, lists)]
     if translations:
-        rows = [Row(chat.prefix_ids(0), pair) for pair in _even_pairs(translations)]
-        batches.append(ReadingBatch(pack(rows, pad_id=chat.pad_id), []))
+        rows = [Row(chat.prefix_ids(0), [branch]) for branch in translations]
+        batches.append(ReadingBatch(pack(rows), []))
     return batches
-
-
-def _even_pairs(branches: Sequence[Branch]) -> list[list[Branch]]:
-    """The longest with the shortest, and so on inwards: rows of even length have the least padding.
-
-    Of an odd number the middle one stands alone.
-    """
-    ordered = sorted(branches, key=lambda branch: len(branch.encoded.ids))
-    half = len(ordered) // 2
-    pairs = [list(pair) for pair in zip(ordered[:half], reversed(ordered), strict=False)]
-    return pairs + [[alone] for alone in ordered[half : len(ordered) - half]]
 
 
 @dataclass(frozen=True)
@@ -171,7 +160,7 @@ def list_batch(chat: ChatFormat, lists: Sequence[tuple[list[str], list[Branch]]]
         places = [chat.image_id if place else chat.pad_id for place in seen]
         rows.append(Row([*places, *chat.prefix_ids(0)], branches))
     filled = [chat.text_ids(place) for seen, _ in lists for place in seen if place]
-    return ReadingBatch(pack(rows, pad_id=chat.pad_id), filled)
+    return ReadingBatch(pack(rows), filled)
 
 
 def list_prefix(model: LlamaForCausalLM, places: list[list[int]]) -> Tensor | None:

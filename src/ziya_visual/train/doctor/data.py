@@ -161,7 +161,7 @@ def largest(batches: list[Batch]) -> Shape:
             pairs[lang] = (max(count, found.input_ids.shape[0]), max(length, found.input_ids.shape[1]))
     return Shape(
         images=max(len(batch.pictures) for batch in batches),
-        row_tokens=max(batch.texts.input_ids.shape[1] for batch in batches),
+        lengths=max((batch.texts.lengths for batch in batches), key=lambda rows: sum(map(sum, rows))),
         supervised=max(int((batch.texts.labels != IGNORE).sum()) for batch in batches),
         pairs=tuple(pairs[lang] for lang in sorted(pairs)),
     )

@@ -19,9 +19,10 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ziya_visual.core.config import Lora, Stage
+from ziya_visual.data.packing import Lengths
 from ziya_visual.model.adapters import add_lora, freeze_all_but
 from ziya_visual.model.attention import PLAIN
-from ziya_visual.model.packed import tree_mask
+from ziya_visual.model.packed import decoder_states
 from ziya_visual.train.doctor.skeleton import Skeleton, by_part, count
 from ziya_visual.train.objectives import Pairs, contrastive_loss, grounded_loss, matching_loss
 from ziya_visual.train.schedule import Optimizer
@@ -37,22 +38,24 @@ class Shape:
 
     Attributes:
         images: B.
-        row_tokens: L, of a packed row.
+        lengths: of the packed rows, one a picture.
         supervised: S, tokens of all rows that are learnt.
         pairs: (pairs, tokens a text) of each language's captions.
     """
 
     images: int
-    row_tokens: int
+    lengths: Lengths
     supervised: int
     pairs: tuple[tuple[int, int], ...]
 
     def share(self, processes: int) -> Shape:
         """What one of several processes gets of it."""
         pairs = tuple((-(-count // processes), length) for count, length in self.pairs)
+        images = -(-self.images // processes)
         return replace(
             self,
-            images=-(-self.images // processes),
+            images=images,
+            lengths=self.lengths[:images],
             supervised=-(-self.supervised // processes),
             pairs=tuple(pair for pair in pairs if pair[0] > 1),
         )
@@ -105,7 +108,6 @@ def dry_step(
     lora: Lora | None,
     precision: str,
     cached: bool,
-    attention: str = PLAIN,
 ) -> Memory:
     """Take a step of a stage on fake tensors.
 
@@ -116,16 +118,15 @@ def dry_step(
         lora: the adapters that the language model has by then.
         precision: ``bf16`` computes in bfloat16 over float32 weights, as training does.
         cached: whether the frozen ViT's states are kept, so that it does not run.
-        attention: transformers' name of it.
     """
     model, alignment = copy.deepcopy((bones.model, bones.alignment))
-    model.set_attn_implementation(attention)
+    model.set_attn_implementation(PLAIN)
     if lora is not None:
         with torch.device("meta"):
             add_lora(model, rank=lora.rank, alpha=lora.alpha)
     freeze_all_but(model, alignment, stage.trains)
     block, root = _units(model, alignment)
-    with FakeTensorMode():
+    with FakeTensorMode(allow_non_fake_inputs=True):
         _to_fake([model, alignment])
         parts = by_part(model, alignment)
         weights = [p for found in parts.values() for p in found]
@@ -187,15 +188,12 @@ def _language_model_loss(model: Any, queries: Tensor, shape: Shape) -> Tensor:
     """As :func:`packed.packed_loss`."""
     language_model = model.language_model
     inner = language_model.get_base_model() if hasattr(language_model, "peft_config") else language_model
-    ids = torch.zeros(shape.images, shape.row_tokens, dtype=torch.long)
+    ids = torch.zeros(sum(map(sum, shape.lengths)), dtype=torch.long)
     embeds = inner.get_input_embeddings()(ids)
     embeds = embeds.masked_scatter((ids == 1).unsqueeze(-1), model.image_prefix(queries).to(embeds.dtype))
-    dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else embeds.dtype
-    states = inner.model(
-        inputs_embeds=embeds, attention_mask=tree_mask(ids, dtype), position_ids=ids, use_cache=False
-    ).last_hidden_state
+    states = decoder_states(language_model, embeds, ids, shape.lengths)
     learnt = torch.zeros(shape.supervised, dtype=torch.long)
-    logits = inner.lm_head(states.flatten(0, 1)[learnt]).float()
+    logits = inner.lm_head(states[learnt]).float()
     return F.cross_entropy(logits, learnt, reduction="none").sum()
 
 

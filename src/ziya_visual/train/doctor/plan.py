@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ziya_visual.core.config import Recipe, split_rule
-from ziya_visual.model.attention import PLAIN
 from ziya_visual.train.batches import Album
 from ziya_visual.train.doctor.data import draw, largest
 from ziya_visual.train.doctor.memory import RESERVE, Memory, Shape, dry_step
@@ -56,7 +55,6 @@ class Plan:
             lora=self.recipe.model.lora if has_lora else None,
             precision=self.recipe.precision,
             cached=self.cached,
-            attention=PLAIN if form == "cpu" else "sdpa",
         )
 
     def pictures(self) -> int:

@@ -124,7 +124,7 @@ def _stage(plan: Plan, number: int, gpus: int | None) -> dict[str, Any]:
         "frozen": sum(memory.weights.values()) // 4 - sum(memory.trained.values()),
         "shape": {
             "images": shape.images,
-            "row_tokens": shape.row_tokens,
+            "tokens": sum(map(sum, shape.lengths)),
             "supervised_tokens": shape.supervised,
         },
         "memory_bytes": {
