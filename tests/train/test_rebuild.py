@@ -14,7 +14,7 @@ from ziya_visual.core.io import read_json
 from ziya_visual.train.parts import SHIPPED, read_card
 
 pytestmark = pytest.mark.soak
-TOLERANCE = 5.0  # points: other cores add in another order
+TOLERANCE = 5.0  # points: other cores add in another order, and a score is of a hundred questions or more
 LIMIT_MINUTES = 25.0
 RUN = Path(__file__).parents[2] / "runs" / "soak" / "0"
 
@@ -42,9 +42,14 @@ def test_it_is_made_from_the_same_data_in_as_many_steps(rebuilt: dict[str, Any])
 
 
 @pytest.mark.parametrize("part", ["vit", "lm"])
-def test_it_scores_as_the_shipped_one(rebuilt: dict[str, Any], part: str) -> None:
+def test_it_scores_no_worse_than_the_shipped_one(rebuilt: dict[str, Any], part: str) -> None:
     shipped = read_card(SHIPPED)["scores"][part]
-    assert rebuilt["scores"][part] == pytest.approx(shipped, abs=TOLERANCE)
+    lost = {
+        name: (value - shipped[name]) * (1 if name.endswith("_error") else -1)
+        for name, value in rebuilt["scores"][part].items()
+    }
+    assert lost.keys() == shipped.keys()
+    assert max(lost.values()) <= TOLERANCE, lost
 
 
 def test_it_is_quick_enough(run: Path) -> None:
