@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from ziya_visual.model.tree import Tree, collect, spread
+from ziya_visual.model.tree import Tree, collect, repeat, spread
 
 PLAIN = "plain"
 
@@ -56,7 +56,7 @@ def tree_attention(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale:
         if group.rows is None:
             prefix = tuple(own)
         elif prefix:
-            own = [torch.cat([p.index_select(0, group.rows), x], 1) for p, x in zip(prefix, own, strict=True)]
+            own = [torch.cat([repeat(p, group.rows), x], 1) for p, x in zip(prefix, own, strict=True)]
         k, v = own
         seen = softmax_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), group.mask, scale)
         found.append(seen.flatten(0, 1))

@@ -20,6 +20,9 @@ from ziya_visual.data.packing import IGNORE, Lengths, PackedBatch, segments
 from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.tree import build_tree
 
+EVEN, EVEN_LOGITS = 128, 32  # their numbers are rounded up, as the shapes in tree.py
+PIECE = 16  # tokens of a segment of those that are added
+
 
 @dataclass(frozen=True, slots=True)
 class LossSum:
@@ -71,8 +74,12 @@ def decoder_states(language_model: Any, embeds: Tensor, position_ids: Tensor, le
     which costs their number squared.
     """
     decoder = _causal_lm(language_model).model
+    tokens = len(embeds)
     dtype = _compute_dtype(embeds)
     if decoder.config._attn_implementation == PLAIN:
+        more = -tokens % (EVEN if tokens > 8 * EVEN else PIECE)
+        embeds, position_ids = F.pad(embeds, (0, 0, 0, more)), F.pad(position_ids, (0, more))
+        lengths = (*lengths, (0, *[PIECE] * (more // PIECE), more % PIECE))
         # The empty mask fails aloud in a decoder that does not hand the tree on to its attention.
         tree = build_tree(lengths, dtype=dtype, device=embeds.device)
         extra = {"tree": tree, "attention_mask": embeds.new_empty(1, 1, 0, 0)}
@@ -84,7 +91,7 @@ def decoder_states(language_model: Any, embeds: Tensor, position_ids: Tensor, le
         use_cache=False,
         **extra,
     ).last_hidden_state[0]
-    return states
+    return states[:tokens]
 
 
 def packed_loss(
@@ -93,11 +100,15 @@ def packed_loss(
     """The summed cross-entropy of all supervised tokens by language; see :func:`packed_states`."""
     states = packed_states(language_model, batch, image_id=image_id, image_prefix=image_prefix)
     labels = torch.from_numpy(batch.labels).to(states.device)
-    learnt = labels != IGNORE
+    learnt = torch.nonzero(labels != IGNORE)[:, 0]
+    count = len(learnt)
+    places = F.pad(learnt, (0, -count % EVEN_LOGITS))
+    targets = labels[places]
+    targets[count:] = IGNORE
     logits = (
-        _causal_lm(language_model).lm_head(states[learnt]).float()
+        _causal_lm(language_model).lm_head(states[places]).float()
     )  # [S, V]: only where something is learnt
-    losses = F.cross_entropy(logits, labels[learnt], reduction="none")
+    losses = F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORE)[:count]
     langs = torch.from_numpy(batch.langs).to(states.device)[learnt]
     return {
         int(lang): LossSum(losses[langs == lang].sum(), int((langs == lang).sum()))

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from ziya_visual.data.packing import Ints, Lengths, segments
 
+# A CPU prepares each new shape of a matrix product, which takes longer than it: all are rounded up.
+EVEN_LENGTH, EVEN_SEGMENTS, EVEN_MANY = 8, 4, 16
 GROWTH = 2.0  # the longest segment of a group by its shortest: more groups, or more empty places
 
 
@@ -52,23 +54,26 @@ def build_tree(lengths: Lengths, *, dtype: torch.dtype, device: torch.device) ->
     """The layout of packed rows; ``dtype`` is what attention is computed in."""
     found = segments(lengths)
     prefix = np.asarray([row[0] for row in lengths])
-    chosen = [np.flatnonzero(found.branches == 0)] if prefix.any() else []
-    chosen += _alike(found.lengths, np.flatnonzero((found.branches > 0) & (found.lengths > 0)))
+    columns = int(prefix.max())
+    members = _alike(found.lengths, np.flatnonzero((found.branches > 0) & (found.lengths > 0)))
+    if columns:
+        members.insert(0, np.flatnonzero(found.branches == 0))
     groups, tokens, filled = [], [], []
-    for number, members in enumerate(chosen):
-        rows, sizes = found.rows[members], found.lengths[members]
-        longest = int(sizes.max())
-        real = np.arange(longest) < sizes[:, None]
-        first = number == 0 and bool(prefix.any())
-        seen = _sees(
-            real, np.zeros(len(rows), np.int64) if first else prefix[rows], 0 if first else prefix.max()
-        )
+    for number, some in enumerate(members):
+        first = number == 0 and columns > 0  # the prefixes: they see themselves alone
+        sizes = found.lengths[some]
+        high, wide = (len(some), columns) if first else _even(len(some), int(sizes.max()))
+        real = np.zeros((high, wide), bool)
+        real[: len(some)] = np.arange(wide) < sizes[:, None]
+        starts, rows = np.zeros((high, 1), np.int64), np.zeros(high, np.int64)
+        starts[: len(some), 0], rows[: len(some)] = found.starts[some], found.rows[some]
+        seen = _sees(real, prefix[rows], 0 if first else columns)
         mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(
             ~torch.from_numpy(seen), torch.finfo(dtype).min
         )
         index = None if first else torch.from_numpy(rows).to(device)
-        groups.append(Group((len(members), longest), index, mask.to(device)))
-        tokens.append(np.where(real, found.starts[members][:, None] + np.arange(longest), 0).ravel())
+        groups.append(Group((high, wide), index, mask.to(device)))
+        tokens.append(np.where(real, starts + np.arange(wide), 0).ravel())
         filled.append(real.ravel())
     where, real = np.concatenate(tokens), np.concatenate(filled)
     places = np.empty(int(found.lengths.sum()), np.int64)
@@ -89,6 +94,12 @@ def _alike(lengths: Ints, members: Ints) -> list[Ints]:
     return groups
 
 
+def _even(segments: int, longest: int) -> tuple[int, int]:
+    """Both rounded up."""
+    step = EVEN_SEGMENTS if segments < 2 * EVEN_MANY else EVEN_MANY
+    return segments + -segments % step, longest + -longest % EVEN_LENGTH
+
+
 def _sees(real: np.ndarray, prefix: Ints, columns: int) -> np.ndarray:
     """bool[S, 1, L, columns + L]: a token sees its row's prefix, and its own segment up to itself."""
     count, longest = real.shape
@@ -107,6 +118,28 @@ def collect(states: Tensor, tree: Tree) -> Tensor:
     """float[G, H, E] -> float[T, H, E]: back again."""
     moved: Tensor = _Moved.apply(states, tree.places, tree.tokens, tree.filled)
     return moved
+
+
+def repeat(prefixes: Tensor, rows: Tensor) -> Tensor:
+    """float[N, P, H, E], int64[S] -> float[S, P, H, E]: each segment gets its row's prefix."""
+    repeated: Tensor = _Repeated.apply(prefixes, rows)
+    return repeated
+
+
+class _Repeated(torch.autograd.Function):
+    """``index_select`` whose gradient is summed by a matrix product: faster, and in float32 inside."""
+
+    @staticmethod
+    def forward(ctx: Any, prefixes: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.count = len(prefixes)
+        return prefixes.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        belongs = (torch.arange(ctx.count, device=rows.device)[:, None] == rows).to(grad.dtype)
+        return (belongs @ grad.flatten(1)).unflatten(1, grad.shape[1:]), None
 
 
 class _Moved(torch.autograd.Function):
