@@ -39,6 +39,8 @@ def test_a_recipe_is_read_and_changed(path: Path) -> None:
         ("sed=1", "unknown key 'sed'; did you mean 'seed'?"),
         ("stages.0.step=1", "unknown key 'stages.0.step'; did you mean 'steps'?"),
         ("stages.0.steps=0", "stages.0.steps: Input should be greater than or equal to 1, found 0"),
+        ("cahce.gigabytes=1", "there is no 'cahce' in the recipe"),
+        ("stages.0.images_at_once=0", "stages.0.images_at_once: Input should be greater"),
         ("stages.4.steps=1", "there is no '4' in the recipe"),
         ("modle.checkpoint=x", "there is no 'modle' in the recipe; did you mean 'model'?"),
         ("seed", "'seed' is no key=value"),

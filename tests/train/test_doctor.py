@@ -134,7 +134,13 @@ def test_each_advice_saves_what_it_says(folder: Path) -> None:
     assert re.search(r"stage base: needs [\d.]+ MiB on cpu", line)
     assert found.facts["probe"].startswith("not probed")
     kinds = {row["change"].split("=")[0].removeprefix("stages.0.") for row in found.advice}
-    assert kinds == {"precision", "images_per_step", "texts_per_image", "model.lora.rank"}, found.advice
+    assert kinds == {
+        "precision",
+        "images_at_once",
+        "images_per_step",
+        "texts_per_image",
+        "model.lora.rank",
+    }, found.advice
     for row in found.advice:
         change = row["change"].replace("stages.0", "stages.1")  # where it stands in the file
         after = plan(folder, made=one_stage(folder, change)).needed(0, "cpu")

@@ -43,7 +43,7 @@ def real_step(folder: Path, made: Plan, number: int) -> tuple[int, int, int, int
     )[0]
     pixels = normalise(np.zeros((len(batch.pictures), 16, 16, 3), np.uint8))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        embeds = model.encode_images(pixels)
+        embeds = model.encode_images(pixels).to(torch.bfloat16 if bf16 else torch.float32)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             losses = compute_losses(
                 model, alignment, batch, embeds, objectives=stage.objectives, langs=made.album.langs, step=0
@@ -77,6 +77,12 @@ def test_a_dry_step_needs_what_torch_allocates(folder: Path, number: int, precis
     assert total(memory, "gradients") == pytest.approx(gradients, rel=0.01)
     assert total(memory, "optimizer") == pytest.approx(optimizer, rel=0.01)
     assert memory.activations + memory.casts == pytest.approx(activations, rel=0.03)
+
+
+def test_texts_of_fewer_pictures_at_once_need_less(folder: Path) -> None:
+    whole, some = (plan(folder, *changes).step(1, "cpu") for changes in ((), ("stages.1.images_at_once=1",)))
+    assert some.activations < 0.5 * whole.activations
+    assert total(some, "weights") == total(whole, "weights")
 
 
 def test_what_a_stage_trains_is_what_training_counts(folder: Path) -> None:

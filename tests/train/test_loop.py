@@ -1,5 +1,6 @@
 """Training: it learns, it is exact to resume, and what it is told to freeze stays."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,17 @@ import pytest
 import torch
 from transformers import Blip2VisionConfig, Blip2VisionModel, LlamaConfig, LlamaForCausalLM
 
-from ziya_visual.core.config import Recipe, load_recipe
+from ziya_visual.core.config import Objectives, Recipe, load_recipe
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example, ImageRef, Message
+from ziya_visual.model.adapters import freeze_all_but
 from ziya_visual.model.compose import compose
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.train import loop
 from ziya_visual.train.batches import Batches, album
 from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
 from ziya_visual.train.schedule import Optimizer
+from ziya_visual.train.step import add_gradients
 
 COLORS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
 CHINESE = {"red": "红色", "green": "绿色", "blue": "蓝色", "white": "白色"}
@@ -25,6 +28,7 @@ name: test
 out: {out}
 seed: 0
 precision: fp32
+save_every: {save_every}
 model: {{lora: {{rank: 8, alpha: 16}}}}
 data: {{path: [unused]}}
 stages:
@@ -95,9 +99,9 @@ def training(tokenizer: Any) -> loop.Training:
     return loop.Training(model, alignment, processor, album(examples()), pictures)
 
 
-def recipe(folder: Path, *, align: int = 6, base: int = 6) -> Recipe:
+def recipe(folder: Path, *, align: int = 6, base: int = 6, save_every: int = 1) -> Recipe:
     path = folder / "recipe.yaml"
-    path.write_text(RECIPE.format(out=folder / "run", align=align, base=base))
+    path.write_text(RECIPE.format(out=folder / "run", align=align, base=base, save_every=save_every))
     return load_recipe(path)
 
 
@@ -107,7 +111,9 @@ def weights(done: loop.Training) -> dict[str, torch.Tensor]:
 
 def test_four_pictures_are_learnt_by_heart(tokenizer: Any, tmp_path: Path) -> None:
     done = training(tokenizer)
-    curve = loop.train(done, recipe(tmp_path, align=150, base=300), after_stage=lambda *_: None)
+    curve = loop.train(
+        done, recipe(tmp_path, align=150, base=300, save_every=200), after_stage=lambda *_: None
+    )
     last = {row["name"]: row["value"] for row in curve if row["stage"] == "base"}
     assert last["language_model/en"] < 0.05, last
     assert last["language_model/zh"] < 0.05, last
@@ -138,7 +144,6 @@ def test_what_a_stage_does_not_train_stays(tokenizer: Any, tmp_path: Path) -> No
 def test_a_run_stopped_anywhere_and_resumed_is_bit_for_bit_the_unbroken_one(
     tokenizer: Any, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "SAVE_EVERY", 1)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     whole = training(tokenizer)
@@ -148,24 +153,86 @@ def test_a_run_stopped_anywhere_and_resumed_is_bit_for_bit_the_unbroken_one(
         pass
 
     steps = 0
-    update = Optimizer.step
+    finish = Optimizer.finish
 
     def count(*args: Any, **kwargs: Any) -> bool:
         nonlocal steps
         if steps == stop:
             raise KilledError
         steps += 1
-        return update(*args, **kwargs)
+        return finish(*args, **kwargs)
 
-    monkeypatch.setattr(Optimizer, "step", count)
+    monkeypatch.setattr(Optimizer, "finish", count)
     with pytest.raises(KilledError):
         loop.train(training(tokenizer), recipe(tmp_path / "b"), after_stage=lambda *_: None)
-    monkeypatch.setattr(Optimizer, "step", update)
+    monkeypatch.setattr(Optimizer, "finish", finish)
     resumed = training(tokenizer)
     curve = loop.train(resumed, recipe(tmp_path / "b"), after_stage=lambda *_: None)
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(resumed)[name]), name
     assert curve == whole.curve
+
+
+@pytest.mark.parametrize("damage", ["cut off", "a byte changed", "no checksum", "all"])
+def test_a_damaged_state_is_passed_over_with_a_line(
+    tokenizer: Any, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = training(tokenizer)
+    made = recipe(tmp_path)
+    loop.train(whole, made, after_stage=lambda *_: None)
+    states = sorted((made.out / loop.STATES).glob("*.pt"))
+    assert [path.name for path in states] == ["01-000000005.pt", "01-000000006.pt"], "the newest two are kept"
+    data = states[-1].read_bytes()
+    if damage == "cut off":
+        states[-1].write_bytes(data[: len(data) // 2])
+    elif damage == "a byte changed":
+        states[-1].write_bytes(data[:-200] + bytes([data[-200] ^ 1]) + data[-199:])
+    elif damage == "no checksum":
+        states[-1].with_suffix(".pt.sha256").unlink()
+    else:
+        for path in states:
+            path.write_bytes(b"")
+    resumed = training(tokenizer)
+    loop.train(resumed, made, after_stage=lambda *_: None)
+    assert f"{states[-1]} is damaged or was cut off" in caplog.text
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(resumed)[name]), name
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_a_step_in_shares_has_the_gradients_of_a_whole_one(tokenizer: Any, aligned: bool) -> None:
+    """8 pictures at once, 4, 3 and 1: a loss is a sum and a count. In float64, so that rounding is small."""
+    made = training(tokenizer)
+    made.model.double()
+    made.alignment.double()
+    freeze_all_but(made.model, made.alignment, ("qformer", "query_tokens", "projection", "alignment"))
+    many = [replace(e, id=f"{n}{e.id}", image_id=f"{n}{e.image_id}") for n in "ab" for e in examples()]
+    pixels = np.concatenate([made.pictures, 255 - made.pictures])
+    batches = Batches(
+        album(many), made.processor.chat, tasks={"caption": 1.0, "vqa": 1.0}, images_per_step=8,
+        texts_per_image=3, num_image_tokens=4, seed=0, max_pair_tokens=16,
+    )  # fmt: skip
+    weight = 0.5 * aligned
+    objectives = Objectives(language_model=2.0, contrastive=weight, matching=weight, grounded=weight)
+    named = [*made.model.named_parameters(), *made.alignment.named_parameters()]
+    found = []
+    for at_once in (None, 8, 4, 3, 1):
+        torch.manual_seed(0)  # matching draws its negatives
+        for _, parameter in named:
+            parameter.grad = None
+        values = add_gradients(
+            made.model, made.alignment, batches[0],
+            lambda rows: made.model.encode_images(made.processor.normalise(pixels[rows])),
+            objectives=objectives, langs=["en", "zh"], step=0, precision="fp32", at_once=at_once,
+        )  # fmt: skip
+        found.append((values, {name: p.grad.clone() for name, p in named if p.grad is not None}))
+    whole_values, whole = found[0]
+    assert len(whole) > 20
+    for values, grads in found[1:]:
+        assert values == pytest.approx(whole_values, abs=1e-6)
+        assert grads.keys() == whole.keys()
+        for name, grad in grads.items():
+            assert (grad - whole[name]).norm() <= 1e-6 * whole[name].norm() + 1e-6, name
 
 
 def test_losses_that_are_not_finite_stop_the_run(tokenizer: Any, tmp_path: Path) -> None:

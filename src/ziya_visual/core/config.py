@@ -19,6 +19,7 @@ from ziya_visual.core.io import read_text
 
 Part = Literal["qformer", "query_tokens", "projection", "alignment", "lora", "vision"]
 PARTS: tuple[Part, ...] = ("qformer", "query_tokens", "projection", "alignment", "lora", "vision")
+SECTIONS = ("model", "lora", "bridge", "objectives", "learning_rates", "cache")  # a file may leave them out
 BLOCKS: tuple[Part, ...] = ("qformer", "alignment", "lora", "vision")  # the parts made of numbered blocks
 
 
@@ -75,6 +76,11 @@ class Objectives(_Strict):
     matching: float = Field(0.0, ge=0)
     grounded: float = Field(0.0, ge=0)
 
+    @property
+    def align(self) -> bool:
+        """Whether any compares pictures with captions in the Q-Former."""
+        return bool(self.contrastive or self.matching or self.grounded)
+
 
 class Stage(_Strict):
     """One stage of training (DESIGN, "Stages")."""
@@ -84,6 +90,9 @@ class Stage(_Strict):
     images_per_step: int = Field(ge=1)
     texts_per_image: int = Field(
         ge=1, description="texts drawn of those that an image has, all languages together"
+    )
+    images_at_once: int | None = Field(
+        None, ge=1, description="images whose texts are in memory together; all of a step's, if not given"
     )
     tasks: dict[str, float] = Field(description="weight of each task in the draw")
     trains: tuple[Annotated[str, AfterValidator(_checked)], ...] = Field(
@@ -112,6 +121,9 @@ class Stage(_Strict):
             raise PydanticCustomError(
                 "rule", "trains names {part} twice; write one range", {"part": twice[0]}
             )
+        if self.images_at_once and not self.objectives.language_model:
+            why = "images_at_once is of the language model's loss, which this stage does not have"
+            raise PydanticCustomError("rule", why)
         if idle:
             why = "learning_rates has {part}, which this stage does not train"
             raise PydanticCustomError("rule", why, {"part": idle[0]})
@@ -148,6 +160,13 @@ class Data(_Strict):
     path: tuple[Path, ...]
 
 
+class Cache(_Strict):
+    """Where the frozen ViT's states of the pictures are kept, and how much of the disk they may take."""
+
+    path: Path | None = Field(None, description="a folder that runs may share; else features/ in out")
+    gigabytes: float = Field(20.0, ge=0)
+
+
 class Recipe(_Strict):
     """A whole recipe file."""
 
@@ -157,7 +176,12 @@ class Recipe(_Strict):
     model: Model
     data: Data
     precision: Literal["fp32", "bf16"] = "bf16"
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon", description="of the matrices inside the networks; all else is AdamW's"
+    )
     stages: tuple[Stage, ...] = Field(min_length=1)
+    save_every: int = Field(200, ge=1, description="steps, after which a killed run goes on")
+    cache: Cache = Cache()
     save: Literal["checkpoint", "adapter"] = Field(
         "checkpoint",
         description="of each stage: a whole checkpoint, or what was trained since model.checkpoint",
@@ -201,8 +225,10 @@ def _override(data: Any, override: str) -> None:
         inside = place
         if isinstance(place, list) and name.isdigit() and int(name) < len(place):
             place = place[int(name)]
-        elif isinstance(place, dict) and (name in place or name is last):
+        elif isinstance(place, dict) and name is last:
             place = place.get(name)
+        elif isinstance(place, dict) and (name in place or name in SECTIONS):
+            place = place.setdefault(name, {})
         else:
             known = list(place) if isinstance(place, dict) else map(str, range(len(place or ())))
             raise ConfigError(f"{override!r}: there is no {name!r} in the recipe{nearest(name, known)}")

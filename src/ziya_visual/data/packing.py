@@ -77,6 +77,14 @@ def segments(lengths: Lengths) -> Segments:
     return Segments(rows, branches, np.cumsum(sizes) - sizes, sizes)
 
 
+def some_rows(batch: PackedBatch, first: int, end: int) -> PackedBatch:
+    """Rows ``first`` to ``end`` alone."""
+    start, stop = (sum(map(sum, batch.lengths[:row])) for row in (first, end))
+    arrays = (batch.input_ids, batch.position_ids, batch.labels, batch.langs)
+    ids, positions, labels, langs = (array[start:stop] for array in arrays)
+    return PackedBatch(ids, positions, labels, langs, batch.lengths[first:end])
+
+
 def pack(rows: Sequence[Row]) -> PackedBatch:
     """Lay rows out as in the module's example, one behind the other.
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example
 from ziya_visual.data.chat_format import ChatFormat
-from ziya_visual.data.packing import Branch, PackedBatch, Row, pack
+from ziya_visual.data.packing import IGNORE, Branch, PackedBatch, Row, pack, some_rows
 from ziya_visual.data.templates import instruct
 from ziya_visual.data.text_batch import text_batch
 from ziya_visual.train.objectives import Pairs
@@ -30,11 +31,29 @@ class Album:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step: rows of the pixel store, their packed texts, and caption pairs by language number."""
+    """A step or a share of one: rows of the pixel store, packed texts, caption pairs by language number.
+
+    ``learnt`` counts the tokens that the whole step learns: their losses' sum is divided by it.
+    """
 
     pictures: np.ndarray
-    texts: PackedBatch
+    texts: PackedBatch | None
     pairs: dict[int, Pairs]
+    learnt: int
+
+    def shares(self, at_once: int | None, *, align: bool) -> list[Batch]:
+        """The step in shares whose gradients add up to its own.
+
+        What compares pictures with each other, if ``align``, is one share. The texts go through the language
+        model, which takes the most memory, ``at_once`` pictures at a time.
+        """
+        if at_once is None or self.texts is None:
+            return [self]
+        found = [replace(self, texts=None)] if align and self.pairs else []
+        for start in range(0, len(self.pictures), at_once):
+            end = min(start + at_once, len(self.pictures))
+            found.append(Batch(self.pictures[start:end], some_rows(self.texts, start, end), {}, self.learnt))
+        return found
 
 
 def album(examples: Sequence[Example]) -> Album:
@@ -53,8 +72,8 @@ def album(examples: Sequence[Example]) -> Album:
     return Album(list(grouped), list(grouped.values()), langs)
 
 
-class Batches:
-    """Draws the batches of one stage."""
+class Batches(Dataset[Batch]):
+    """The batches of one stage by step."""
 
     def __init__(
         self,
@@ -100,7 +119,8 @@ class Batches:
             found = self._captions(rows, lang, rng)
             if len(found) > 1:
                 pairs[number] = self._pairs(found)
-        return Batch(np.asarray(rows), pack(packed), pairs)
+        texts = pack(packed)
+        return Batch(np.asarray(rows), texts, pairs, int((texts.labels != IGNORE).sum()))
 
     def _row(self, position: int) -> int:
         epoch, place = divmod(position, len(self._usable))

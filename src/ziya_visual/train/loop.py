@@ -6,31 +6,31 @@ before it), so that a run resumed from its last saved state repeats the unbroken
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from ziya_visual.core import log
 from ziya_visual.core.config import Recipe, Stage
-from ziya_visual.core.io import atomic_path
 from ziya_visual.model.adapters import add_lora, chosen, freeze_all_but, parts_of
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.model import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
-from ziya_visual.train.batches import Album, Batches
+from ziya_visual.train.batches import Album, Batch, Batches
+from ziya_visual.train.feature_cache import Encode, FeatureCache, encoder_key
 from ziya_visual.train.schedule import Optimizer, cosine
-from ziya_visual.train.step import compute_losses
+from ziya_visual.train.states import read_state, write_state
+from ziya_visual.train.step import add_gradients, computing
 
-STATE = "state.pt"
-SAVE_EVERY = 200  # steps
+STATES = "states"
 LOG_EVERY = 25
 MAX_BAD_STEPS = 10  # in a row with a loss or gradient that is not finite
-ENCODE_AT_ONCE = 256  # pictures
+DRAW_AHEAD = 4  # batches
 
 
 @dataclass
@@ -59,46 +59,51 @@ def train(training: Training, recipe: Recipe, *, after_stage: Callable[[str], No
     Raises:
         FloatingPointError: ten steps in a row gave a loss or gradient that is not finite.
     """
-    state_path = recipe.out / STATE
-    saved = torch.load(state_path, weights_only=True) if state_path.exists() else None
-    features = _encode_all(training, recipe)
+    saved = read_state(recipe.out / STATES)
+    states_of = image_states(training, recipe)
     for number, stage in enumerate(recipe.stages):
         if "lora" in stage.parts:
             torch.manual_seed(recipe.seed)  # the adapters start alike, however the run came here
             add_lora(training.model, rank=recipe.model.lora.rank, alpha=recipe.model.lora.alpha)
         if saved is not None and number < saved["stage"]:
             continue
-        _run_stage(training, recipe, number, features, saved, state_path)
+        _run_stage(training, recipe, number, states_of, saved)
         saved = None
         after_stage(stage.name)
     return training.curve
 
 
-def _encode_all(training: Training, recipe: Recipe) -> Tensor | None:
-    """The frozen ViT's states of all pictures, float[N, P, Dv]; None where a stage trains the ViT."""
+def encoder(training: Training, recipe: Recipe) -> Encode:
+    """The ViT's states of pictures by their rows, computed when they are asked for."""
+    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+
+    def encode(rows: np.ndarray) -> Tensor:
+        with computing(recipe.precision):
+            pixels = training.processor.normalise(training.pictures[rows])
+            return training.model.encode_images(pixels).to(dtype)
+
+    return encode
+
+
+def image_states(training: Training, recipe: Recipe) -> Encode:
+    """The same; from the disk, where all are kept, if no stage trains the ViT."""
+    encode = encoder(training, recipe)
     if any("vision" in stage.parts for stage in recipe.stages):
-        return None
-    parts = []
-    training.model.requires_grad_(False)
-    with log.progress("encode pictures", len(training.pictures)) as bar, _autocast(recipe):
-        for start in range(0, len(training.pictures), ENCODE_AT_ONCE):
-            some = training.pictures[start : start + ENCODE_AT_ONCE]
-            parts.append(training.model.encode_images(training.processor.normalise(some)))
-            bar.advance(bar.tasks[0].id, len(some))
-    return torch.cat(parts)
+        return encode
+    training.model.vision_model.requires_grad_(False)
+    side, states = training.processor.image_size, encode(np.arange(1))
+    key = encoder_key(training.model.vision_model, side=side, dtype=states.dtype)
+    folder = (recipe.cache.path or recipe.out / "features") / key[:24]
+    cache = FeatureCache(folder, training.pictures, encode, gigabytes=recipe.cache.gigabytes)
+    cache.fill()
+    return cache
 
 
-def _autocast(recipe: Recipe) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16")
-
-
-def _run_stage(
-    training: Training, recipe: Recipe, number: int, features: Tensor | None, saved: Any, state_path: Path
-) -> None:
+def _run_stage(training: Training, recipe: Recipe, number: int, states_of: Encode, saved: Any) -> None:
     stage, model, alignment = recipe.stages[number], training.model, training.alignment
     table = freeze_all_but(model, alignment, stage.trains)
     named = [*model.named_parameters(), *alignment.named_parameters()]
-    optimizer = Optimizer(named, scales=_scales(training, stage))
+    optimizer = Optimizer(named, scales=_scales(training, stage), matrices=recipe.optimizer)
     batches = Batches(
         training.album,
         training.processor.chat,
@@ -118,21 +123,22 @@ def _run_stage(
     bad = 0
     with log.progress(f"stage {stage.name}", stage.steps) as bar:
         bar.update(bar.tasks[0].id, completed=first)
-        for step in range(first, stage.steps):
+        for step, batch in enumerate(draw_ahead(batches, range(first, stage.steps)), first):
             torch.manual_seed(recipe.seed * 1_000_003 + number * 100_003 + step)
             factor = cosine(step, steps=stage.steps, warmup=stage.warmup_steps, floor=stage.final_fraction)
-            batch = batches[step]
-            with _autocast(recipe):
-                losses = compute_losses(
-                    model,
-                    alignment,
-                    batch,
-                    _image_embeds(training, features, batch.pictures),
-                    objectives=stage.objectives,
-                    langs=training.album.langs,
-                    step=step,
-                )
-            finite = optimizer.step(losses.total, lr=stage.learning_rate * factor)
+            optimizer.zero_grad()
+            parts = add_gradients(
+                model,
+                alignment,
+                batch,
+                states_of,
+                objectives=stage.objectives,
+                langs=training.album.langs,
+                step=step,
+                precision=recipe.precision,
+                at_once=stage.images_at_once,
+            )
+            finite = optimizer.finish(lr=stage.learning_rate * factor)
             bad = 0 if finite else bad + 1
             if bad >= MAX_BAD_STEPS:
                 raise FloatingPointError(
@@ -140,10 +146,15 @@ def _run_stage(
                     "lower learning_rate or use precision: fp32"
                 )
             if step % LOG_EVERY == 0 or step == stage.steps - 1:
-                _note(training, stage, step, losses.parts, bar)
+                _note(training, stage, step, parts, bar)
             bar.advance(bar.tasks[0].id)
-            if (step + 1) % SAVE_EVERY == 0 or step + 1 == stage.steps:
-                _save(training, optimizer, number, step + 1, state_path)
+            if (step + 1) % recipe.save_every == 0 or step + 1 == stage.steps:
+                write_state(recipe.out / STATES, _state(training, optimizer, number, step + 1))
+
+
+def draw_ahead(batches: Dataset[Batch], steps: range) -> Iterable[Batch]:
+    """The batches of these steps, drawn by a process of their own while others are trained on."""
+    return DataLoader(batches, batch_size=None, sampler=steps, num_workers=1, prefetch_factor=DRAW_AHEAD)
 
 
 def _scales(training: Training, stage: Stage) -> dict[nn.Parameter, float]:
@@ -154,12 +165,6 @@ def _scales(training: Training, stage: Stage) -> dict[nn.Parameter, float]:
         for part, rate in stage.learning_rates.items()
         for parameter in chosen(parts, part).values()
     }
-
-
-def _image_embeds(training: Training, features: Tensor | None, rows: np.ndarray) -> Tensor:
-    if features is not None:
-        return features[torch.from_numpy(rows)]
-    return training.model.encode_images(training.processor.normalise(training.pictures[rows]))
 
 
 def _note(training: Training, stage: Stage, step: int, parts: dict[str, float], bar: Any) -> None:
@@ -181,16 +186,14 @@ def _trained(training: Training) -> dict[str, Tensor]:
     return kept
 
 
-def _save(training: Training, optimizer: Optimizer, stage: int, step: int, path: Path) -> None:
-    state = {
+def _state(training: Training, optimizer: Optimizer, stage: int, step: int) -> dict[str, Any]:
+    return {
         "stage": stage,
         "step": step,
         "weights": _trained(training),
         "optimizer": optimizer.state_dict(),
         "curve": training.curve,
     }
-    with atomic_path(path) as aside:
-        torch.save(state, aside)
 
 
 def _restore(training: Training, optimizer: Optimizer, saved: Any) -> int:

@@ -1,15 +1,15 @@
 """The optimizer and the learning-rate schedule of every training of ours.
 
-Matrices inside the networks are trained by Muon, everything else (embeddings, heads, biases, norms, scales)
-by AdamW. On the miniature's language model Muon reached in 250 steps the losses for which AdamW took 900
-(docs/log.md).
+Matrices inside the networks are trained by Muon or AdamW, everything else (embeddings, heads, biases, norms,
+scales) by AdamW. On the miniature's language model Muon reached in 250 steps the losses for which AdamW took
+900 (docs/log.md). Its update of a matrix costs more the larger that is, whatever the batch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ OUTSIDE = (
 
 
 class Optimizer:
-    """Muon and AdamW as one; learning rates are matched by Muon's ``match_rms_adamw``."""
+    """Two optimizers as one; learning rates are matched by Muon's ``match_rms_adamw``."""
 
     def __init__(
         self,
@@ -32,8 +32,16 @@ class Optimizer:
         *,
         weight_decay: float = 0.01,
         scales: Mapping[nn.Parameter, float] | None = None,
+        matrices: Literal["muon", "adamw"] = "muon",
     ) -> None:
-        """Take the parameters that require gradients; ``scales``: factors on the learning rate of some."""
+        """Take the parameters that require gradients.
+
+        Args:
+            named: parameters and their names, which tell what a matrix inside a network is.
+            weight_decay: of these matrices; of all else there is none.
+            scales: factors on the learning rate of some.
+            matrices: by what they are trained.
+        """
         inside: dict[float, list[nn.Parameter]] = {}
         outside: dict[float, list[nn.Parameter]] = {}
         for name, parameter in named:
@@ -46,32 +54,24 @@ class Optimizer:
         self._scales = [list(groups) for groups in both]
         self._parts: list[torch.optim.Optimizer] = []
         if inside:
-            self._parts.append(
-                torch.optim.Muon(
-                    [{"params": group} for group in inside.values()],
-                    lr=0.0,
-                    weight_decay=weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-            )
+            new = _muon if matrices == "muon" else _adamw
+            self._parts.append(new(inside, weight_decay))
         if outside:
-            self._parts.append(
-                torch.optim.AdamW(
-                    [{"params": group} for group in outside.values()],
-                    lr=0.0,
-                    betas=(0.9, 0.98),
-                    weight_decay=0.0,
-                    fused=True,
-                )
-            )
+            self._parts.append(_adamw(outside, 0.0))
 
-    def step(self, loss: Tensor, *, lr: float, max_norm: float = 1.0) -> bool:
-        """Backward, clip, update; False, and nothing changed, if loss or gradients are not finite."""
+    def step(self, loss: Tensor, *, lr: float) -> bool:
+        """Forget the gradients, backward, and :meth:`finish`."""
+        self.zero_grad()
+        loss.backward()
+        return self.finish(lr=lr)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
         for part in self._parts:
             part.zero_grad()
-        if not math.isfinite(loss.item()):
-            return False
-        loss.backward()
+
+    def finish(self, *, lr: float, max_norm: float = 1.0) -> bool:
+        """Clip the gradients and :meth:`update`; False, and nothing changed, if they are not finite."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, max_norm)
         if not math.isfinite(norm.item()):
             return False
@@ -93,6 +93,16 @@ class Optimizer:
         """Take over what :meth:`state_dict` gave."""
         for part, state in zip(self._parts, states, strict=True):
             part.load_state_dict(state)
+
+
+def _muon(groups: Mapping[float, list[nn.Parameter]], weight_decay: float) -> torch.optim.Optimizer:
+    parameters = [{"params": group} for group in groups.values()]
+    return torch.optim.Muon(parameters, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+
+
+def _adamw(groups: Mapping[float, list[nn.Parameter]], weight_decay: float) -> torch.optim.Optimizer:
+    parameters = [{"params": group} for group in groups.values()]
+    return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)
 
 
 def cosine(step: int, *, steps: int, warmup: int, floor: float = 0.02) -> float:

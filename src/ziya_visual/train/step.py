@@ -1,7 +1,8 @@
-"""One step of a stage: a batch in, the losses out."""
+"""One step of a stage, or a share of one: a batch in, the losses out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 from ziya_visual.core.config import Objectives
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.model import ZiyaVisualModel
-from ziya_visual.model.packed import mean_loss
 from ziya_visual.train.batches import Batch
+from ziya_visual.train.feature_cache import Encode
 from ziya_visual.train.objectives import (
     Pairs,
     contrastive_loss,
@@ -25,10 +26,48 @@ MAX_SCALE = 100.0  # of the contrastive logits, as CLIP caps it
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """The weighted sum to be minimised, and each part by name for the log."""
+    """The weighted sum to be minimised; and each part by name for the log, as a sum and a count."""
 
     total: Tensor
-    parts: dict[str, float]
+    parts: dict[str, tuple[float, int]]
+
+
+def computing(precision: str) -> torch.autocast:
+    """The precision that a forward pass computes in: ``bf16`` or ``fp32``."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+
+def add_gradients(
+    model: ZiyaVisualModel,
+    alignment: Alignment,
+    batch: Batch,
+    states_of: Encode,
+    *,
+    objectives: Objectives,
+    langs: list[str],
+    step: int,
+    precision: str,
+    at_once: int | None,
+) -> dict[str, float]:
+    """Forward and backward of a whole step, share by share; see :meth:`Batch.shares`.
+
+    Args:
+        states_of: the ViT's states of pictures by their rows.
+        at_once: pictures whose texts go through the language model together, or None for all.
+
+    Returns:
+        The mean of each loss by name.
+    """
+    found = []
+    for share in batch.shares(at_once, align=objectives.align):
+        with computing(precision):
+            states = states_of(share.pictures)
+            losses = compute_losses(
+                model, alignment, share, states, objectives=objectives, langs=langs, step=step
+            )
+        losses.total.backward()
+        found.append(losses)
+    return mean_parts(found)
 
 
 def compute_losses(
@@ -52,17 +91,18 @@ def compute_losses(
     """
     queries = model.query_images(image_embeds)
     weighted: list[Tensor] = []
-    parts: dict[str, float] = {}
+    parts: dict[str, tuple[float, int]] = {}
 
     def add(name: str, weight: float, loss: Tensor) -> None:
         weighted.append(weight * loss)
-        parts[name] = loss.item()
+        parts[name] = loss.item(), 1
 
-    if objectives.language_model:
+    if objectives.language_model and batch.texts is not None:
         sums = model.packed_loss(queries, batch.texts)
-        weighted.append(objectives.language_model * mean_loss(sums))
+        loss = torch.stack([part.total for part in sums.values()]).sum() / batch.learnt
+        weighted.append(objectives.language_model * loss)
         for number, part in sums.items():
-            parts[f"language_model/{langs[number]}"] = part.total.item() / part.count
+            parts[f"language_model/{langs[number]}"] = part.total.item(), part.count
     scores = {}
     if objectives.contrastive or objectives.matching:
         features = alignment.image_features(queries)
@@ -81,6 +121,16 @@ def compute_losses(
             loss = grounded_loss(model, alignment, image_embeds, pairs)
             add(f"grounded/{langs[turn]}", objectives.grounded, loss)
     return Losses(torch.stack(weighted).sum(), parts)
+
+
+def mean_parts(shares: Sequence[Losses]) -> dict[str, float]:
+    """The means of a step by name, of all its shares."""
+    sums: dict[str, tuple[float, int]] = {}
+    for share in shares:
+        for name, (total, count) in share.parts.items():
+            before, counted = sums.get(name, (0.0, 0))
+            sums[name] = before + total, counted + count
+    return {name: total / count for name, (total, count) in sums.items()}
 
 
 def scaled_scores(model: ZiyaVisualModel, alignment: Alignment, features: Tensor, pairs: Pairs) -> Tensor:

@@ -14,7 +14,6 @@ from ziya_visual.core.io import read_jsonl
 from ziya_visual.core.records import TASKS, Example, example_from_dict
 from ziya_visual.data.chat_format import ChatFormat
 from ziya_visual.data.images import load_image
-from ziya_visual.data.packing import IGNORE
 from ziya_visual.data.readers import Imported, Reject
 from ziya_visual.data.readers.folder_csv import read_folder
 from ziya_visual.data.templates import Templates
@@ -159,9 +158,10 @@ def largest(batches: list[Batch]) -> Shape:
         for lang, found in batch.pairs.items():
             count, length = pairs.get(lang, (0, 0))
             pairs[lang] = (max(count, found.input_ids.shape[0]), max(length, found.input_ids.shape[1]))
+    texts = [batch.texts for batch in batches if batch.texts is not None]
     return Shape(
         images=max(len(batch.pictures) for batch in batches),
-        lengths=max((batch.texts.lengths for batch in batches), key=lambda rows: sum(map(sum, rows))),
-        supervised=max(int((batch.texts.labels != IGNORE).sum()) for batch in batches),
+        lengths=max((text.lengths for text in texts), key=lambda rows: sum(map(sum, rows))),
+        supervised=max(batch.learnt for batch in batches),
         pairs=tuple(pairs[lang] for lang in sorted(pairs)),
     )

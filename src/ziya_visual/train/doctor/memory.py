@@ -10,7 +10,7 @@ import copy
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from ziya_visual.core.config import Lora, Stage
 from ziya_visual.data.packing import Lengths
 from ziya_visual.model.adapters import add_lora, freeze_all_but
 from ziya_visual.model.attention import PLAIN
-from ziya_visual.model.packed import decoder_states
+from ziya_visual.model.packed import EVEN_LOGITS, decoder_states
 from ziya_visual.train.doctor.skeleton import Skeleton, by_part, count
 from ziya_visual.train.objectives import Pairs, contrastive_loss, grounded_loss, matching_loss
 from ziya_visual.train.schedule import Optimizer
@@ -108,6 +108,7 @@ def dry_step(
     lora: Lora | None,
     precision: str,
     cached: bool,
+    matrices: Literal["muon", "adamw"] = "muon",
 ) -> Memory:
     """Take a step of a stage on fake tensors.
 
@@ -118,6 +119,7 @@ def dry_step(
         lora: the adapters that the language model has by then.
         precision: ``bf16`` computes in bfloat16 over float32 weights, as training does.
         cached: whether the frozen ViT's states are kept, so that it does not run.
+        matrices: by what they are trained, see :class:`Optimizer`.
     """
     model, alignment = copy.deepcopy((bones.model, bones.alignment))
     model.set_attn_implementation(PLAIN)
@@ -132,7 +134,8 @@ def dry_step(
         weights = [p for found in parts.values() for p in found]
         buffers = [*model.buffers(), *alignment.buffers()]
         casts = _Casts(weights)
-        optimizer = Optimizer([*model.named_parameters(), *alignment.named_parameters()])
+        named = [*model.named_parameters(), *alignment.named_parameters()]
+        optimizer = Optimizer(named, matrices=matrices)
         kept = _Kept()
         with (
             torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor),
@@ -161,7 +164,9 @@ def _loss(bones: Skeleton, stage: Stage, shape: Shape, cached: bool) -> Tensor:
     side = bones.processor.image_size
     if cached:
         vision = model.config.vision_config
-        embeds = torch.empty(shape.images, (side // vision.patch_size) ** 2 + 1, vision.hidden_size)
+        dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
+        patches = (side // vision.patch_size) ** 2 + 1
+        embeds = torch.empty(shape.images, patches, vision.hidden_size, dtype=dtype)
     else:
         embeds = model.encode_images(torch.empty(shape.images, 3, side, side))
     queries = model.query_images(embeds)
@@ -192,7 +197,7 @@ def _language_model_loss(model: Any, queries: Tensor, shape: Shape) -> Tensor:
     embeds = inner.get_input_embeddings()(ids)
     embeds = embeds.masked_scatter((ids == 1).unsqueeze(-1), model.image_prefix(queries).to(embeds.dtype))
     states = decoder_states(language_model, embeds, ids, shape.lengths)
-    learnt = torch.zeros(shape.supervised, dtype=torch.long)
+    learnt = torch.zeros(shape.supervised + -shape.supervised % EVEN_LOGITS, dtype=torch.long)
     logits = inner.lm_head(states[learnt]).float()
     return F.cross_entropy(logits, learnt, reduction="none").sum()
 

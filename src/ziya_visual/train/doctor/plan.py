@@ -6,13 +6,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ziya_visual.core.config import Recipe, split_rule
+from ziya_visual.core.config import Objectives, Recipe, Stage, split_rule
 from ziya_visual.train.batches import Album
 from ziya_visual.train.doctor.data import draw, largest
 from ziya_visual.train.doctor.memory import RESERVE, Memory, Shape, dry_step
 from ziya_visual.train.doctor.skeleton import Skeleton
 
 MOST_GPUS = 64
+
+
+def shares(stage: Stage, shape: Shape) -> list[tuple[Stage, Shape]]:
+    """What a step computes apart, as :meth:`Batch.shares` has it."""
+    at_once, objectives = stage.images_at_once, stage.objectives
+    if at_once is None:
+        return [(stage, shape)]
+    texts = stage.model_copy(update={"objectives": Objectives(language_model=objectives.language_model)})
+    learnt = -(-shape.supervised * at_once // shape.images)
+    longest = tuple(sorted(shape.lengths, key=sum, reverse=True)[:at_once])
+    some = Shape(min(at_once, shape.images), longest, min(learnt, shape.supervised), ())
+    apart = stage.model_copy(update={"objectives": objectives.model_copy(update={"language_model": 0.0})})
+    return [(texts, some)] + ([(apart, shape)] if objectives.align and shape.pairs else [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +59,34 @@ class Plan:
         return largest(batches)
 
     def step(self, number: int, form: str, processes: int = 1) -> Memory:
-        """Take a dry step of a stage as one of several processes."""
+        """Take a dry step of a stage as one of several processes: its largest share."""
         has_lora = any("lora" in stage.parts for stage in self.recipe.stages[: number + 1])
-        return dry_step(
-            self.bones,
-            self.recipe.stages[number],
-            self.shape(number).share(processes),
-            lora=self.recipe.model.lora if has_lora else None,
-            precision=self.recipe.precision,
-            cached=self.cached,
-        )
+        shape = self.shape(number).share(processes)
+        steps = [
+            dry_step(
+                self.bones,
+                stage,
+                some,
+                lora=self.recipe.model.lora if has_lora else None,
+                precision=self.recipe.precision,
+                cached=self.cached,
+                matrices=self.recipe.optimizer,
+            )
+            for stage, some in shares(self.recipe.stages[number], shape)
+        ]
+        return max(steps, key=Memory.one_process)
 
     def pictures(self) -> int:
-        """Bytes of all pictures at the model's size, and of the frozen ViT's states of them."""
-        side, vision = self.bones.processor.image_size, self.bones.model.config.vision_config
-        states = ((side // vision.patch_size) ** 2 + 1) * vision.hidden_size * 4
-        return len(self.album.examples) * (3 * side * side + (states if self.cached else 0))
+        """Bytes of all pictures at the model's size, in memory."""
+        return len(self.album.examples) * 3 * self.bones.processor.image_size**2
+
+    def features(self) -> int:
+        """Bytes of the frozen ViT's states of all pictures, on disk."""
+        vision = self.bones.model.config.vision_config
+        patches = (self.bones.processor.image_size // vision.patch_size) ** 2 + 1
+        each = patches * vision.hidden_size * (2 if self.recipe.precision == "bf16" else 4)
+        whole = min(len(self.album.examples) * each, int(self.recipe.cache.gigabytes * 1e9))
+        return whole if self.cached else 0
 
     def needed(self, number: int, form: str, processes: int = 1) -> int:
         """Bytes on each device; on the CPU with the pictures, which lie in its memory."""
@@ -124,9 +149,15 @@ def _changes(recipe: Recipe, number: int) -> Iterator[list[tuple[str, Recipe]]]:
     stage = recipe.stages[number]
     other = "bf16" if recipe.precision == "fp32" else "fp32"
     yield [(f"precision={other}", recipe.model_copy(update={"precision": other}))]
-    for key in ("images_per_step", "texts_per_image"):
+    most = {
+        "images_at_once": (stage.images_at_once or stage.images_per_step)
+        * bool(stage.objectives.language_model),
+        "images_per_step": stage.images_per_step,
+        "texts_per_image": stage.texts_per_image,
+    }
+    for key, value in most.items():
         change = _in_stage(recipe, number, key)
-        values = _halves(getattr(stage, key))
+        values = _halves(value)
         if values:
             yield [(f"stages.{number}.{key}={value}", change(value)) for value in values]
     ranks = _halves(recipe.model.lora.rank) if "lora" in stage.parts else []

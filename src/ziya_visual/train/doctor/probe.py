@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import psutil
-import torch
 
 from ziya_visual.core.config import Recipe
 from ziya_visual.core.records import Example
 from ziya_visual.model.adapters import add_lora, freeze_all_but
 from ziya_visual.train.doctor.data import draw
-from ziya_visual.train.loop import Training
+from ziya_visual.train.feature_cache import Encode
+from ziya_visual.train.loop import Training, encoder
 from ziya_visual.train.run import prepare
 from ziya_visual.train.schedule import Optimizer
-from ziya_visual.train.step import compute_losses
+from ziya_visual.train.step import add_gradients
 
 STEPS = 3  # of each stage; the first warms up and is not counted
 ENCODED = 32  # pictures on which the ViT is timed
@@ -40,13 +41,17 @@ def probe(recipe: Recipe, examples: list[Example]) -> list[dict[str, Any]]:
     training = prepare(recipe, first_pictures(recipe, examples))
     online = any("vision" in stage.parts for stage in recipe.stages)
     training.model.requires_grad_(False)
-    ahead = 0.0 if online else _time_encoding(training, recipe)
+    encode = encoder(training, recipe)
+    ahead = 0.0 if online else _time_encoding(encode, min(ENCODED, len(training.pictures)))
+    states = None if online else encode(np.arange(len(training.pictures)))
     rows = []
     for number, stage in enumerate(recipe.stages):
         if "lora" in stage.parts:
             add_lora(training.model, rank=recipe.model.lora.rank, alpha=recipe.model.lora.alpha)
         freeze_all_but(training.model, training.alignment, stage.trains)
-        seconds, finite = _time_steps(training, recipe, number, online)
+        seconds, finite = _time_steps(
+            training, recipe, number, encode if states is None else states.__getitem__
+        )
         rows.append(
             {
                 "seconds_per_step": seconds,
@@ -58,23 +63,18 @@ def probe(recipe: Recipe, examples: list[Example]) -> list[dict[str, Any]]:
     return rows
 
 
-def _autocast(recipe: Recipe) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16")
-
-
-def _time_encoding(training: Training, recipe: Recipe) -> float:
+def _time_encoding(encode: Encode, pictures: int) -> float:
     """Seconds that the ViT takes for a picture."""
-    pixels = training.processor.normalise(training.pictures[:ENCODED])
     started = time.perf_counter()
-    with _autocast(recipe):
-        training.model.encode_images(pixels)
-    return (time.perf_counter() - started) / len(pixels)
+    encode(np.arange(pictures))
+    return (time.perf_counter() - started) / pictures
 
 
-def _time_steps(training: Training, recipe: Recipe, number: int, online: bool) -> tuple[float, bool]:
-    """Seconds of a step, and whether the losses were finite."""
+def _time_steps(training: Training, recipe: Recipe, number: int, states_of: Encode) -> tuple[float, bool]:
+    """Seconds of a step, and whether the gradients were finite."""
     model, alignment = training.model, training.alignment
-    optimizer = Optimizer([*model.named_parameters(), *alignment.named_parameters()])
+    named = [*model.named_parameters(), *alignment.named_parameters()]
+    optimizer = Optimizer(named, matrices=recipe.optimizer)
     batches = draw(
         recipe,
         number,
@@ -84,22 +84,22 @@ def _time_steps(training: Training, recipe: Recipe, number: int, online: bool) -
         pair_tokens=model.config.qformer_config.max_position_embeddings,
         pair_tokenizer=alignment.qformer_tokenizer,
     )
+    stage = recipe.stages[number]
     seconds, finite = [], True
     for step in range(STEPS):
-        batch = batches[step % len(batches)]
-        pixels = training.processor.normalise(training.pictures[batch.pictures])
-        with _autocast(recipe):
-            embeds = None if online else model.encode_images(pixels)
-            started = time.perf_counter()
-            losses = compute_losses(
-                model,
-                alignment,
-                batch,
-                model.encode_images(pixels) if embeds is None else embeds,
-                objectives=recipe.stages[number].objectives,
-                langs=training.album.langs,
-                step=step,
-            )
-        finite &= optimizer.step(losses.total, lr=0.0)
+        started = time.perf_counter()
+        optimizer.zero_grad()
+        add_gradients(
+            model,
+            alignment,
+            batches[step % len(batches)],
+            states_of,
+            objectives=stage.objectives,
+            langs=training.album.langs,
+            step=step,
+            precision=recipe.precision,
+            at_once=stage.images_at_once,
+        )
+        finite &= optimizer.finish(lr=0.0)
         seconds.append(time.perf_counter() - started)
     return sum(seconds[1:]) / (STEPS - 1), finite

@@ -17,7 +17,8 @@ from ziya_visual.train.doctor.plan import Plan, advise, fits
 from ziya_visual.train.doctor.probe import probe
 from ziya_visual.train.doctor.show import size
 from ziya_visual.train.doctor.skeleton import by_part, count, skeleton
-from ziya_visual.train.loop import STATE
+from ziya_visual.train.loop import STATES
+from ziya_visual.train.states import KEPT
 
 
 @dataclass(slots=True)
@@ -48,13 +49,13 @@ def examine_recipe(recipe: Recipe, machine: dict[str, Any], *, gpus: int | None)
     }
     if gpus is not None:
         found.notes.append("train runs one process on the CPU as yet: what is said of GPUs is for planning")
-    if (recipe.out / STATE).is_file():
-        found.notes.append(f"{recipe.out / STATE} is there: training goes on from it")
+    if any((recipe.out / STATES).glob("*.pt")):
+        found.notes.append(f"{recipe.out / STATES} is there: training goes on from it")
     plan = _plan(recipe, data, machine, found)
     rows = [] if plan is None else _stages(plan, gpus, found)
     if plan is not None and len(rows) == len(recipe.stages):
         _judge(plan, rows, machine, gpus, found)
-        _disk(recipe, rows, found.problems if gpus is None else found.notes, found.facts)
+        _disk(plan, rows, found.problems if gpus is None else found.notes, found.facts)
     if plan is None or found.problems:
         found.facts["probe"] = "not probed: what is wrong has to be mended first"
     elif not found.facts["fits"]["cpu"]:
@@ -183,11 +184,11 @@ def _what_to_change(
             bar.advance(bar.tasks[0].id)
 
 
-def _disk(recipe: Recipe, rows: list[dict[str, Any]], lines: list[str], facts: dict[str, Any]) -> None:
-    """A checkpoint a stage, and the state to go on from, of which two lie there while one is written.
+def _disk(plan: Plan, rows: list[dict[str, Any]], lines: list[str], facts: dict[str, Any]) -> None:
+    """A checkpoint a stage; the states to go on from, with the one that is being written; the ViT's states.
 
     Args:
-        recipe: where it writes.
+        plan: where it writes, and of how many pictures.
         rows: of the stages.
         lines: gets one where the disk is too small.
         facts: get the bytes.
@@ -195,12 +196,12 @@ def _disk(recipe: Recipe, rows: list[dict[str, Any]], lines: list[str], facts: d
     weights, optimizer = (rows[-1]["memory_bytes"][name] for name in ("weights", "optimizer"))
     whole = sum(each for part, each in weights.items() if part != "lora")
     state = sum(each for part, each in weights.items() if part != "language_model") + sum(optimizer.values())
-    needed, free = whole * len(rows) + 2 * state, disk_free(recipe.out)
+    needed = whole * len(rows) + (KEPT + 1) * state + plan.features()
+    out = plan.recipe.out
+    free = disk_free(out)
     facts["disk_bytes"] = needed
     if needed > free:
-        lines.append(
-            f"out: {recipe.out} will take {size(needed)}, {size(free)} are free there; give another out="
-        )
+        lines.append(f"out: {out} will take {size(needed)}, {size(free)} are free there; give another out=")
 
 
 def _probe(plan: Plan, data: DataFound, rows: list[dict[str, Any]], found: RecipeFound) -> None:

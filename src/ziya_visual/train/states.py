@@ -1,0 +1,52 @@
+"""The saved states of a run: atomic, checksummed, the newest two kept, a damaged one passed over aloud."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ziya_visual.core import log
+from ziya_visual.core.io import atomic_path, hash_file, write_text
+
+KEPT = 2
+
+
+def write_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write ``folder/STAGE-STEP.pt`` and, when that is whole, its checksum; then drop all but the newest.
+
+    Args:
+        folder: of the run's states.
+        state: whatever ``torch.load`` opens with ``weights_only``; it has a ``stage`` and a ``step``.
+    """
+    path = folder / f"{state['stage']:02d}-{state['step']:09d}.pt"
+    with atomic_path(path) as aside:
+        torch.save(state, aside)
+    write_text(_checksum(path), hash_file(path) + "\n")
+    for old in _newest_first(folder)[KEPT:]:
+        _checksum(old).unlink(missing_ok=True)  # first: a state without one counts as cut off
+        old.unlink()
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """The newest state that is whole; None where there is none."""
+    for path in _newest_first(folder):
+        if _is_whole(path):
+            state: dict[str, Any] = torch.load(path, weights_only=True)
+            return state
+        log.logger.warning("%s is damaged or was cut off; the one before it is tried", path)
+    return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9]*.pt"), reverse=True)
+
+
+def _checksum(path: Path) -> Path:
+    return path.with_suffix(path.suffix + ".sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    checksum = _checksum(path)
+    return checksum.is_file() and checksum.read_text().strip() == hash_file(path)

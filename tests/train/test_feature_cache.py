@@ -1,0 +1,132 @@
+"""The cache of the ViT's states: training from it is training online, and what it cannot hold is encoded."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import tiny
+
+from ziya_visual.core.config import load_recipe
+from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
+from ziya_visual.train import feature_cache
+from ziya_visual.train.feature_cache import FeatureCache, encoder_key
+from ziya_visual.train.run import run_recipe
+
+RECIPE = """
+name: test
+out: {folder}/run
+precision: {precision}
+model: {{checkpoint: {folder}/base, lora: {{rank: 4, alpha: 8}}}}
+data: {{path: ["{folder}/pictures"]}}
+stages:
+  - {{name: one, steps: 4, images_per_step: 3, texts_per_image: 1, tasks: {{caption: 1.0}},
+      learning_rate: 0.01, trains: [qformer, query_tokens, projection, alignment, lora],
+      objectives: {{language_model: 1.0, contrastive: 1.0, matching: 0.5, grounded: 0.5}}}}
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_from_the_cache_is_training_online(
+    tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_cache, "SHARD", 2)
+    model, alignment, processor = tiny()
+    save_checkpoint(tmp_path / "base", model=model, alignment=alignment, processor=processor)
+    (tmp_path / "pictures").mkdir()
+    rows = ["image,lang,text"]
+    for color in ("red", "green", "blue", "white", "black"):
+        Image.new("RGB", (16, 16), color).save(tmp_path / "pictures" / f"{color}.png")
+        rows.append(f"{color}.png,en,a {color} picture")
+    (tmp_path / "pictures" / "captions.csv").write_text("\n".join(rows) + "\n")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(folder=tmp_path, precision=precision))
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for name, gigabytes in (("online", 0.0), ("some", 2e-6), ("cached", 1.0), ("again", 1.0)):
+        cache = ["cache.path=" + str(tmp_path / "shared")] if name in ("cached", "again") else []
+        changes = [f"out={tmp_path / name}", f"cache.gigabytes={gigabytes}", *cache]
+        opened = load_checkpoint(run_recipe(load_recipe(path, changes)))
+        found[name] = {k: v for part in opened[:2] for k, v in part.state_dict().items()}  # type: ignore[union-attr]
+    shards = {
+        name: len(list((tmp_path / name).rglob("*.safetensors"))) for name in ("online", "some", "shared")
+    }
+    folders = 2  # of a checkpoint: its weights and its alignment
+    assert shards["online"] == folders
+    assert shards["some"] in (folders + 1, folders + 2)
+    assert shards["shared"] == 3
+    for name in ("some", "cached", "again"):
+        for key, tensor in found["online"].items():
+            assert torch.allclose(found[name][key], tensor, atol=1e-6), (name, key)
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3)).astype(np.uint8)
+
+
+class Encoder:
+    """Says which rows it was asked for."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels, self.asked = pixels, []
+
+    def __call__(self, rows: np.ndarray) -> torch.Tensor:
+        self.asked += rows.tolist()
+        return torch.from_numpy(self.pixels[rows].astype(np.float32)).flatten(2)
+
+
+def test_each_picture_is_encoded_once_for_all_runs(tmp_path: Path) -> None:
+    pixels = pictures(5)
+    pixels[4] = pixels[1]  # the same picture under another name
+    first = Encoder(pixels)
+    cache = FeatureCache(tmp_path, pixels, first, gigabytes=1)
+    cache.fill()
+    assert sorted(first.asked) == [0, 2, 3, 4]
+    second = Encoder(pixels[::-1])
+    cache = FeatureCache(tmp_path, pixels[::-1], second, gigabytes=1)
+    cache.fill()
+    rows = np.asarray([3, 0, 3])
+    assert torch.equal(cache(rows), Encoder(pixels[::-1])(rows))
+    assert second.asked == []
+
+
+def test_a_damaged_shard_is_made_anew_with_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pixels = pictures(3)
+    FeatureCache(tmp_path, pixels, Encoder(pixels), gigabytes=1).fill()
+    (shard,) = tmp_path.glob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:20])
+    encoder = Encoder(pixels)
+    cache = FeatureCache(tmp_path, pixels, encoder, gigabytes=1)
+    cache.fill()
+    assert f"{shard} is damaged and made anew" in caplog.text
+    assert encoder.asked == [0, 1, 2]
+    assert torch.equal(cache(np.arange(3)), encoder(np.arange(3)))
+
+
+def test_what_the_budget_leaves_out_is_encoded_when_needed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_cache, "SHARD", 2)
+    pixels = pictures(6)
+    encoder = Encoder(pixels)
+    cache = FeatureCache(
+        tmp_path, pixels, encoder, gigabytes=1e-6
+    )  # two shards of 2 pictures of 4 x 12 numbers
+    cache.fill()
+    assert "pictures' states fill" in caplog.text
+    encoder.asked.clear()
+    rows = np.asarray([5, 0, 4, 1])
+    assert torch.equal(cache(rows), Encoder(pixels)(rows))
+    assert encoder.asked == [5, 4]
+
+
+def test_another_encoder_size_or_precision_is_another_folder() -> None:
+    one, other = (torch.nn.Linear(2, 2) for _ in range(2))
+    keys = {
+        encoder_key(one, side=16, dtype=torch.float32),
+        encoder_key(other, side=16, dtype=torch.float32),
+        encoder_key(one, side=32, dtype=torch.float32),
+        encoder_key(one, side=16, dtype=torch.bfloat16),
+        encoder_key(one.to(torch.bfloat16), side=16, dtype=torch.bfloat16),
+    }
+    assert len(keys) == 5
