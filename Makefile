@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint bench bench-eval soak
+.PHONY: help setup quickstart test test-slow lint bench bench-train bench-eval soak
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -30,6 +30,9 @@ lint: setup  ## style, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-train: setup  ## training steps beside stock Trainer: runs/bench/train.json
+	$(BIN)/python benchmarks/train.py
 
 bench: setup  ## timings beside peers: JSON under runs/bench
 	$(BIN)/python benchmarks/packed.py
