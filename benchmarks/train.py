@@ -27,6 +27,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ziya_visual.core.config import Objectives
 from ziya_visual.core.io import write_json
+from ziya_visual.model.tree import even
 from ziya_visual.train.batches import Batch
 from ziya_visual.train.loop import draw_ahead
 from ziya_visual.train.schedule import Optimizer
@@ -182,7 +183,7 @@ def main() -> None:
     attention, rows = min(seconds, key=seconds.__getitem__)
     tried = {f"{a}, {r} rows": found for (a, r), found in seconds.items()}
     print(tried, flush=True)
-    # One loader each for all rounds, as the loop has one a stage: a fork makes the next writes to memory slow.
+    # One loader each for all rounds, as the loop has one a stage: a fork makes the next writes slow.
     drawn = {
         texts: iter(draw_ahead(Packed(found, IMAGES_PER_STEP), range(2 * STEPS * (rounds + 1))))
         for texts, found in data.items()
@@ -204,7 +205,7 @@ def main() -> None:
     packed = Packed(data[8], IMAGES_PER_STEP)[0].texts
     checks |= {
         "of_flop_floor": ratios["uncached_k8"]["median"] / predicted["uncached_k8"],
-        "padding_fraction": 1 - sum(map(sum, packed.lengths)) / len(packed.input_ids),
+        "padding_fraction": 1 - len(packed.input_ids) / even(len(packed.input_ids)),
         "loader_wait_fraction": statistics.median(waits),
     }
     names = ("ziya-visual", "torch", "transformers", "accelerate")

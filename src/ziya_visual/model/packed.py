@@ -18,9 +18,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from ziya_visual.data.packing import IGNORE, Lengths, PackedBatch, segments
 from ziya_visual.model.attention import PLAIN
-from ziya_visual.model.tree import build_tree
+from ziya_visual.model.tree import build_tree, even
 
-EVEN, EVEN_LOGITS = 128, 32  # their numbers are rounded up, as the shapes in tree.py
 PIECE = 16  # tokens of a segment of those that are added
 
 
@@ -77,7 +76,7 @@ def decoder_states(language_model: Any, embeds: Tensor, position_ids: Tensor, le
     tokens = len(embeds)
     dtype = _compute_dtype(embeds)
     if decoder.config._attn_implementation == PLAIN:
-        more = -tokens % (EVEN if tokens > 8 * EVEN else PIECE)
+        more = even(tokens) - tokens
         embeds, position_ids = F.pad(embeds, (0, 0, 0, more)), F.pad(position_ids, (0, more))
         lengths = (*lengths, (0, *[PIECE] * (more // PIECE), more % PIECE))
         # The empty mask fails aloud in a decoder that does not hand the tree on to its attention.
@@ -102,7 +101,7 @@ def packed_loss(
     labels = torch.from_numpy(batch.labels).to(states.device)
     learnt = torch.nonzero(labels != IGNORE)[:, 0]
     count = len(learnt)
-    places = F.pad(learnt, (0, -count % EVEN_LOGITS))
+    places = F.pad(learnt, (0, even(count) - count))
     targets = labels[places]
     targets[count:] = IGNORE
     logits = (

@@ -94,6 +94,12 @@ def _alike(lengths: Ints, members: Ints) -> list[Ints]:
     return groups
 
 
+def even(count: int) -> int:
+    """A count of tokens rounded up, by a 32nd at most."""
+    step = 1 << max(0, (count // 32).bit_length() - 1)
+    return count + -count % step
+
+
 def _even(segments: int, longest: int) -> tuple[int, int]:
     """Both rounded up."""
     step = EVEN_SEGMENTS if segments < 2 * EVEN_MANY else EVEN_MANY

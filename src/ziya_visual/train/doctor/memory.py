@@ -22,7 +22,8 @@ from ziya_visual.core.config import Lora, Stage
 from ziya_visual.data.packing import Lengths
 from ziya_visual.model.adapters import add_lora, freeze_all_but
 from ziya_visual.model.attention import PLAIN
-from ziya_visual.model.packed import EVEN_LOGITS, decoder_states
+from ziya_visual.model.packed import decoder_states
+from ziya_visual.model.tree import even
 from ziya_visual.train.doctor.skeleton import Skeleton, by_part, count
 from ziya_visual.train.objectives import Pairs, contrastive_loss, grounded_loss, matching_loss
 from ziya_visual.train.schedule import Optimizer
@@ -197,7 +198,7 @@ def _language_model_loss(model: Any, queries: Tensor, shape: Shape) -> Tensor:
     embeds = inner.get_input_embeddings()(ids)
     embeds = embeds.masked_scatter((ids == 1).unsqueeze(-1), model.image_prefix(queries).to(embeds.dtype))
     states = decoder_states(language_model, embeds, ids, shape.lengths)
-    learnt = torch.zeros(shape.supervised + -shape.supervised % EVEN_LOGITS, dtype=torch.long)
+    learnt = torch.zeros(even(shape.supervised), dtype=torch.long)
     logits = inner.lm_head(states[learnt]).float()
     return F.cross_entropy(logits, learnt, reduction="none").sum()
 
