@@ -113,9 +113,9 @@ def test_what_the_budget_leaves_out_is_encoded_when_needed(
         tmp_path, pixels, encoder, gigabytes=1e-6
     )  # two shards of 2 pictures of 4 x 12 numbers
     cache.fill()
-    assert "pictures' states fill" in caplog.text
+    assert "hold 4 of 6 pictures' states" in caplog.text
     encoder.asked.clear()
-    rows = np.asarray([5, 0, 4, 1])
+    rows = np.asarray([5, 0, 4, 2])
     assert torch.equal(cache(rows), Encoder(pixels)(rows))
     assert encoder.asked == [5, 4]
 

@@ -78,9 +78,8 @@ def build_tree(lengths: Lengths, *, dtype: torch.dtype, device: torch.device) ->
     where, real = np.concatenate(tokens), np.concatenate(filled)
     places = np.empty(int(found.lengths.sum()), np.int64)
     places[where[real]] = np.flatnonzero(real)
-    tensors = (torch.from_numpy(x).to(device) for x in (where, places, real[:, None, None]))
-    index, back, weight = tensors
-    return Tree(tuple(groups), index, back, weight.to(dtype))
+    at, back, weight = (torch.from_numpy(x).to(device) for x in (where, places, real[:, None, None]))
+    return Tree(tuple(groups), at, back, weight.to(dtype))
 
 
 def _alike(lengths: Ints, members: Ints) -> list[Ints]:

@@ -66,8 +66,8 @@ class FeatureCache:
                 states = self._encode(some)
                 if self._bytes + states.nbytes > self._budget:
                     log.logger.warning(
-                        "%d of %d pictures' states fill %.1f GB; the others are encoded in every step",
-                        len(todo) - len(todo[start:]), len(todo), self._bytes / 1e9,
+                        "%.1f GB hold %d of %d pictures' states; the others are encoded in every step",
+                        self._budget / 1e9, len(set(self._names)) - len(todo) + start, len(set(self._names)),
                     )  # fmt: skip
                     return
                 self._open(self._write([self._names[row] for row in some], states))

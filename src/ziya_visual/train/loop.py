@@ -75,7 +75,7 @@ def train(training: Training, recipe: Recipe, *, after_stage: Callable[[str], No
 
 def encoder(training: Training, recipe: Recipe) -> Encode:
     """The ViT's states of pictures by their rows, computed when they are asked for."""
-    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    dtype = _states_dtype(recipe)
 
     def encode(rows: np.ndarray) -> Tensor:
         with computing(recipe.precision):
@@ -91,12 +91,17 @@ def image_states(training: Training, recipe: Recipe) -> Encode:
     if any("vision" in stage.parts for stage in recipe.stages):
         return encode
     training.model.vision_model.requires_grad_(False)
-    side, states = training.processor.image_size, encode(np.arange(1))
-    key = encoder_key(training.model.vision_model, side=side, dtype=states.dtype)
+    side = training.processor.image_size
+    key = encoder_key(training.model.vision_model, side=side, dtype=_states_dtype(recipe))
     folder = (recipe.cache.path or recipe.out / "features") / key[:24]
     cache = FeatureCache(folder, training.pictures, encode, gigabytes=recipe.cache.gigabytes)
     cache.fill()
     return cache
+
+
+def _states_dtype(recipe: Recipe) -> torch.dtype:
+    """What is computed with them is computed in it anyway."""
+    return torch.bfloat16 if recipe.precision == "bf16" else torch.float32
 
 
 def _run_stage(training: Training, recipe: Recipe, number: int, states_of: Encode, saved: Any) -> None:
