@@ -109,9 +109,7 @@ def test_what_the_budget_leaves_out_is_encoded_when_needed(
     monkeypatch.setattr(feature_cache, "SHARD", 2)
     pixels = pictures(6)
     encoder = Encoder(pixels)
-    cache = FeatureCache(
-        tmp_path, pixels, encoder, gigabytes=1e-6
-    )  # two shards of 2 pictures of 4 x 12 numbers
+    cache = FeatureCache(tmp_path, pixels, encoder, gigabytes=1.5e-6)  # two shards of 2 pictures
     cache.fill()
     assert "hold 4 of 6 pictures' states" in caplog.text
     encoder.asked.clear()
