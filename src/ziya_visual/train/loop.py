@@ -150,7 +150,7 @@ def _run_stage(training: Training, recipe: Recipe, number: int, states_of: Encod
                     f"stage {stage.name}: {bad} steps in a row up to {step} had no finite loss or gradient; "
                     "lower learning_rate or use precision: fp32"
                 )
-            if step % LOG_EVERY == 0 or step == stage.steps - 1:
+            if finite and (step % LOG_EVERY == 0 or step == stage.steps - 1):
                 _note(training, stage, step, parts, bar)
             bar.advance(bar.tasks[0].id)
             if (step + 1) % recipe.save_every == 0 or step + 1 == stage.steps:
