@@ -20,6 +20,7 @@ from ziya_visual.train import loop
 from ziya_visual.train.batches import Batches, album
 from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
 from ziya_visual.train.schedule import Optimizer
+from ziya_visual.train.states import read_state, write_state
 from ziya_visual.train.step import add_gradients
 
 COLORS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
@@ -196,6 +197,9 @@ def test_a_damaged_state_is_passed_over_with_a_line(
     resumed = training(tokenizer)
     loop.train(resumed, made, after_stage=lambda *_: None)
     assert f"{states[-1]} is damaged or was cut off" in caplog.text
+    again = read_state(made.out / loop.STATES)
+    assert again is not None
+    assert (again["stage"], again["step"]) == (1, 6)
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(resumed)[name]), name
 
@@ -234,6 +238,18 @@ def test_a_step_in_shares_has_the_gradients_of_a_whole_one(tokenizer: Any, align
         assert grads.keys() == whole.keys()
         for name, grad in grads.items():
             assert (grad - whole[name]).norm() <= 1e-6 * whole[name].norm() + 1e-6, name
+
+
+def test_states_written_after_a_damaged_one_of_a_later_step_are_kept(tmp_path: Path) -> None:
+    for step in (7, 8):
+        write_state(tmp_path, {"stage": 1, "step": step})
+    for path in tmp_path.glob("*.pt"):
+        path.write_bytes(b"")
+    assert read_state(tmp_path) is None
+    for step in (1, 2, 3):
+        write_state(tmp_path, {"stage": 0, "step": step})
+        assert read_state(tmp_path) == {"stage": 0, "step": step}
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["00-000000002.pt", "00-000000003.pt"]
 
 
 def test_losses_that_are_not_finite_stop_the_run(tokenizer: Any, tmp_path: Path) -> None:

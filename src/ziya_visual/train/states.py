@@ -1,4 +1,4 @@
-"""The saved states of a run: atomic, checksummed, the newest two kept, a damaged one passed over aloud."""
+"""The saved states of a run: atomic, checksummed, the newest two kept, a damaged one removed aloud."""
 
 from __future__ import annotations
 
@@ -30,12 +30,17 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """The newest state that is whole; None where there is none."""
+    """The newest state that is whole; None where there is none. What is not whole is removed.
+
+    Else a damaged one of a later step would count as newer than those that the run writes now.
+    """
     for path in _newest_first(folder):
         if _is_whole(path):
             state: dict[str, Any] = torch.load(path, weights_only=True)
             return state
-        log.logger.warning("%s is damaged or was cut off; the one before it is tried", path)
+        log.logger.warning("%s is damaged or was cut off and is removed; the one before it is tried", path)
+        _checksum(path).unlink(missing_ok=True)
+        path.unlink()
     return None
 
 
