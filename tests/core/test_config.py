@@ -31,6 +31,11 @@ def test_a_recipe_is_read_and_changed(path: Path) -> None:
     assert recipe.seed == 7
     assert recipe.data.path == (Path("b"), Path("c"))
     assert recipe.stages[0].trains == ("qformer", "lora")
+    left_out = ["cache.gigabytes=2", "model.lora.rank=3", "stages.0.objectives.contrastive=0.5"]
+    changed = load_recipe(path, [*left_out, "stages.0.learning_rates.lora=0.1"])
+    assert (changed.cache.gigabytes, changed.model.lora.rank) == (2, 3)
+    assert changed.stages[0].objectives.contrastive == 0.5
+    assert changed.stages[0].learning_rates == {"lora": 0.1}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from ziya_visual.core.io import read_text
 
 Part = Literal["qformer", "query_tokens", "projection", "alignment", "lora", "vision"]
 PARTS: tuple[Part, ...] = ("qformer", "query_tokens", "projection", "alignment", "lora", "vision")
-SECTIONS = ("model", "lora", "bridge", "objectives", "learning_rates", "cache")  # a file may leave them out
 BLOCKS: tuple[Part, ...] = ("qformer", "alignment", "lora", "vision")  # the parts made of numbered blocks
 
 
@@ -227,12 +226,18 @@ def _override(data: Any, override: str) -> None:
             place = place[int(name)]
         elif isinstance(place, dict) and name is last:
             place = place.get(name)
-        elif isinstance(place, dict) and (name in place or name in SECTIONS):
+        elif isinstance(place, dict) and (name in place or name in _optional_sections()):
             place = place.setdefault(name, {})
         else:
             known = list(place) if isinstance(place, dict) else map(str, range(len(place or ())))
             raise ConfigError(f"{override!r}: there is no {name!r} in the recipe{nearest(name, known)}")
     inside[int(last) if isinstance(inside, list) else last] = yaml.safe_load(text)
+
+
+def _optional_sections() -> set[str]:
+    """The keys that hold keys of their own and that a file may leave out."""
+    fields = (item for model in _Strict.__subclasses__() for item in model.model_fields.items())
+    return {name for name, field in fields if isinstance(field.default, _Strict | dict)}
 
 
 def _first_problem(error: ValidationError) -> str:
