@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers import (
     AutoModelForCausalLM,
     Blip2VisionConfig,
@@ -19,6 +22,7 @@ from transformers import (
 )
 
 from ziya_visual.model.alignment import Alignment
+from ziya_visual.model.checkpoint import save_checkpoint
 from ziya_visual.model.compose import compose
 from ziya_visual.model.model import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
@@ -72,6 +76,18 @@ def tiny(
         for parameter in [*model.parameters(), *alignment.parameters()]:
             parameter.add_(0.02 * torch.randn_like(parameter))
     return model.eval(), alignment.eval(), ZiyaProcessor(tokenizer, image_size=16, num_query_tokens=QUERIES)
+
+
+def write_base_and_pictures(folder: Path, colors: Sequence[str]) -> None:
+    """``folder/base``, a tiny checkpoint, and ``folder/pictures``, one of each colour with a caption."""
+    model, alignment, processor = tiny()
+    save_checkpoint(folder / "base", model=model, alignment=alignment, processor=processor)
+    (folder / "pictures").mkdir()
+    rows = ["image,lang,text"]
+    for color in colors:
+        Image.new("RGB", (16, 16), color).save(folder / "pictures" / f"{color}.png")
+        rows.append(f"{color}.png,en,a {color} picture")
+    (folder / "pictures" / "captions.csv").write_text("\n".join(rows) + "\n")
 
 
 def logits(model: Any, processor: ZiyaProcessor) -> torch.Tensor:

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tiny_models import tiny
+from tiny_models import write_base_and_pictures
 
 from ziya_visual.core.config import load_recipe
-from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
+from ziya_visual.model.checkpoint import load_checkpoint
 from ziya_visual.train import feature_cache
 from ziya_visual.train.feature_cache import FeatureCache, encoder_key
 from ziya_visual.train.run import run_recipe
@@ -32,14 +31,7 @@ def test_training_from_the_cache_is_training_online(
     tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_cache, "SHARD", 2)
-    model, alignment, processor = tiny()
-    save_checkpoint(tmp_path / "base", model=model, alignment=alignment, processor=processor)
-    (tmp_path / "pictures").mkdir()
-    rows = ["image,lang,text"]
-    for color in ("red", "green", "blue", "white", "black"):
-        Image.new("RGB", (16, 16), color).save(tmp_path / "pictures" / f"{color}.png")
-        rows.append(f"{color}.png,en,a {color} picture")
-    (tmp_path / "pictures" / "captions.csv").write_text("\n".join(rows) + "\n")
+    write_base_and_pictures(tmp_path, ("red", "green", "blue", "white", "black"))
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE.format(folder=tmp_path, precision=precision))
     found: dict[str, dict[str, torch.Tensor]] = {}

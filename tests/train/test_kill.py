@@ -8,11 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from tiny_models import tiny
+from tiny_models import write_base_and_pictures
 
 from ziya_visual.core.io import hash_file, read_json
-from ziya_visual.model.checkpoint import save_checkpoint
 
 pytestmark = pytest.mark.slow
 RECIPE = """
@@ -42,14 +40,7 @@ def content(out: Path) -> dict[str, str]:
 
 
 def test_five_kills(tmp_path: Path) -> None:
-    model, alignment, processor = tiny()
-    save_checkpoint(tmp_path / "base", model=model, alignment=alignment, processor=processor)
-    (tmp_path / "pictures").mkdir()
-    rows = ["image,lang,text"]
-    for color in ("red", "green", "blue", "white", "black"):
-        Image.new("RGB", (16, 16), color).save(tmp_path / "pictures" / f"{color}.png")
-        rows.append(f"{color}.png,en,a {color} picture")
-    (tmp_path / "pictures" / "captions.csv").write_text("\n".join(rows) + "\n")
+    write_base_and_pictures(tmp_path, ("red", "green", "blue", "white", "black"))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.format(folder=tmp_path))
     begun = time.monotonic()

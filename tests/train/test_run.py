@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from tiny_models import logits, tiny
+from tiny_models import logits, write_base_and_pictures
 
 from ziya_visual.core.config import load_recipe
 from ziya_visual.model.adapters import parts_of
-from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
+from ziya_visual.model.checkpoint import load_checkpoint
 from ziya_visual.train.run import run_recipe
 
 RECIPE = """
@@ -27,14 +26,8 @@ stages:
 
 
 def test_an_adapter_and_its_base_are_the_checkpoint(tmp_path: Path) -> None:
-    model, alignment, processor = tiny()
-    save_checkpoint(tmp_path / "base", model=model, alignment=alignment, processor=processor)
-    (tmp_path / "pictures").mkdir()
-    rows = ["image,lang,text"]
-    for color in ("red", "green", "blue"):
-        Image.new("RGB", (16, 16), color).save(tmp_path / "pictures" / f"{color}.png")
-        rows.append(f"{color}.png,en,a {color} picture")
-    (tmp_path / "pictures" / "captions.csv").write_text("\n".join(rows) + "\n")
+    write_base_and_pictures(tmp_path, ("red", "green", "blue"))
+    model, alignment, processor = load_checkpoint(tmp_path / "base")
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE.format(folder=tmp_path))
     found: dict[str, Any] = {}
