@@ -15,7 +15,7 @@ MEMORY = {
     "optimizer": "optimizer state",
     "activations": "activations",
     "casts": "bfloat16 copies of weights",
-    "pictures": "pictures, features (CPU)",
+    "pictures": "pictures (CPU)",
 }
 
 
