@@ -149,9 +149,9 @@ def _changes(recipe: Recipe, number: int) -> Iterator[list[tuple[str, Recipe]]]:
     stage = recipe.stages[number]
     other = "bf16" if recipe.precision == "fp32" else "fp32"
     yield [(f"precision={other}", recipe.model_copy(update={"precision": other}))]
+    at_once = stage.images_at_once or stage.images_per_step
     most = {
-        "images_at_once": (stage.images_at_once or stage.images_per_step)
-        * bool(stage.objectives.language_model),
+        "images_at_once": at_once if stage.objectives.language_model else 0,
         "images_per_step": stage.images_per_step,
         "texts_per_image": stage.texts_per_image,
     }
