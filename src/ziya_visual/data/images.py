@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import stat
+import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -15,6 +19,8 @@ from ziya_visual.core.records import Example
 
 LIMIT_PIXELS = 64_000_000
 LIMIT_BYTES = 50_000_000
+# Pillow knows more, among them EPS, which it hands to another program.
+FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 Picture = Image.Image | Path | str
 Pictures = Picture | Sequence[Picture] | None
 
@@ -30,28 +36,63 @@ def load_image(
         limit_bytes: encoded size that is accepted.
 
     Raises:
-        DataError: it is absent, too large, no picture, or broken.
+        DataError: it is absent, no regular file, too large, no picture of :data:`FORMATS`, or broken.
     """
+    with _opened(source, limit_pixels, limit_bytes) as picture:
+        picture.load()
+        ImageOps.exif_transpose(picture, in_place=True)
+        return picture if picture.mode == "RGB" and "transparency" not in picture.info else _rgb(picture)
+
+
+def picture_size(
+    source: Path | bytes, *, limit_pixels: int = LIMIT_PIXELS, limit_bytes: int = LIMIT_BYTES
+) -> tuple[int, int]:
+    """Width and height as the header says, nothing decoded; raises as :func:`load_image`."""
+    with _opened(source, limit_pixels, limit_bytes) as picture:
+        return picture.size
+
+
+@contextlib.contextmanager
+def _opened(source: Path | bytes, limit_pixels: int, limit_bytes: int) -> Iterator[Image.Image]:
+    """A picture within the limits, its pixels not read yet; what goes wrong inside is a ``DataError``."""
     name = "the picture" if isinstance(source, bytes) else str(source)
+    file = io.BytesIO(source) if isinstance(source, bytes) else _file(source)
     try:
-        data = source if isinstance(source, bytes) else source.read_bytes()
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror})") from error
-    if len(data) > limit_bytes:
-        raise DataError(f"{name}: {len(data):,} bytes, more than the limit of {limit_bytes:,}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as picture:
+        with file, warnings.catch_warnings():
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            if size > limit_bytes:
+                raise DataError(f"{name}: {size:,} bytes, more than the limit of {limit_bytes:,}")
+            warnings.simplefilter("ignore")  # of bombs, which the limit is about, and of odd metadata
+            with Image.open(file, formats=FORMATS) as picture:
                 if picture.width * picture.height > limit_pixels:
-                    size = f"{picture.width} x {picture.height}"
-                    raise DataError(f"{name}: {size} pixels, more than the limit of {limit_pixels:,}")
-                picture.load()
-                return to_rgb(picture)
+                    shape = f"{picture.width} x {picture.height}"
+                    raise DataError(f"{name}: {shape} pixels, more than the limit of {limit_pixels:,}")
+                yield picture
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: no picture that can be read; expected PNG, JPEG, GIF, WebP ...") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        IndexError,
+        struct.error,
+        Image.DecompressionBombError,
+        EOFError,
+    ) as error:
         raise DataError(f"{name}: broken picture ({' '.join(str(error).split())[:100]})") from error
+
+
+def _file(path: Path) -> BinaryIO:
+    """A regular file, opened: reading a device or a pipe might never end."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{path}: cannot be read (no regular file)")
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise DataError(f"{str(path)!r}: cannot be read ({error})") from error
 
 
 def open_picture(example: Example) -> Image.Image:

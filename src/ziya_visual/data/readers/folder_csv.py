@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.io import read_text
 from ziya_visual.core.records import Example, ImageRef, Message
 from ziya_visual.data.images import load_image
-from ziya_visual.data.readers import Imported, Reject
+from ziya_visual.data.readers import Found, Imported, Reject, Source
 
 TABLE = "captions.csv"
 COLUMNS = ("image", "lang", "text")
+
+
+def read(source: Source) -> Iterator[Found]:
+    """The rows of a folder, those that can be used first; see :func:`read_folder`."""
+    found = read_folder(source.path)
+    yield from found.examples
+    yield from found.rejects
 
 
 def read_folder(folder: Path) -> Imported:
@@ -33,11 +41,15 @@ def read_folder(folder: Path) -> Imported:
         raise DataError(f"{table}: no column {', '.join(missing)}; found {rows.fieldnames}")
     found = Imported()
     known: dict[str, str | None] = {}
-    try:
-        for row in rows:
-            _read_row(folder, rows.line_num, row, known, found)
-    except csv.Error as error:
-        found.rejects.append(Reject(f"{TABLE}:{rows.line_num}", f"no CSV from here on ({error})"))
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:  # of this row alone: the next one is read as if nothing had been
+            found.rejects.append(Reject(f"{TABLE}:{rows.line_num}", f"no CSV ({error})"))
+            continue
+        if row is None:
+            break
+        _read_row(folder, rows.line_num, row, known, found)
     if not found.examples:
         why = f"; the first: {found.rejects[0].where}: {found.rejects[0].reason}" if found.rejects else ""
         raise DataError(f"{table}: none of {len(found.rejects)} rows can be used{why}")
