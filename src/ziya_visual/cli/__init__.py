@@ -10,6 +10,7 @@ import typer
 
 from ziya_visual import __version__
 from ziya_visual.cli.arguments import Checkpoint, Seed, show
+from ziya_visual.cli.data import data
 from ziya_visual.cli.forge import forge
 from ziya_visual.cli.measure import measure
 from ziya_visual.core import log
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(measure)
 app.add_typer(forge, name="forge")
+app.add_typer(data, name="data")
 
 Host = Annotated[str, typer.Option(help="Address to listen on; a public one needs a key.")]
 Port = Annotated[int, typer.Option(min=0, max=65535)]

@@ -20,7 +20,7 @@ from ziya_visual.core.records import Example
 LIMIT_PIXELS = 64_000_000
 LIMIT_BYTES = 50_000_000
 # Pillow knows more, among them EPS, which it hands to another program.
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 Picture = Image.Image | Path | str
 Pictures = Picture | Sequence[Picture] | None
 

@@ -167,7 +167,7 @@ def _ending(data: bytes) -> str:
     """The ending of a picture's kind, by its header."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
         kind = (picture.format or "").lower()
-    return {"jpeg": "jpg", "mpo": "jpg", "ppm": "ppm"}.get(kind, kind)
+    return {"jpeg": "jpg", "mpo": "jpg"}.get(kind, kind)
 
 
 def dataset_files(path: Path) -> list[Path]:

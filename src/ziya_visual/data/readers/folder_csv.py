@@ -90,6 +90,6 @@ def _problem(folder: Path, image: str) -> str | None:
         if not path.is_relative_to(folder.resolve()):
             return f"{image}: leads out of the folder"
         load_image(path)
-    except (DataError, ValueError, OSError) as error:
+    except (DataError, ValueError, OSError, RuntimeError) as error:  # the last is a loop of links
         return str(error)
     return None
