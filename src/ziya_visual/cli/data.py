@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from ziya_visual.cli.arguments import show
+from ziya_visual.cli.arguments import Seed, show
 from ziya_visual.core.errors import ConfigError
 
 data = typer.Typer(no_args_is_help=True, help="Make, read, check, look at and split datasets.")
+
+_SHOWN = 5  # rejects
 
 Dataset = Annotated[Path, typer.Argument(help="A dataset's folder or file, or pictures with a captions.csv.")]
 
@@ -54,3 +57,71 @@ def _pairs(columns: str | None) -> dict[str, str]:
         if not (name and equals and column):
             raise ConfigError(f"--columns {columns}: expected pairs such as image=img,text=caption")
     return {name: column for name, _, column in pairs}
+
+
+@data.command()
+def check(
+    path: Dataset,
+    out: Annotated[Path, typer.Option(help="Folder for rejects.jsonl, and with --fix the dataset.")] = Path(
+        "runs/check"
+    ),
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Write the records that are good or can be mended.")
+    ] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="An evaluation's dataset, whose pictures are rejected.")
+    ] = None,
+) -> None:
+    """Look at every record and decode every picture; exit code 1 where any is rejected and not taken out."""
+    from ziya_visual.data.check import check_dataset
+
+    report = check_dataset(path, out=out, fix=fix, against=against)
+    show({"records": report.records, "rejects": len(report.rejects), "fixes": len(report.fixes)})
+    for row in report.rejects[:_SHOWN]:
+        typer.echo(f"{row['where']} {row['id']}: {row['reason']}")
+    if report.rejects:
+        typer.echo(str(out / "rejects.jsonl"))
+    raise typer.Exit(1 if report.rejects and not fix else 0)
+
+
+@data.command()
+def stats(
+    path: Dataset,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Count records by task, language, source and split; pictures, turns, lengths, answers."""
+    from ziya_visual.data.stats import dataset_stats
+
+    found = dataset_stats(path)
+    if json_output:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        show({name: value for name, value in found.items() if value not in ({}, {"": found["records"]})})
+
+
+@data.command()
+def inspect(
+    path: Dataset,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("runs/inspect.html"),
+    count: Annotated[int, typer.Option(min=1, help="So many pictures, drawn by the seed.")] = 200,
+    seed: Seed = 0,
+) -> None:
+    """Write a page of pictures with all their texts, filtered by task, language, source and words."""
+    from ziya_visual.data.sheet import write_sheet
+
+    write_sheet(path, out, count=count, seed=seed)
+    typer.echo(str(out))
+
+
+@data.command()
+def split(
+    path: Dataset,
+    out: Annotated[Path, typer.Option(help="Folder for train/ and heldout/.")],
+    heldout: Annotated[float, typer.Option(min=0, max=1, help="The part of the pictures held out.")] = 0.1,
+    seed: Seed = 0,
+) -> None:
+    """Split a dataset by picture: all texts of one, of its copies and near copies, lie on one side."""
+    from ziya_visual.data.split import split_dataset
+
+    made = split_dataset(path, out=out, heldout=heldout, seed=seed)
+    show({side: one["records"] for side, one in made.items()})
