@@ -1,0 +1,68 @@
+"""The mixture: shares as promised, counts exact, every record once before any twice, exact to resume."""
+
+import itertools
+import json
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ziya_visual.core.errors import DataError
+from ziya_visual.data.mixture import Mixture, Part
+
+PARTS = {"coco": Part(900, "en"), "vqa": Part(100, "en"), "cn": Part(25, "zh")}
+
+
+def test_shares_are_those_of_the_temperature_and_languages_are_alike() -> None:
+    assert Mixture(PARTS, seed=0).shares == pytest.approx({"cn": 0.5, "coco": 0.375, "vqa": 0.125})
+    by_size = Mixture(PARTS, seed=0, temperature=1, balance=False).shares
+    assert by_size == pytest.approx({"cn": 25 / 1025, "coco": 900 / 1025, "vqa": 100 / 1025})
+    alike = Mixture(PARTS, seed=0, temperature=math.inf, balance=False).shares
+    assert alike == pytest.approx(dict.fromkeys(PARTS, 1 / 3))
+
+
+def test_what_is_reported_is_what_was_drawn() -> None:
+    mixture = Mixture(PARTS, seed=3)
+    drawn = list(itertools.islice(mixture, 20_000))
+    seen = Counter(drawn)
+    for row in mixture.report():
+        own = [seen[row["name"], number] for number in range(row["records"])]
+        assert sum(own) == row["drawn"]
+        assert row["epochs"] == row["drawn"] / row["records"]
+        assert max(own) - min(own) <= 1, "each once before any twice"
+        # five standard deviations of a share among 20,000 draws
+        assert abs(row["drawn_share"] - row["share"]) < 5 * (row["share"] / 20_000) ** 0.5
+    assert sum(row["drawn"] for row in mixture.report()) == 20_000
+    assert list(itertools.islice(Mixture(PARTS, seed=4), 50)) != drawn[:50]
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=3),
+        st.builds(Part, st.integers(1, 9), st.sampled_from(["en", "zh"])),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(0, 9000),
+)
+@settings(deadline=None, max_examples=30)
+def test_a_stopped_mixture_goes_on_with_exactly_the_rest(parts: dict[str, Part], stop: int) -> None:
+    whole = list(itertools.islice(Mixture(parts, seed=1), stop + 50))
+    first = Mixture(parts, seed=1)
+    for _ in itertools.islice(first, stop):
+        pass
+    again = Mixture(parts, seed=1)
+    again.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert list(itertools.islice(again, 50)) == whole[stop:]
+    assert again.report() != first.report()
+
+
+def test_what_cannot_be_mixed_is_refused() -> None:
+    with pytest.raises(DataError, match="cn has none"):
+        Mixture(PARTS | {"cn": Part(0, "zh")}, seed=0)
+    with pytest.raises(DataError, match=r"temperature is 0\.5"):
+        Mixture(PARTS, seed=0, temperature=0.5)
+    with pytest.raises(DataError, match="place is of seed 1, here are 0"):
+        Mixture(PARTS, seed=0).load_state_dict(Mixture(PARTS, seed=1).state_dict())
