@@ -241,7 +241,7 @@ def _parquet(path: Path) -> Iterator[Found]:
                 yield rows
                 number += file.metadata.row_group(group).num_rows
                 continue
-            for row in rows:
+            for row in rows.to_pylist():
                 yield attempt(f"{path.name}:{number}", checked, row)
                 number += 1
 
@@ -261,10 +261,11 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     return file
 
 
-def read_group(file: pq.ParquetFile, group: int) -> list[dict[str, Any]]:
-    """The rows of a row group; ``DataError`` where its bytes are damaged."""
+def read_group(file: pq.ParquetFile, group: int) -> pa.Table:
+    """A row group; ``DataError`` where its bytes are damaged."""
     try:
-        rows: list[dict[str, Any]] = file.read_row_group(group).to_pylist()
+        table = file.read_row_group(group)
+        table.validate(full=True)  # so that turning it into rows cannot fail
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"row group {group} is damaged ({' '.join(str(error).split())[:100]})") from error
-    return rows
+    return table

@@ -8,16 +8,26 @@ each worker and each machine (``split_dataset_by_node``) windows of its own.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
+from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example
 from ziya_visual.data.readers import Reject
-from ziya_visual.data.store import checked, dataset_files, iter_records, open_parquet, read_group, to_row
+from ziya_visual.data.store import (
+    GROUP_ROWS,
+    checked,
+    dataset_files,
+    iter_records,
+    open_parquet,
+    read_group,
+    to_row,
+)
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -61,43 +71,45 @@ def _places(file: Path) -> list[_Place]:
 
 def _rows(windows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for window in windows:
-        rows = _window(window["places"])
-        if window["draw"] is None:
-            yield from rows
-        else:
-            yield from _drawn(rows, np.random.default_rng(window["draw"]))
+        rng = None if window["draw"] is None else np.random.default_rng(window["draw"])
+        first = Path(window["places"][0][0])
+        yield from (
+            _groups(window["places"], rng) if first.suffix == ".parquet" else _pieces(window["places"], rng)
+        )
 
 
-def _window(places: list[_Place]) -> Iterator[dict[str, Any]]:
-    opened: dict[str, pq.ParquetFile] = {}
-    for name, group in places:
-        if not name.endswith(".parquet"):
-            for found in iter_records(Path(name)):
-                if isinstance(found, Reject):
-                    _refuse(found.where, found.reason)
-                else:
-                    yield to_row(found)
-            continue
-        if name not in opened:
-            opened[name] = open_parquet(Path(name))
-        yield from read_group(opened[name], group)
+def _groups(places: list[_Place], rng: np.random.Generator | None) -> Iterator[dict[str, Any]]:
+    """The rows of some row groups. They are drawn as columns, for few rows at a time are Python's."""
+    with contextlib.ExitStack() as opened:
+        files = {
+            name: opened.enter_context(open_parquet(Path(name))) for name in {name for name, _ in places}
+        }
+        tables = (read_group(files[name], group) for name, group in places)
+        if rng is None:
+            for table in tables:
+                yield from table.to_pylist()
+            return
+        window = pa.concat_tables(tables)
+    for some in window.take(rng.permutation(len(window))).to_batches(max_chunksize=GROUP_ROWS):
+        yield from some.to_pylist()
 
 
-def _refuse(where: str, reason: str) -> None:
-    from ziya_visual.core.errors import DataError
-
-    raise DataError(f"{where}: {reason}; `data check --fix` takes such rows out")
-
-
-def _drawn(rows: Iterator[dict[str, Any]], rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Rows in another order, a thousand at a time."""
+def _pieces(places: list[_Place], rng: np.random.Generator | None) -> Iterator[dict[str, Any]]:
+    """The rows of tars and JSONL, drawn a thousand at a time."""
     waiting: list[dict[str, Any]] = []
-    for row in rows:
-        waiting.append(row)
-        if len(waiting) == 1024:
-            yield from (waiting[i] for i in rng.permutation(1024))
-            waiting = []
-    yield from (waiting[i] for i in rng.permutation(len(waiting)))
+    for name, _ in places:
+        for found in iter_records(Path(name)):
+            if isinstance(found, Reject):
+                raise DataError(f"{found.where}: {found.reason}; `data check --fix` takes such rows out")
+            if rng is None:
+                yield to_row(found)
+                continue
+            waiting.append(to_row(found))
+            if len(waiting) == WINDOW * GROUP_ROWS:
+                yield from (waiting[i] for i in rng.permutation(len(waiting)))
+                waiting = []
+    if rng is not None:
+        yield from (waiting[i] for i in rng.permutation(len(waiting)))
 
 
 def records(rows: IterableDataset) -> Iterator[Example]:

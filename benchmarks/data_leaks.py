@@ -1,0 +1,139 @@
+"""The leak guard on photographs, of which `benchmarks/data.py` makes its files too."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+PHOTOGRAPHS = (
+    "astronaut brick camera cell chelsea clock_motion coffee coins grass gravel horse hubble_deep_field ihc "
+    "moon motorcycle_left page retina rocket text"
+).split()
+HASHES, LOOKUPS = 1_000_000, 500
+CROPS = 3  # of each picture
+
+
+def photographs() -> list[Image.Image]:
+    """4 parts of each photograph, 9 of the large ones."""
+    import skimage
+
+    found = []
+    for name in PHOTOGRAPHS:
+        (path,) = (Path(skimage.__file__).parent / "data").glob(f"{name}.*")
+        whole = Image.open(path).convert("RGB")
+        parts = 3 if min(whole.size) >= 600 else 2
+        width, height = whole.width // parts, whole.height // parts
+        for x, y in itertools.product(range(parts), repeat=2):
+            found.append(whole.crop((x * width, y * height, (x + 1) * width, (y + 1) * height)))
+    return found
+
+
+def jpegs(count: int, size: tuple[int, int]) -> Iterator[bytes]:
+    """Encoded pictures that all differ: random windows of the photographs."""
+    rng = np.random.default_rng(0)
+    sources = photographs()
+    for _ in range(count):
+        source = sources[rng.integers(len(sources))]
+        part = rng.uniform(0.5, 0.9)
+        width, height = (max(8, int(side * part)) for side in source.size)
+        left, top = rng.integers(source.width - width + 1), rng.integers(source.height - height + 1)
+        window = source.resize(size, box=(left, top, left + width, top + height))
+        buffer = io.BytesIO()
+        window.save(buffer, "JPEG", quality=85)
+        yield buffer.getvalue()
+
+
+def leaks(folder: Path, rounds: int) -> dict[str, Any]:
+    from ziya_visual.data.fingerprints import fingerprint
+    from ziya_visual.data.leaks import Pictures
+
+    rng = np.random.default_rng(0)
+
+    def jpeg(picture: Image.Image) -> Image.Image:
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=50)
+        return Image.open(buffer).convert("RGB")
+
+    def crop(picture: Image.Image) -> Image.Image:
+        """5 % of the width and 5 % of the height cut off, anywhere."""
+        width, height = (round(side * 0.95) for side in picture.size)
+        left, top = rng.integers(picture.width - width + 1), rng.integers(picture.height - height + 1)
+        return picture.crop((left, top, left + width, top + height))
+
+    copies: dict[str, list[Callable[[Image.Image], Image.Image]]] = {
+        "half_size": [lambda picture: picture.resize((picture.width // 2, picture.height // 2))],
+        "jpeg_50": [jpeg],
+        "crop": [crop] * CROPS,
+        "flip": [ImageOps.mirror],
+    }
+    pictures = photographs()
+    started = time.perf_counter()
+    prints = [fingerprint(picture) for picture in pictures]
+    milliseconds = 1000 * (time.perf_counter() - started) / len(pictures)
+    known = Pictures({str(number): (one, False) for number, one in enumerate(prints)})
+    recall = {}
+    for name, changes in copies.items():
+        found = [
+            known.copies_of(fingerprint(change(picture)), drawn=False)
+            for change in changes
+            for picture in pictures
+        ]
+        right = sum(str(n % len(pictures)) in one for n, one in enumerate(found))
+        recall[name] = right / len(found)
+    named = [set(known.copies_of(one, drawn=False)) - {str(n)} for n, one in enumerate(prints)]
+    wrong = sum(map(len, named)) // 2
+    pairs = len(prints) * (len(prints) - 1) // 2
+    checks = {
+        "leak_recall": min(recall["half_size"], recall["jpeg_50"]),
+        "leak_recall_crop": recall["crop"],
+        "leak_recall_flip": recall["flip"],
+        "leak_false_alarms": wrong / pairs,
+        "leak_false_alarms_scenes": scenes(),
+    }
+    raw = {"pictures": len(prints), "pairs": pairs, "wrong_pairs": wrong, "fingerprint_ms": milliseconds}
+    return {"checks": checks, "raw": {"leaks": raw | {"recall": recall}}}
+
+
+def scenes(count: int = 1000) -> float:
+    """Among drawn scenes, pairs of different pixels that are taken for one; as a part of all pairs."""
+    from ziya_visual.data.fingerprints import fingerprint
+    from ziya_visual.data.leaks import Pictures
+    from ziya_visual.scenes.draw import render, sample_scene
+
+    rng = np.random.default_rng(0)
+    prints = [fingerprint(Image.fromarray(render(sample_scene(rng, held_out=False)))) for _ in range(count)]
+    known = Pictures({str(number): (one, True) for number, one in enumerate(prints)})
+    wrong = 0
+    for one in prints:
+        named = known.copies_of(one, drawn=True)
+        wrong += sum(prints[int(other)].content != one.content for other in named)
+    return wrong / (count * (count - 1) // 2)
+
+
+def lookups(folder: Path, rounds: int) -> dict[str, Any]:
+    from ziya_visual.data.fingerprints import FINE_WORDS
+    from ziya_visual.data.leaks import fine_distance
+    from ziya_visual.data.near_index import NearIndex
+
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 2**64, HASHES, dtype=np.uint64)
+    fine = rng.integers(0, 2**64, (HASHES, FINE_WORDS), dtype=np.uint64)
+    index = NearIndex(coarse)
+    milliseconds = []
+    for place in rng.integers(0, HASHES, LOOKUPS):
+        started = time.perf_counter()
+        near = index.near(coarse[place] ^ np.uint64(0b10101))
+        distances = fine_distance(fine[near], fine[place])
+        milliseconds.append(1000 * (time.perf_counter() - started))
+        assert distances.min() == 0
+    megabytes = (index.nbytes + fine.nbytes) / 1e6
+    checks = {"lookup_ms": statistics.median(milliseconds), "hashes_mb": megabytes}
+    return {"checks": checks, "raw": {"lookup_ms_p95": float(np.percentile(milliseconds, 95))}}
