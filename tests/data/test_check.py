@@ -174,3 +174,30 @@ def test_a_split_by_picture_keeps_copies_together(tmp_path: Path, form: Any) -> 
     with pytest.raises(DataError, match="no record for heldout; heldout is 0"):
         split_dataset(tmp_path / "all", out=tmp_path / "split", heldout=0)
     assert not any(isinstance(one, Reject) for one in iter_records(tmp_path / "split/train"))
+
+
+def test_the_commands_one_after_the_other(dataset: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from ziya_visual.cli.data import data
+
+    def run(*arguments: object, code: int = 0) -> str:
+        done = CliRunner().invoke(data, [str(argument) for argument in arguments])
+        assert done.exit_code == code, done.output
+        return done.output
+
+    out = tmp_path / "checked"
+    assert "another record before it has its id" in run("check", dataset, "--out", out, code=1)
+    assert "fixes                            3" in run("check", dataset, "--out", out, "--fix")
+    assert json.loads(run("stats", out, "--json"))["records"] == 7
+    assert "by_task_and_lang" in run("stats", out)
+    run("inspect", out, "--out", tmp_path / "page.html", "--count", 2)
+    assert (tmp_path / "page.html").is_file()
+    run("split", out, "--out", tmp_path / "split", "--heldout", 0.5, "--seed", 0)
+    assert (tmp_path / "split/train/manifest.json").is_file()
+    lines = tmp_path / "captions.csv"
+    lines.write_text("image,lang,text\na.png,en,one\nb.png,zh,二\nbroken.png,en,three\n")
+    assert "rejects                          1" in run(
+        "import", "folder", tmp_path, "--out", tmp_path / "new"
+    )
+    assert run("import", "hub", dataset, "--out", out, "--columns", "text", code=1) == ""

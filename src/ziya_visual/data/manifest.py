@@ -30,5 +30,12 @@ def manifest(
         "version": version("ziya-visual"),
         **more,
         "files": {file.name: hash_file(file) for file in dataset_files(folder)},
-        "inputs": {str(path): hash_file(path) for path in inputs if path is not None and path.is_file()},
+        "inputs": {str(file): hash_file(file) for path in inputs if (file := _file_of(path)) is not None},
     }
+
+
+def _file_of(path: Path | None) -> Path | None:
+    """What stands for an input: the file itself, or the manifest of a dataset's folder."""
+    if path is not None and path.is_dir():
+        path /= "manifest.json"
+    return path if path is not None and path.is_file() else None

@@ -46,7 +46,8 @@ def split_dataset(path: Path, *, out: Path, heldout: float = 0.1, seed: int = 0)
     Args:
         path: a dataset, see :func:`store.iter_records`; rows that are no records go to the rejects.
         heldout: the part of the pictures (or of dialogues without one) that is held out.
-        seed: of the draw. A group is held out by its own hash: with more data it stays on its side.
+        seed: of the draw, which is by the hash of the pixels: a picture stays on its side wherever it lies
+            and whatever other pictures there are, but for copies of it.
 
     Returns:
         The manifests by side.
@@ -95,7 +96,10 @@ def _key(example: Example) -> str:
 
 
 def _groups(path: Path) -> Groups:
-    """Pictures that are one by their id, by their file, by their pixels, or nearly."""
+    """Pictures that are one by their id, by their file, by their pixels, or nearly.
+
+    The least name stands for a group, and ``content`` is less than ``file`` and ``picture``.
+    """
     groups = Groups()
     for example in _records(path):
         if example.image is not None:
@@ -103,7 +107,7 @@ def _groups(path: Path) -> Groups:
     found: dict[str, tuple[Fingerprint, bool]] = {}
     for example, picture in prints(_records(path), str(path)):
         name = f"file:{file_of(example)}"
-        groups.join(name, f"pixels:{picture.content}")
+        groups.join(name, f"content:{picture.content}")
         found[name] = picture, is_drawn(example)
     pictures = Pictures(found)
     for name, (picture, drawn) in found.items():
