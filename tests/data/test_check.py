@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ziya_visual.core.errors import DataError
+from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.core.io import write_records
 from ziya_visual.core.records import Box, Example, ImageRef, Message
 from ziya_visual.data.check import check_dataset
@@ -174,6 +174,15 @@ def test_a_split_by_picture_keeps_copies_together(tmp_path: Path, form: Any) -> 
     with pytest.raises(DataError, match="no record for heldout; heldout is 0"):
         split_dataset(tmp_path / "all", out=tmp_path / "split", heldout=0)
     assert not any(isinstance(one, Reject) for one in iter_records(tmp_path / "split/train"))
+
+
+def test_no_folder_of_others_is_replaced(dataset: Path, tmp_path: Path) -> None:
+    check_dataset(dataset, out=tmp_path / "out", fix=True)
+    for out in (tmp_path, tmp_path / "out", dataset):
+        for run in (check_dataset, split_dataset):
+            with pytest.raises(ConfigError, match="name another folder"):
+                run(tmp_path / "out", out=out)
+    assert (tmp_path / "a.png").is_file()
 
 
 def test_the_commands_one_after_the_other(dataset: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every format: its fixture becomes the right record; of broken files rows in = rows out + rows rejected."""
 
+import base64
 import contextlib
 import copy
 import json
@@ -8,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from foreign import BAD_NAMES, Format, pictures
+from foreign import BAD_NAMES, JPEG, Format, pictures
 from formats import FORMATS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.core.records import Example
+from ziya_visual.core.records import Example, ImageRef
 from ziya_visual.data.importing import FORMATS as KNOWN
 from ziya_visual.data.importing import import_dataset, rows_of
 from ziya_visual.data.readers import Found, Reject
@@ -192,3 +193,53 @@ def test_a_dataset_with_its_rejects_and_manifest(folder: Path, tmp_path: Path) -
         import_dataset("coco", path, images=folder, out=folder)
     with pytest.raises(ConfigError, match="did you mean 'coco'"):
         import_dataset("cocoo", path, out=tmp_path / "other")
+
+
+def test_datasets_of_the_hub_library(folder: Path, tmp_path: Path) -> None:
+    import datasets
+
+    rows = {"img": [JPEG.getvalue(), b"none"], "q": ["What?", "Bad."], "a": [["red", "blue", "red"], ["x"]]}
+    made = datasets.Dataset.from_dict(
+        {**rows, "img": [{"bytes": data, "path": None} for data in rows["img"]]}
+    )
+    made = made.cast_column("img", datasets.Image())
+    made.save_to_disk(tmp_path / "saved")
+    made.to_parquet(tmp_path / "one.parquet")
+    columns = {"image": "img", "question": "q", "answers": "a"}
+    for path in (tmp_path / "saved", tmp_path / "one.parquet"):
+        good, bad = rows_of("hub", path, columns=columns, lang="fr")
+        assert isinstance(good, Example)
+        assert (good.image, good.lang, good.task) == (ImageRef(bytes=JPEG.getvalue()), "fr", "vqa")
+        assert [turn.content for turn in good.messages] == ["What?", "red"]
+        assert isinstance(bad, Reject)
+        assert "no picture" in bad.reason
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"m": [
+        {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}) + "\n")  # fmt: skip
+    (dialogue,) = rows_of("hub", tmp_path / "chat.jsonl", columns={"messages": "m"})
+    assert isinstance(dialogue, Example)
+    assert dialogue.task == "text"
+    for columns, text in (
+        ({"image": "imgs"}, "no column 'imgs'; did you mean 'img'"),
+        ({"picture": "img"}, "found 'picture'"),
+        ({}, "found none"),
+    ):
+        with pytest.raises(DataError, match=text):
+            list(rows_of("hub", tmp_path / "one.parquet", columns=columns))
+
+
+def test_muges_two_alphabets_and_a_tar_that_is_cut_off(tmp_path: Path) -> None:
+    data = JPEG.getvalue()
+    plain, safe = base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()
+    assert plain != safe
+    (tmp_path / "val_imgs.tsv").write_text(f"1\t{plain}\n2\t{safe}\n")
+    (tmp_path / "val_texts.jsonl").write_text('{"text_id": 1, "text": "红", "image_ids": [1, 2]}\n')
+    found = list(rows_of("muge", tmp_path, split="val"))
+    assert [one.image for one in found if isinstance(one, Example)] == [ImageRef(bytes=data)] * 2
+    form = next(form for form in FORMATS if form.name == "webdataset")
+    path = form.write(tmp_path, form.rows)
+    whole = path.read_bytes()
+    for length, text in ((800, "cannot be read from here on"), (2560, "cut off"), (2600, "cut off")):
+        path.write_bytes(whole[:length])
+        found = list(rows_of("webdataset", path))
+        assert isinstance(found[-1], Reject)
+        assert text in found[-1].reason

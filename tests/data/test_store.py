@@ -159,6 +159,13 @@ def test_damage_is_a_reject_or_one_line(tmp_path: Path, form: Form) -> None:
         assert all(one.where and one.reason for one in found if isinstance(one, Reject))
 
 
+@pytest.mark.parametrize("seed", [None, 0])
+def test_an_empty_dataset_is_an_empty_stream(tmp_path: Path, seed: int | None) -> None:
+    write_dataset(tmp_path, [], "parquet")
+    assert list(iter_records(tmp_path)) == []
+    assert list(stream(tmp_path, seed=seed)) == []
+
+
 def test_what_is_no_dataset_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="are not there"):
         list(iter_records(tmp_path))

@@ -17,7 +17,7 @@ from ziya_visual.core.records import Box, Example, Message
 from ziya_visual.data.fingerprints import content_hash, fingerprint
 from ziya_visual.data.images import open_picture
 from ziya_visual.data.leaks import Pictures, is_drawn, pictures_of
-from ziya_visual.data.manifest import manifest
+from ziya_visual.data.manifest import manifest, refuse_foreign
 from ziya_visual.data.readers import Reject
 from ziya_visual.data.readers.folder_csv import TABLE
 from ziya_visual.data.store import Form, dataset_files, iter_records, write_dataset
@@ -144,8 +144,10 @@ def check_dataset(path: Path, *, out: Path, fix: bool = False, against: Path | N
         against: an evaluation's dataset, whose pictures (and near copies of them) are rejected.
 
     Raises:
+        ConfigError: ``out`` holds something else.
         DataError: there is no dataset.
     """
+    refuse_foreign(out, path)
     pictures = None
     if against is not None:
         kept = (found for found in iter_records(against) if isinstance(found, Example))

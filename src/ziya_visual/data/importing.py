@@ -13,7 +13,7 @@ from ziya_visual.core import log
 from ziya_visual.core.errors import ConfigError, DataError, nearest
 from ziya_visual.core.io import atomic_dir, write_json, write_jsonl
 from ziya_visual.core.records import Example
-from ziya_visual.data.manifest import manifest
+from ziya_visual.data.manifest import manifest, refuse_foreign
 from ziya_visual.data.readers import (
     Found,
     Reject,
@@ -115,8 +115,7 @@ def import_dataset(
         ConfigError: there is no such format, or ``out`` holds something else.
         DataError: nothing of the file can be used.
     """
-    if out.exists() and not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: exists and is no earlier dataset; name another folder")
+    refuse_foreign(out, path)
     rejects: list[Reject] = []
     counts: Counter[str] = Counter()
     with atomic_dir(out) as aside, log.progress(f"import {name}", options.get("limit")) as bar:

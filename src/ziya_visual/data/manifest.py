@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.io import hash_file
 from ziya_visual.data.store import dataset_files
+
+_OURS = re.compile(r"records.*|(rejects|fixes)\.jsonl|manifest\.json|train|heldout")
+
+
+def refuse_foreign(out: Path, source: Path) -> None:
+    """Refuse to replace a folder that is not of ours, or that is what is read.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if out.exists() and not (out.is_dir() and all(_OURS.fullmatch(entry.name) for entry in out.iterdir())):
+        raise ConfigError(f"{out}: exists and is no earlier dataset; name another folder")
+    if out.resolve() in (source.resolve(), *source.resolve().parents):
+        raise ConfigError(f"{out}: is or holds what is read, {source}; name another folder")
 
 
 def manifest(

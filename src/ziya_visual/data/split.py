@@ -14,7 +14,7 @@ from ziya_visual.core.records import Example
 from ziya_visual.data.check import form_of
 from ziya_visual.data.fingerprints import Fingerprint
 from ziya_visual.data.leaks import Pictures, file_of, is_drawn, prints, question_hash
-from ziya_visual.data.manifest import manifest
+from ziya_visual.data.manifest import manifest, refuse_foreign
 from ziya_visual.data.readers import Reject
 from ziya_visual.data.store import iter_records, write_dataset
 
@@ -53,8 +53,10 @@ def split_dataset(path: Path, *, out: Path, heldout: float = 0.1, seed: int = 0)
         The manifests by side.
 
     Raises:
+        ConfigError: ``out`` holds something else.
         DataError: a picture cannot be read, or a side would be empty.
     """
+    refuse_foreign(out, path)
     groups = _groups(path)
 
     def side_of(example: Example) -> str:

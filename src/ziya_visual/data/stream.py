@@ -2,8 +2,8 @@
 
 ``datasets`` fills a buffer to shuffle, and what is in it when a stream stops is lost to the resumed one. Here
 the order is a function of seed and epoch: row groups of all files are drawn into windows, and rows within a
-window. A window is a shard to ``datasets``, which keeps the place (``state_dict``), and gives
-each worker and each machine (``split_dataset_by_node``) windows of its own.
+window. A window is a shard to ``datasets``, which keeps the place (``state_dict``), and gives each worker and
+each machine (``split_dataset_by_node``) windows of its own.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _groups(places: list[_Place], rng: np.random.Generator | None) -> Iterator[d
             for table in tables:
                 yield from table.to_pylist()
             return
-        window = pa.concat_tables(tables)
+        window = pa.concat_tables(tables, promote_options="default")
     for some in window.take(rng.permutation(len(window))).to_batches(max_chunksize=GROUP_ROWS):
         yield from some.to_pylist()
 

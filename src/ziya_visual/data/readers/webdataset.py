@@ -63,6 +63,20 @@ def samples(path: Path) -> Iterator[tuple[str, dict[str, bytes] | Reject]]:
             return
     if sample:
         yield f"{path.name}:{key}", sample
+    if not _ended(path):
+        yield (
+            path.name,
+            Reject(path.name, f"the tar ends without its end mark, behind {key!r}: it was cut off"),
+        )
+
+
+def _ended(path: Path) -> bool:
+    """Whether two empty blocks end a tar, as they should; a compressed one tells by itself."""
+    with path.open("rb") as file:
+        if file.read(4).startswith((b"\x1f\x8b", b"BZ", b"\xfd7zX", b"\x28\xb5\x2f\xfd")):
+            return True
+        file.seek(max(0, file.seek(0, 2) - 1024))
+        return not any(file.read())
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
