@@ -2,19 +2,22 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import imagehash
 import numpy as np
 import pytest
+import skimage
 from PIL import Image, ImageOps
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example, ImageRef, Message, Provenance
-from ziya_visual.data.fingerprints import fingerprint
+from ziya_visual.data import leaks
+from ziya_visual.data.fingerprints import fingerprint, phash
 from ziya_visual.data.leaks import Pictures, find_leaks, refuse_leaks, text_hash
 from ziya_visual.data.near_index import RADIUS, NearIndex
 
-skimage = pytest.importorskip("skimage")
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "ihc.png")
 
 
@@ -42,6 +45,15 @@ def cropped(picture: Image.Image) -> Image.Image:
     return picture.crop(
         (round(width * 0.01), round(height * 0.04), round(width * 0.96), round(height * 0.99))
     )
+
+
+@pytest.mark.parametrize("side", [8, 16])
+def test_the_hash_is_that_of_imagehash(photographs: list[Image.Image], side: int) -> None:
+    grey = [one.convert("L") for one in photographs]
+    words = phash(grey, side).view(np.uint8)
+    for one, found in zip(grey, words, strict=True):
+        wanted = imagehash.phash(one, hash_size=side).hash
+        assert np.array_equal(np.unpackbits(found).reshape(side, side), wanted)
 
 
 COPIES: dict[str, tuple[Callable[[Image.Image], Image.Image], float]] = {
@@ -110,6 +122,34 @@ def test_training_on_what_is_evaluated_is_refused_by_name(photographs: list[Imag
         refuse_leaks(training, {"q.jsonl": [record("z", text="what is ZÜRICH")]})
     shared = find_leaks(training[:1], [record("x", photographs[3])])
     assert (shared.pictures, shared.texts, shared.questions) == ([], [], 1), "a question alone is no leak"
+
+
+def test_fingerprints_are_kept_until_the_file_changes(
+    photographs: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[Image.Image] = []
+    monkeypatch.setattr(leaks, "fingerprint", lambda one: computed.append(one) or fingerprint(one))
+    rows = []
+    for number in range(3):
+        photographs[number].save(tmp_path / f"{number}.png")
+        path = ImageRef(path=str(tmp_path / f"{number}.png"))
+        rows.append(replace(record(str(number)), image=path, image_id=str(number)))
+    rows.append(record("bytes", photographs[4]))
+    cache = tmp_path / "kept.npz"
+    held = [record("x", jpeg(photographs[1]))]
+
+    def again(count: int) -> None:
+        """The one copy is found, and so many of the training data are computed."""
+        computed.clear()
+        assert [one.training for one in find_leaks(rows, held, cache=cache).pictures] == [rows[1].image.path]
+        assert len(computed) == count + len(held)
+
+    again(4)
+    again(0)
+    photographs[5].save(tmp_path / "2.png")
+    again(1)
+    cache.write_bytes(cache.read_bytes()[:100])
+    again(4)
 
 
 def test_texts_are_equal_but_for_case_width_and_punctuation() -> None:

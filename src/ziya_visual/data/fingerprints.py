@@ -1,16 +1,17 @@
 """What a picture is, in numbers: a hash of its pixels, and perceptual hashes that survive small changes.
 
-The perceptual hash is pHash (Zauner 2010) as ImageHash computes it: signs of the lowest frequencies of the
-picture's cosine transform. It survives another size and another JPEG quality, not a crop or a flip: so those
-of some crops and of the flipped picture are computed too, and a pair is compared whole against cropped.
+The perceptual hash is pHash (Zauner 2010), bit for bit that of ImageHash, which a test compares: which of the
+lowest frequencies of the picture's cosine transform are above their median. It survives another size and
+another JPEG quality, not a crop or a flip: so those of some crops and of the flipped picture are computed
+too, and a pair is compared whole against cropped.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -42,11 +43,16 @@ def fingerprint(picture: Image.Image) -> Fingerprint:
     small = picture.convert("L")
     small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
     views = [_view(small, name) for name in VIEWS]
-    return Fingerprint(
-        content_hash(picture),
-        np.concatenate([_bits(view, _COARSE) for view in views]),
-        np.stack([_bits(view, _FINE) for view in views]),
-    )
+    return Fingerprint(content_hash(picture), phash(views, _COARSE)[:, 0], phash(views, _FINE))
+
+
+def phash(pictures: Sequence[Image.Image], side: int) -> NDArray[np.uint64]:
+    """The perceptual hashes of V grey pictures as words, uint64[V, side * side / 64], first bit first."""
+    size = 4 * side
+    pixels = np.stack([np.asarray(one.resize((size, size), Image.Resampling.LANCZOS)) for one in pictures])
+    waves = np.cos(np.pi * np.arange(side)[:, None] * (2 * np.arange(size) + 1) / (2 * size))
+    low = (waves @ pixels @ waves.T).reshape(len(pictures), -1)  # float64[V, side * side]
+    return np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1).view(np.uint64)
 
 
 def _view(picture: Image.Image, name: str) -> Image.Image:
@@ -58,8 +64,3 @@ def _view(picture: Image.Image, name: str) -> Image.Image:
     box = (left, top, left + width - across, top + height - down)
     view = picture.resize((4 * _FINE, 4 * _FINE), Image.Resampling.LANCZOS, box=box)
     return ImageOps.mirror(view) if name == "flipped" else view
-
-
-def _bits(picture: Image.Image, side: int) -> NDArray[np.uint64]:
-    """The perceptual hash as words: uint64[side * side / 64]."""
-    return np.packbits(imagehash.phash(picture, hash_size=side).hash.reshape(-1)).view(np.uint64)

@@ -11,6 +11,7 @@ import hashlib
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example
 from ziya_visual.data.fingerprints import Fingerprint, fingerprint
 from ziya_visual.data.images import open_picture
+from ziya_visual.data.kept_prints import KeptPrints
 from ziya_visual.data.near_index import NearIndex
 
 # Of 256 bits: copies differ in 50 at most, other photographs in 60 at least (benchmarks/data.py).
@@ -92,18 +94,24 @@ def is_drawn(example: Example) -> bool:
     return example.source == "scenes" or example.provenance.origin == "grammar"
 
 
-def prints(examples: Iterable[Example], what: str) -> Iterator[tuple[Example, Fingerprint]]:
-    """The first record of each picture, and the picture's fingerprint.
+def prints(
+    examples: Iterable[Example], what: str, cache: Path | None = None
+) -> Iterator[tuple[Example, Fingerprint]]:
+    """The first record of each picture, and the picture's fingerprint, of ``cache`` where it is known.
 
     Raises:
         DataError: a picture cannot be read.
     """
     seen: set[str] = set()
-    with log.progress(f"fingerprints of {what}", None) as bar:
+    with log.progress(f"fingerprints of {what}", None) as bar, KeptPrints(cache) as kept:
         for example in examples:
             if example.image is not None and (key := file_of(example)) not in seen:
                 seen.add(key)
-                yield example, fingerprint(open_picture(example))
+                found = kept.get(example.image)
+                if found is None:
+                    found = fingerprint(open_picture(example))
+                    kept.add(example.image, found)
+                yield example, found
                 bar.advance(bar.tasks[0].id)
 
 
@@ -124,11 +132,13 @@ def picture_name(example: Example) -> str:
     return path or example.image_id or example.id
 
 
-def find_leaks(training: Sequence[Example], evaluation: Sequence[Example]) -> Leaks:
+def find_leaks(
+    training: Sequence[Example], evaluation: Sequence[Example], *, cache: Path | None = None
+) -> Leaks:
     """All pictures of the training data that are in the evaluation too, and its texts without a picture."""
     found = Leaks()
     known = pictures_of(evaluation, "the evaluation")
-    for example, picture in prints(training, "the training data"):
+    for example, picture in prints(training, "the training data", cache):
         copy = known.copy_of(picture, drawn=is_drawn(example))
         if copy is not None:
             found.pictures.append(Leak(picture_name(example), *copy))
@@ -160,6 +170,7 @@ def refuse_leaks(
     *,
     allowed: Collection[str] = (),
     way: str = "data.shared",
+    cache: Path | None = None,
 ) -> None:
     """Refuse to train on what is evaluated on.
 
@@ -168,6 +179,7 @@ def refuse_leaks(
         evaluation: records by the name of their file.
         allowed: names whose sharing is meant.
         way: the key by which a name is allowed, for the message.
+        cache: a file that keeps the fingerprints of the training data, such as ``out/fingerprints.npz``.
 
     Raises:
         DataError: they share pictures or texts; or a picture cannot be read.
@@ -176,7 +188,7 @@ def refuse_leaks(
         if name in allowed:
             log.logger.warning("%s may share pictures with the training data: %s says so", name, way)
             continue
-        found = find_leaks(training, examples)
+        found = find_leaks(training, examples, cache=cache)
         for kind, leaks in (("pictures", found.pictures), ("texts", found.texts)):
             if leaks:
                 first = leaks[0]
