@@ -106,12 +106,14 @@ def pretrain_parts(
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe file.")],
     changes: Annotated[list[str] | None, typer.Argument(help="key=value, such as stages.0.steps=100")] = None,
+    stage: Annotated[str | None, typer.Option(help="Stop when this stage is done.")] = None,
 ) -> None:
     """Run the stages of a recipe; a killed run goes on where it was."""
     from ziya_visual.core.config import load_recipe
     from ziya_visual.train.run import run_recipe
 
-    typer.echo(str(run_recipe(load_recipe(recipe, changes or ()))))
+    made = load_recipe(recipe, changes or ())
+    typer.echo(str(run_recipe(made if stage is None else made.until(stage))))
 
 
 @app.command()
