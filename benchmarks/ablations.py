@@ -1,10 +1,10 @@
 """What each part of the method brings: the quickstart with one thing changed, on held-out scenes.
 
-    python benchmarks/ablations.py [--seeds 0 1] [--jobs 2]     writes runs/ablations/table.md
+    python benchmarks/ablations.py [--seeds 0 1] [--steps 0.5] [--jobs 2]     writes runs/ablations/table.md
 
-For each seed the quickstart is run as it is; every variant then trains from the same parts on the same
-pictures, for as many steps in all, and its last stage is measured as Chat is. A job has one thread. What is
-done already is not done again.
+For each seed the quickstart is run for its data; the method and every variant of it then train from the same
+parts on the same pictures, for as many steps in all (``--steps`` says what share of the quickstart's), and
+their last stage is measured as Chat is. A job has one thread. What is done already is not done again.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from ziya_visual.train.parts import SHIPPED
 from ziya_visual.train.run import run_recipe
 
 OUT = Path("runs/ablations")
-WHOLE = "the whole method"
+QUICKSTART, WHOLE = "quickstart", "the whole method"
 COLUMNS = {
     "VQA new": (("new", "vqa", "accuracy"),),
     "VQA unseen": (("unseen", "vqa", "accuracy"),),
@@ -65,6 +65,7 @@ def as_they_are(stages: Stages) -> Stages:
 
 
 VARIANTS: dict[str, Callable[[Stages], Stages]] = {
+    WHOLE: as_they_are,
     "without stage 1": without_align,
     "without LoRA": without_lora,
     "without instruction templates": as_they_are,
@@ -78,14 +79,14 @@ def folder_of(seed: int, variant: str) -> Path:
     return OUT / str(seed) / variant.replace(" ", "-").replace(",", "")
 
 
-def run_whole(seed: int) -> None:
-    folder = folder_of(seed, WHOLE)
+def make_data(seed: int) -> None:
+    folder = folder_of(seed, QUICKSTART)
     if not (folder / "results.json").is_file():
         torch.set_num_threads(1)
         quickstart(folder, seed=seed)
 
 
-def run_variant(seed: int, variant: str) -> None:
+def run_variant(seed: int, variant: str, share: float) -> None:
     """Train and measure it, unless that is done."""
     folder = folder_of(seed, variant)
     if (folder / "results.json").is_file():
@@ -94,7 +95,8 @@ def run_variant(seed: int, variant: str) -> None:
     if variant == "without instruction templates":
         batches.instruct = lambda example, **_: example  # type: ignore[assignment]
     recipe = copy.deepcopy(yaml.safe_load(RECIPE.read_text()))
-    recipe |= {"stages": VARIANTS[variant](recipe["stages"]), "out": str(folder / "train"), "seed": seed}
+    shorter = [stage | {"steps": round(share * stage["steps"])} for stage in recipe["stages"]]
+    recipe |= {"stages": VARIANTS[variant](shorter), "out": str(folder / "train"), "seed": seed}
     recipe["data"] = {"path": [str(path) for path in data_of(seed, variant)]}
     recipe["model"] |= {"vision": str(SHIPPED / "vit"), "language_model": str(SHIPPED / "lm")}
     write_text(folder / "recipe.yaml", yaml.safe_dump(recipe))
@@ -106,8 +108,8 @@ def run_variant(seed: int, variant: str) -> None:
 
 
 def data_of(seed: int, variant: str) -> Iterable[Path]:
-    """The files of the whole run, or its Chinese made anew."""
-    drawn = folder_of(seed, WHOLE) / "data"
+    """The quickstart's files, or its Chinese made anew."""
+    drawn = folder_of(seed, QUICKSTART) / "data"
     english, chinese = drawn / "english.jsonl", drawn / "chinese.jsonl"
     if variant == "English data only":
         return [english]
@@ -140,7 +142,7 @@ def translated(text: str) -> str:
 def table(seeds: list[int]) -> str:
     """Means over the seeds, English / Chinese, and half of what lies between the seeds."""
     lines = [f"| what | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
-    for variant in (WHOLE, *VARIANTS):
+    for variant in VARIANTS:
         runs = [values(read_json(folder_of(seed, variant) / "results.json")["metrics"]) for seed in seeds]
         cells = (cell(runs, names) for names in COLUMNS.values())
         lines.append(f"| {variant} | {' | '.join(cells)} |")
@@ -163,11 +165,12 @@ def cell(runs: list[dict[tuple[str, ...], float]], names: tuple[tuple[str, str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--steps", type=float, default=0.5)
     parser.add_argument("--jobs", type=int, default=2)
     chosen = parser.parse_args()
     with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        list(pool.map(run_whole, chosen.seeds))
-        todo = [(seed, variant) for variant in VARIANTS for seed in chosen.seeds]
+        list(pool.map(make_data, chosen.seeds))
+        todo = [(seed, variant, chosen.steps) for variant in VARIANTS for seed in chosen.seeds]
         list(pool.map(run_variant, *zip(*todo, strict=True)))
     write_text(OUT / "table.md", table(chosen.seeds))
     print(table(chosen.seeds))

@@ -38,7 +38,6 @@ def test_the_gpu_benchmark_imports_little() -> None:
         "rich",
         "openai",
         "httpx",
-        "jinja2",
         "jieba",
         "sacrebleu",
         "fastapi",

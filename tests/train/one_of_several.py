@@ -11,7 +11,7 @@ import torch
 from ziya_visual.core.config import load_recipe
 from ziya_visual.model.adapters import add_lora, freeze_all_but
 from ziya_visual.train import processes
-from ziya_visual.train.blocks import prepare_blocks, shard_frozen
+from ziya_visual.train.blocks import prepare_blocks, shard_blocks
 from ziya_visual.train.run import prepare, read_data
 from ziya_visual.train.sight import Sight
 from ziya_visual.train.step import add_gradients, added, means
@@ -24,7 +24,7 @@ def main(recipe_path: str, out: str) -> None:
     training = prepare(recipe, read_data(recipe, recipe.data.path))
     (stage,) = recipe.stages
     if recipe.shard and processes.count() > 1:
-        shard_frozen(training.model, recipe)
+        shard_blocks(training.model, recipe)
     torch.manual_seed(0)
     add_lora(training.model, rank=4, alpha=8)
     for name, parameter in training.named_parameters():

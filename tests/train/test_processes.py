@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import write_base_and_pictures
+from tiny_models import logits, write_base_and_pictures
 
 from ziya_visual.core.io import read_json, write_text
+from ziya_visual.model.checkpoint import load_checkpoint
 from ziya_visual.train.processes import share
 
 pytestmark = pytest.mark.slow
@@ -106,6 +107,22 @@ def test_a_run_goes_on_with_another_number_of_processes(folder: Path) -> None:
     one, both = curve(folder, "one"), curve(folder, "both")
     assert both.keys() > {(9, "language_model/en"), (9, "contrastive/en")}
     assert {key: both[key] for key in one} == pytest.approx(one, rel=1e-3)
+
+
+def test_a_sharded_run_is_validated_answers_and_leaves_an_adapter(folder: Path) -> None:
+    recipe = folder / "sharded.yaml"
+    recipe.write_text(RECIPE.format(folder=folder))
+    said = [f"validation.path=[{folder}/pictures]", "validation.best=loss", "sample_every=5", "save=adapter"]
+    train = ["-m", "ziya_visual", "train", str(recipe), *said]
+    launch(1, *train, f"out={folder / 'plain'}")
+    launch(2, *train, f"out={folder / 'sharded'}", "shard=true")
+    plain, sharded = curve(folder, "plain"), curve(folder, "sharded")
+    assert sharded == pytest.approx(plain, rel=1e-3)
+    assert (9, "validation/loss/zh") in sharded
+    answers = sorted(path.name for path in (folder / "sharded" / "samples").iterdir())
+    assert answers == ["one-000000004.jsonl", "one-000000009.jsonl"]
+    model, _, processor = load_checkpoint(folder / "sharded" / "one")
+    assert torch.isfinite(logits(model, processor)).all()
 
 
 def test_processes_that_leave_a_step_nothing_to_share_are_refused(folder: Path) -> None:

@@ -120,7 +120,7 @@ class Recipe(Strict):
         False, description="the language model's states in the backward pass: less memory, more time"
     )
     compile: bool = Field(False, description="the language model's blocks by torch.compile")
-    shard: bool = Field(False, description="the frozen blocks over the processes, by FSDP2")
+    shard: bool = Field(False, description="the language model's blocks over the processes, by FSDP2")
     cache: Cache = Cache()
     save: Literal["checkpoint", "adapter"] = Field(
         "checkpoint",

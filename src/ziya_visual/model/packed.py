@@ -92,7 +92,7 @@ def decoder_states(language_model: Any, embeds: Tensor, position_ids: Tensor, le
     With our attention, and with FlexAttention, each segment meets its prefix alone. With another a dense mask
     over all tokens says so, which costs their number squared.
     """
-    decoder = _causal_lm(language_model).model
+    decoder = causal_lm(language_model).model
     tokens = len(embeds)
     dtype = _compute_dtype(embeds)
     if decoder.config._attn_implementation == PLAIN:
@@ -126,7 +126,7 @@ def packed_loss(
     places = F.pad(learnt, (0, even(count) - count))
     targets = labels[places]
     targets[count:] = IGNORE
-    losses = _token_losses(_causal_lm(language_model).lm_head, states[places], targets)[:count]
+    losses = _token_losses(causal_lm(language_model).lm_head, states[places], targets)[:count]
     langs = torch.from_numpy(batch.langs).to(states.device)[learnt]
     return {
         int(lang): LossSum(losses[langs == lang].sum(), int((langs == lang).sum()))
@@ -134,19 +134,19 @@ def packed_loss(
     }
 
 
-def _token_losses(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
+def _token_losses(head: nn.Linear, states: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropies of tokens, float[S, D], int64[S] -> float32[S]: logits only where something is learnt.
 
     Where they would be too many they are computed in pieces, and each piece again in the backward pass.
     """
-    pieces = -(-len(states) * head.weight.shape[0] // LOGITS)  # type: ignore[union-attr,operator]
+    pieces = -(-len(states) * len(head.weight) // LOGITS)
     if pieces <= 1:
         return _losses(head, states, targets)
     some = zip(states.chunk(pieces), targets.chunk(pieces), strict=True)
     return torch.cat([checkpoint(_losses, head, s, t, use_reentrant=False) for s, t in some])
 
 
-def _losses(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
+def _losses(head: nn.Linear, states: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(head(states).float(), targets, reduction="none", ignore_index=IGNORE)
 
 
@@ -156,7 +156,7 @@ def _compute_dtype(embeds: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embeds.dtype
 
 
-def _causal_lm(language_model: Any) -> Any:
+def causal_lm(language_model: Any) -> Any:
     """The model itself where peft wraps it."""
     return language_model.get_base_model() if hasattr(language_model, "get_base_model") else language_model
 

@@ -1,28 +1,27 @@
 """How the language model's blocks are run: compiled, computed twice to save memory, spread over processes.
 
-What is frozen and large is the blocks of the language model and of the ViT. Under FSDP2 each process keeps a
-part of every such block and gathers a block while it computes it. All that learns is small beside them and is
-whole on every process, where :mod:`processes` adds its gradients up.
+What is frozen and large is the blocks of the language model. Under FSDP2 each process keeps a part of every
+block and gathers a block while it computes it, at the same time as all others. All that learns is small
+beside them and is whole on every process, where :mod:`processes` adds its gradients up; so is the ViT, which
+each process runs on pictures of its own when they come.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from ziya_visual.core.config import Recipe
 from ziya_visual.core.errors import ConfigError
-from ziya_visual.core.parts import split_rule
 from ziya_visual.model.model import ZiyaVisualModel
+from ziya_visual.model.packed import causal_lm
 from ziya_visual.train import processes
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
     """The transformer blocks of a network: the longest list of modules that it holds."""
-    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
-    return list(max(lists, key=len, default=nn.ModuleList()))
+    lists = [list(module) for module in network.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 def prepare_blocks(model: ZiyaVisualModel, *, recompute: bool, compiled: bool) -> None:
@@ -31,8 +30,7 @@ def prepare_blocks(model: ZiyaVisualModel, *, recompute: bool, compiled: bool) -
     Raises:
         ConfigError: this language model cannot be recomputed.
     """
-    inner: Any = model.language_model
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    inner = causal_lm(model.language_model)
     if recompute:
         if not inner.supports_gradient_checkpointing:
             raise ConfigError(f"recompute: {type(inner).__name__} does not support it; leave it out")
@@ -44,8 +42,8 @@ def prepare_blocks(model: ZiyaVisualModel, *, recompute: bool, compiled: bool) -
             block.compile(dynamic=True)
 
 
-def shard_frozen(model: ZiyaVisualModel, recipe: Recipe) -> None:
-    """Spread the blocks that no stage trains over the processes.
+def shard_blocks(model: ZiyaVisualModel, recipe: Recipe) -> None:
+    """Spread the language model's blocks over the processes.
 
     Raises:
         ConfigError: there is one process, or pictures cannot be shared out evenly: then one would wait for
@@ -63,7 +61,5 @@ def shard_frozen(model: ZiyaVisualModel, recipe: Recipe) -> None:
                 raise ConfigError(
                     f"stage {stage.name}: {name} is {number}, which {count} processes cannot share evenly"
                 )
-    parts = {split_rule(rule)[0] for stage in recipe.stages for rule in stage.trains}
-    frozen = [] if "vision" in parts else blocks(model.vision_model)
-    for block in [*frozen, *blocks(model.language_model)]:
+    for block in blocks(model.language_model):
         fully_shard(block, reshard_after_forward=True)

@@ -20,7 +20,7 @@ from ziya_visual.core.config import Recipe
 from ziya_visual.core.stage import Stage
 from ziya_visual.model.adapters import add_lora, freeze_all_but
 from ziya_visual.train import processes
-from ziya_visual.train.blocks import prepare_blocks, shard_frozen
+from ziya_visual.train.blocks import prepare_blocks, shard_blocks
 from ziya_visual.train.schedule import Optimizer, cosine
 from ziya_visual.train.sight import Sight
 from ziya_visual.train.states import read_state, read_weights, write_state, write_weights
@@ -67,13 +67,14 @@ def train(training: Training, recipe: Recipe, *, after_stage: Callable[[str], No
     device = processes.start().device
     model = training.model
     if recipe.shard:
-        shard_frozen(model, recipe)
+        shard_blocks(model, recipe)
     model.to(device)
     training.alignment.to(device)
     with processes.first_alone():
         saved = read_state(recipe.out / STATES)
-    held = training.held and Sight(model, training.processor, training.held.pictures, recipe)
     sight = Sight(model, training.processor, training.data.pictures, recipe)
+    back = training.held
+    held = None if back is None else Sight(model, training.processor, back.pictures, recipe)
     with Watch(training, recipe) as watch:
         run = Run(training, recipe, watch, sight, held)
         for number, stage in enumerate(recipe.stages):

@@ -84,14 +84,16 @@ def gather(tensor: Tensor) -> Tensor:
     """
     if count() == 1:
         return tensor
-    gathered: Tensor = _Gathered.apply(tensor)
+    said = everybodys((tuple(tensor.shape), tensor.requires_grad))
+    if any(learns for _, learns in said) and not tensor.requires_grad:
+        tensor = tensor.detach().requires_grad_()  # the backward pass needs all, too
+    gathered: Tensor = _Gathered.apply(tensor, [shape for shape, _ in said])
     return gathered
 
 
 class _Gathered(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        shapes = everybodys(tuple(tensor.shape))
+    def forward(ctx: Any, tensor: Tensor, shapes: list[tuple[int, ...]]) -> Tensor:
         longest = [max(sizes) for sizes in zip(*shapes, strict=True)]
         padded = tensor.new_zeros(longest)
         padded[tuple(slice(size) for size in tensor.shape)] = tensor
@@ -101,11 +103,11 @@ class _Gathered(torch.autograd.Function):
         return torch.cat([one[: shape[0]] for one, shape in zip(found, shapes, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         summed = grad.contiguous().clone()
         dist.all_reduce(summed)
         own = slice(ctx.first, ctx.first + ctx.shape[0])
-        return summed[(own, *(slice(size) for size in ctx.shape[1:]))]
+        return summed[(own, *(slice(size) for size in ctx.shape[1:]))], None
 
 
 def add_gradients_up(parameters: Iterable[nn.Parameter]) -> None:

@@ -79,12 +79,12 @@ class Training:
         return Optimizer(self.named_parameters(), scales=scales, matrices=recipe.optimizer)
 
     def trained(self) -> dict[str, Tensor]:
-        """All that any stage may have changed: all but the LM under its adapters and sharded blocks."""
+        """All that any stage may have changed: everything but the LM under its adapters."""
         kept = {}
         for prefix, module in (("model.", self.model), ("alignment.", self.alignment)):
             for name, tensor in module.state_dict().items():
                 frozen = "language_model" in name and "lora_" not in name
-                if not frozen and not hasattr(tensor, "device_mesh"):
+                if not frozen:
                     kept[prefix + name] = tensor
         return kept
 

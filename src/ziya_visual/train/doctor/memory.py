@@ -23,7 +23,7 @@ from ziya_visual.core.stage import Stage
 from ziya_visual.data.packing import Lengths
 from ziya_visual.model.adapters import add_lora, freeze_all_but
 from ziya_visual.model.attention import PLAIN
-from ziya_visual.model.packed import decoder_states
+from ziya_visual.model.packed import causal_lm, decoder_states
 from ziya_visual.model.tree import even
 from ziya_visual.train.blocks import blocks
 from ziya_visual.train.doctor.skeleton import Skeleton, by_part, count
@@ -197,7 +197,7 @@ def _loss(bones: Skeleton, stage: Stage, shape: Shape, cached: bool) -> Tensor:
 def _language_model_loss(model: Any, queries: Tensor, shape: Shape) -> Tensor:
     """As :func:`packed.packed_loss`."""
     language_model = model.language_model
-    inner = language_model.get_base_model() if hasattr(language_model, "peft_config") else language_model
+    inner = causal_lm(language_model)
     ids = torch.zeros(sum(map(sum, shape.lengths)), dtype=torch.long)
     embeds = inner.get_input_embeddings()(ids)
     embeds = embeds.masked_scatter((ids == 1).unsqueeze(-1), model.image_prefix(queries).to(embeds.dtype))
@@ -285,7 +285,5 @@ def _sum(values: Any) -> int:
 
 
 def _spread(model: Any) -> list[int]:
-    """Bytes of the frozen weights of each block: see :func:`~.blocks.shard_frozen`."""
-    frozen = not any(p.requires_grad for p in model.vision_model.parameters())
-    found = [*blocks(model.language_model), *(blocks(model.vision_model) if frozen else [])]
-    return [_sum(p for p in block.parameters() if not p.requires_grad) for block in found]
+    """Bytes of the frozen weights of each block: see :func:`~.blocks.shard_blocks`."""
+    return [_sum(p for p in b.parameters() if not p.requires_grad) for b in blocks(model.language_model)]

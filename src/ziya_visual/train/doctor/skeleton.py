@@ -102,6 +102,7 @@ def _of_checkpoint(recipe: Recipe) -> Skeleton:
     with torch.device("meta"):
         model = ZiyaVisualModel._from_config(config)
         alignment = Alignment(qformer, projection_size=config.image_text_hidden_size)
+    model.float()
     if keeps_bfloat16(recipe):
         model.language_model.to(torch.bfloat16)
     alignment.qformer_tokenizer = open_qformer_tokenizer(folder)
