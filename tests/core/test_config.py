@@ -68,6 +68,11 @@ def test_a_recipe_is_read_and_changed(path: Path) -> None:
         ("stages.0.learning_rates={lora: 0}", "stages.0.learning_rates.lora: Input should be greater than 0"),
         ("model.bridge={num_query=3}", "model.bridge"),
         ("precision=fp16", "precision: the Q-Former's values overflow float16; use bf16, or fp32"),
+        (
+            "stages.0={name: a, steps: 1, images_per_step: 1, texts_per_image: 1, texts_per_step: 1, "
+            "tasks: {}, trains: [qformer], learning_rate: 1}",
+            "texts_per_step: without lora in trains nothing learns",
+        ),
         ("shard=true", "shard needs save: adapter"),
         ("model.quantize=nf4", "model.quantize needs save: adapter"),
         ("trackers=[tensorbord]", "trackers.0: Input should be 'tensorboard'"),

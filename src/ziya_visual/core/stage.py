@@ -80,6 +80,9 @@ class Stage(Strict):
         if self.images_at_once and not self.objectives.language_model:
             why = "images_at_once is of the language model's loss, which this stage does not have"
             raise PydanticCustomError("rule", why)
+        if self.texts_per_step and "lora" not in self.parts:
+            why = "texts_per_step: without lora in trains nothing learns from a text without a picture"
+            raise PydanticCustomError("rule", why)
         if idle:
             why = "learning_rates has {part}, which this stage does not train"
             raise PydanticCustomError("rule", why, {"part": idle[0]})

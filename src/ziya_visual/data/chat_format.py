@@ -17,7 +17,7 @@ import copy
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -65,7 +65,7 @@ class ChatFormat:
         self.tokenizer, self.image_position = tokenizer, image_position
         self.image_id: int = image_id
         self._template = ChatTemplate(tokenizer)
-        self._whole, self._plain = _backend(backend, as_text=False), _backend(backend, as_text=True)
+        self._whole = _backend(backend, as_text=False)
         self._skeletons = lru_cache(256)(self._skeleton)
         pieces = self._template.pieces(("user", "assistant"), False)
         written = "".join(pieces)
@@ -79,6 +79,11 @@ class ChatFormat:
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         opening = self._ids(pieces[0])[:1]
         self.bos_ids: list[int] = opening if opening == [tokenizer.bos_token_id] else []
+
+    @cached_property
+    def _plain(self) -> Any:
+        """Made when a text is first read: copying a vocabulary takes a while."""
+        return _backend(self.tokenizer.backend_tokenizer, as_text=True)
 
     def __deepcopy__(self, memo: Any) -> ChatFormat:
         """Itself, for it never changes: a processor is copied whenever it is shown or saved."""

@@ -35,6 +35,7 @@ class Seen:
     queries: Tensor
 
 
+NOTHING = Seen(None, torch.empty(0))
 See = Callable[[np.ndarray], Seen]  # of pictures by their rows
 
 
@@ -75,8 +76,9 @@ def add_gradients(
     found = []
     for share in batch.shares(at_once, align=objectives.align):
         with computing(precision, model.device.type):
+            seen = see(share.pictures) if len(share.pictures) else NOTHING
             losses = compute_losses(
-                model, alignment, share, see(share.pictures), objectives=objectives, langs=langs, step=step
+                model, alignment, share, seen, objectives=objectives, langs=langs, step=step
             )
         losses.total.backward()
         found.append(losses.parts)
