@@ -8,6 +8,7 @@ Legend: T tokens of all rows, D width, S supervised tokens, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +93,12 @@ def decoder_states(language_model: Any, embeds: Tensor, position_ids: Tensor, le
     With our attention, and with FlexAttention, each segment meets its prefix alone. With another a dense mask
     over all tokens says so, which costs their number squared.
     """
-    decoder = causal_lm(language_model).model
+    decoder = causal_lm(language_model).base_model
+    if "position_ids" not in inspect.signature(decoder.forward).parameters:
+        name = type(causal_lm(language_model)).__name__
+        raise ValueError(
+            f"{name} takes no position_ids, and cannot be told where the branches of a row begin"
+        )
     tokens = len(embeds)
     dtype = _compute_dtype(embeds)
     if decoder.config._attn_implementation == PLAIN:
@@ -126,7 +132,7 @@ def packed_loss(
     places = F.pad(learnt, (0, even(count) - count))
     targets = labels[places]
     targets[count:] = IGNORE
-    losses = _token_losses(causal_lm(language_model).lm_head, states[places], targets)[:count]
+    losses = _token_losses(causal_lm(language_model).get_output_embeddings(), states[places], targets)[:count]
     langs = torch.from_numpy(batch.langs).to(states.device)[learnt]
     return {
         int(lang): LossSum(losses[langs == lang].sum(), int((langs == lang).sum()))

@@ -203,7 +203,7 @@ def _language_model_loss(model: Any, queries: Tensor, shape: Shape) -> Tensor:
     embeds = embeds.masked_scatter((ids == 1).unsqueeze(-1), model.image_prefix(queries).to(embeds.dtype))
     states = decoder_states(language_model, embeds, ids, shape.lengths)
     learnt = torch.zeros(even(shape.supervised), dtype=torch.long)
-    logits = inner.lm_head(states[learnt]).float()
+    logits = inner.get_output_embeddings()(states[learnt]).float()
     return F.cross_entropy(logits, learnt, reduction="none").sum()
 
 
