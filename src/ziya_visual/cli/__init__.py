@@ -183,6 +183,31 @@ def web(checkpoint: Checkpoint, host: Host = "127.0.0.1", port: Port = 7860) -> 
     run(checkpoint, host=host, port=port)
 
 
+@app.command()
+def index(
+    folder: Annotated[Path, typer.Argument(help="Pictures, in it and below it.")],
+    model: Annotated[Path, typer.Option(help="A checkpoint folder.")],
+) -> None:
+    """Make the pictures of a folder ready for find; what did not change is kept."""
+    from ziya_visual.serve.search import index_folder
+
+    typer.echo(f"{len(index_folder(folder, model).names)} pictures")
+
+
+@app.command()
+def find(
+    text: Annotated[str, typer.Argument(help="What they show, such as 一只猫.")],
+    model: Annotated[Path, typer.Option(help="The checkpoint folder that the index was made with.")],
+    folder: Annotated[Path, typer.Option("--in", help="A folder that was indexed.")] = Path(),
+    count: Annotated[int, typer.Option(min=1, help="So many, the best first.")] = 5,
+) -> None:
+    """Find pictures by a text, in either language."""
+    from ziya_visual.serve.search import find as run
+
+    for found in run(text, folder, model, count=count):
+        typer.echo(f"{found.score:.3f} {found.path}")
+
+
 def main() -> None:
     """Run a command; an error is one readable line and a non-zero exit code.
 
