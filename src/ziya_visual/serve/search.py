@@ -126,7 +126,7 @@ def _read(folder: Path) -> Index | None:
         with np.load(path, allow_pickle=False) as file:
             names, stamps = file["names"].tolist(), file["stamps"].tolist()
             return Index(str(file["checkpoint"]), names, stamps, file["features"])
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         log.logger.warning("%s is damaged and made anew (%s)", path, error)
         return None
 
