@@ -25,13 +25,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from train_setting import LANGS, Album, Packed, Single, album, collate, models
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ziya_visual.core.config import Objectives
 from ziya_visual.core.io import write_json
+from ziya_visual.core.stage import Objectives
 from ziya_visual.model.tree import even
 from ziya_visual.train.batches import Batch
-from ziya_visual.train.loop import draw_ahead
 from ziya_visual.train.schedule import Optimizer
-from ziya_visual.train.step import compute_losses
+from ziya_visual.train.step import Seen, compute_losses
+from ziya_visual.train.training import draw_ahead
 
 IMAGES_PER_STEP, STEPS = 8, 2  # of a round
 GROWTH = (1, 2, 4, 8, 16)
@@ -52,11 +52,10 @@ class Ours:
     def loss(self, batch: Batch, pixels: torch.Tensor, features: torch.Tensor | None = None) -> torch.Tensor:
         rows = batch.pictures
         embeds = self.model.encode_images(pixels[rows]) if features is None else features[rows]
+        seen = Seen(embeds, self.model.query_images(embeds))
         none: Any = None  # no alignment: the language model's loss alone
         langs = list(LANGS)
-        return compute_losses(
-            self.model, none, batch, embeds, objectives=OBJECTIVES, langs=langs, step=0
-        ).total
+        return compute_losses(self.model, none, batch, seen, objectives=OBJECTIVES, langs=langs, step=0).total
 
     def epoch(self, data: Album, drawn: Iterator[Batch], *, cached: bool) -> tuple[float, float]:
         """Seconds of ``STEPS`` steps, and of them those in which the next batch was waited for."""

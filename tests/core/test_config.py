@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from ziya_visual.core.config import load_recipe, split_rule
+from ziya_visual.core.config import load_recipe
 from ziya_visual.core.errors import ConfigError
+from ziya_visual.core.parts import split_rule
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 RECIPE = """
 name: r
 out: runs/r
@@ -32,7 +34,10 @@ def test_a_recipe_is_read_and_changed(path: Path) -> None:
     assert recipe.data.path == (Path("b"), Path("c"))
     assert recipe.stages[0].trains == ("qformer", "lora")
     left_out = ["cache.gigabytes=2", "model.lora.rank=3", "stages.0.objectives.contrastive=0.5"]
-    changed = load_recipe(path, [*left_out, "stages.0.learning_rates.lora=0.1"])
+    held = ["validation.path=[c]", "validation.best=loss/zh"]
+    changed = load_recipe(path, [*left_out, *held, "stages.0.learning_rates.lora=0.1"])
+    assert changed.validation is not None
+    assert (changed.validation.path, changed.validation.best) == ((Path("c"),), "loss/zh")
     assert (changed.cache.gigabytes, changed.model.lora.rank) == (2, 3)
     assert changed.stages[0].objectives.contrastive == 0.5
     assert changed.stages[0].learning_rates == {"lora": 0.1}
@@ -62,6 +67,16 @@ def test_a_recipe_is_read_and_changed(path: Path) -> None:
         ),
         ("stages.0.learning_rates={lora: 0}", "stages.0.learning_rates.lora: Input should be greater than 0"),
         ("model.bridge={num_query=3}", "model.bridge"),
+        ("precision=fp16", "precision: the Q-Former's values overflow float16; use bf16, or fp32"),
+        (
+            "stages.0={name: a, steps: 1, images_per_step: 1, texts_per_image: 1, texts_per_step: 1, "
+            "tasks: {}, trains: [qformer], learning_rate: 1}",
+            "texts_per_step: without lora in trains nothing learns",
+        ),
+        ("shard=true", "shard needs save: adapter"),
+        ("model.quantize=nf4", "model.quantize needs save: adapter"),
+        ("trackers=[tensorbord]", "trackers.0: Input should be 'tensorboard'"),
+        ("validation.evry=1", "unknown key 'validation.evry'; did you mean 'every'?"),
     ],
 )
 def test_what_does_not_fit_is_named(path: Path, override: str, text: str) -> None:
@@ -69,6 +84,18 @@ def test_what_does_not_fit_is_named(path: Path, override: str, text: str) -> Non
         load_recipe(path, [override])
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_that_are_shipped_can_be_read(path: Path) -> None:
+    assert load_recipe(path, ["out=elsewhere"]).name == path.stem
+
+
+def test_a_recipe_ends_with_the_stage_that_is_asked_for() -> None:
+    recipe = load_recipe(RECIPES / "quickstart.yaml")
+    assert [stage.name for stage in recipe.until("base").stages] == ["align", "base"]
+    with pytest.raises(ConfigError, match="there is no stage 'bas'; did you mean 'base'"):
+        recipe.until("bas")
 
 
 def test_blocks_are_sliced_as_python_does() -> None:

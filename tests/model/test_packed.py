@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ziya_visual.data.chat_format import Encoded
 from ziya_visual.data.packing import IGNORE, Branch, Lengths, PackedBatch, Row, pack
+from ziya_visual.model import packed
 from ziya_visual.model.attention import PLAIN, plain_attention
 from ziya_visual.model.packed import dense_mask, mean_loss, packed_loss
 from ziya_visual.model.tree import build_tree
@@ -65,10 +66,10 @@ def test_packed_equals_unpacked_in_loss_and_gradients(model: LlamaForCausalLM, s
     rows = random_rows(np.random.default_rng(seed), 3)
     grads = []
     losses = []
-    for packed in (True, False):
+    for together in (True, False):
         model.zero_grad()
         prefix = torch.randn(3, QUERIES, 32, generator=torch.Generator().manual_seed(seed)).requires_grad_()
-        if packed:
+        if together:
             loss = mean_loss(packed_loss(model, pack(rows), image_id=IMAGE, image_prefix=prefix))
         else:
             loss = unpacked_loss(model, rows, prefix)
@@ -78,6 +79,47 @@ def test_packed_equals_unpacked_in_loss_and_gradients(model: LlamaForCausalLM, s
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     for ours, stock in zip(*grads, strict=True):
         assert torch.allclose(ours, stock, rtol=1e-4, atol=1e-6)
+
+
+def test_a_row_of_texts_alone_stands_beside_those_of_pictures(model: LlamaForCausalLM) -> None:
+    """Without a prefix at all, as where a language model begins with no token of its own."""
+    (row,) = random_rows(np.random.default_rng(0), 1)
+    prefix = torch.randn(1, QUERIES, 32)
+    alone = Row([], row.branches)
+    with torch.inference_mode():
+        together = packed_loss(model, pack([row, alone]), image_id=IMAGE, image_prefix=prefix)
+        apart = [
+            packed_loss(model, pack([row]), image_id=IMAGE, image_prefix=prefix),
+            packed_loss(model, pack([alone])),
+        ]
+    for lang, found in together.items():
+        assert found.total.item() == pytest.approx(sum(part[lang].total.item() for part in apart), rel=1e-5)
+        assert found.count == sum(part[lang].count for part in apart)
+
+
+def test_logits_in_pieces_are_all_logits(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = pack(random_rows(np.random.default_rng(0), 3))
+    found = []
+    for most in (packed.LOGITS, 7 * VOCABULARY):
+        monkeypatch.setattr(packed, "LOGITS", most)
+        model.zero_grad()
+        loss = mean_loss(packed_loss(model, batch))
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    for whole, pieces in zip(*found, strict=True):
+        assert torch.allclose(pieces, whole, rtol=1e-5, atol=1e-7)
+
+
+def test_flex_attention_sees_what_the_dense_mask_shows(model: LlamaForCausalLM) -> None:
+    """Forward alone: torch has its backward pass on GPUs only."""
+    batch = pack(random_rows(np.random.default_rng(0), 3))
+    prefix = torch.randn(3, QUERIES, 32)
+    losses = []
+    for attention in ("flex_attention", "sdpa"):
+        model.set_attn_implementation(attention)
+        with torch.no_grad():
+            losses.append(mean_loss(packed_loss(model, batch, image_id=IMAGE, image_prefix=prefix)))
+    assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-5)
 
 
 def test_losses_are_summed_by_language(model: LlamaForCausalLM) -> None:

@@ -157,7 +157,13 @@ def test_gpus_that_are_too_small_for_one_are_shared(folder: Path, monkeypatch: p
     here["cuda"] = [{"name": "tiny", "total_bytes": int((one + two) / 2 / 0.9), "free_bytes": 0}]
     found = examine_recipe(made.recipe, here, gpus=1)
     assert found.facts["fits"] == {"cpu": True, "gpu": False}
-    row = {"form": "gpu", "stage": "base", "change": "FSDP on 2 GPUs", "saves_bytes": one - two, "fits": True}
+    row = {
+        "form": "gpu",
+        "stage": "base",
+        "change": "shard=true on 2 GPUs",
+        "saves_bytes": one - two,
+        "fits": True,
+    }
     assert found.advice == [row]
 
 

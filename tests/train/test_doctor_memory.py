@@ -17,7 +17,7 @@ from ziya_visual.train.doctor.memory import Memory, Shape, dry_step
 from ziya_visual.train.doctor.plan import Plan
 from ziya_visual.train.doctor.skeleton import skeleton
 from ziya_visual.train.schedule import Optimizer
-from ziya_visual.train.step import compute_losses
+from ziya_visual.train.step import Seen, compute_losses
 
 
 def real_step(folder: Path, made: Plan, number: int) -> tuple[int, int, int, int]:
@@ -45,8 +45,9 @@ def real_step(folder: Path, made: Plan, number: int) -> tuple[int, int, int, int
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         embeds = model.encode_images(pixels).to(torch.bfloat16 if bf16 else torch.float32)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            seen = Seen(embeds, model.query_images(embeds))
             losses = compute_losses(
-                model, alignment, batch, embeds, objectives=stage.objectives, langs=made.album.langs, step=0
+                model, alignment, batch, seen, objectives=stage.objectives, langs=made.album.langs, step=0
             )
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     assert optimizer.step(losses.total, lr=0.0)
@@ -102,7 +103,7 @@ def test_sharding_is_the_formula_of_the_documentation(folder: Path) -> None:
     memory = dry_step(bones, stage, shape, lora=None, precision="bf16", cached=True)
     assert memory.casts > 0
     assert memory.one_process() == memory.states + memory.activations + memory.casts
-    whole = (memory.root + 2 * memory.block) // 2
-    assert memory.sharded(4, precision="bf16") == memory.states // 4 + whole + memory.activations
+    blocks = sum(memory.blocks)
+    assert memory.sharded(4) == memory.one_process() - blocks + blocks // 4 + 2 * max(memory.blocks)
     rows = ((4, 6), (4, 2, 2), (4, 5), (4, 7), (4, 1))
     assert Shape(5, rows, 9, ((5, 7), (2, 3))).share(2) == Shape(3, rows[:3], 5, ((3, 7),))

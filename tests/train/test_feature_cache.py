@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import write_base_and_pictures
+from safetensors import safe_open
+from tiny_models import QUERIES, write_base_and_pictures
 
 from ziya_visual.core.config import load_recipe
 from ziya_visual.model.checkpoint import load_checkpoint
@@ -50,6 +51,38 @@ def test_training_from_the_cache_is_training_online(
     for name in ("some", "cached", "again"):
         for key, tensor in found["online"].items():
             assert torch.allclose(found[name][key], tensor, atol=1e-6), (name, key)
+
+
+FROZEN = """
+name: test
+out: {folder}/run
+precision: {precision}
+model: {{checkpoint: {folder}/base, lora: {{rank: 4, alpha: 8}}}}
+data: {{path: ["{folder}/pictures"]}}
+stages:
+  - {{name: one, steps: 4, images_per_step: 3, texts_per_image: 1, tasks: {{caption: 1.0}},
+      learning_rate: 0.01, trains: [projection, lora], objectives: {{language_model: 1.0, contrastive: 1.0}}}}
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_a_frozen_qformer_reads_is_kept_instead(
+    tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_base_and_pictures(tmp_path, ("red", "green", "blue", "white", "black"))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(FROZEN.format(folder=tmp_path, precision=precision))
+    found = {}
+    for name, frozen in (("cached", True), ("online", False)):
+        if not frozen:
+            monkeypatch.setattr("ziya_visual.train.sight.reads_queries_only", lambda _: False)
+        done = run_recipe(load_recipe(path, [f"out={tmp_path / name}"]))
+        found[name] = load_checkpoint(done)[0].state_dict()
+        (shard,) = (tmp_path / name / "features").rglob("*.safetensors")
+        with safe_open(shard, "pt") as file:
+            assert file.get_tensor("states").shape == ((5, QUERIES, 32) if frozen else (5, 5, 32))
+    for key, tensor in found["online"].items():
+        assert torch.allclose(found["cached"][key], tensor, atol=1e-6), key
 
 
 def pictures(count: int) -> np.ndarray:
@@ -103,7 +136,7 @@ def test_what_the_budget_leaves_out_is_encoded_when_needed(
     encoder = Encoder(pixels)
     cache = FeatureCache(tmp_path, pixels, encoder, gigabytes=1.5e-6)  # two shards of 2 pictures
     cache.fill()
-    assert "hold 4 of 6 pictures' states" in caplog.text
+    assert "do not hold the states of 2 of 6 pictures" in caplog.text
     encoder.asked.clear()
     rows = np.asarray([5, 0, 4, 2])
     assert torch.equal(cache(rows), Encoder(pixels)(rows))
@@ -113,10 +146,10 @@ def test_what_the_budget_leaves_out_is_encoded_when_needed(
 def test_another_encoder_size_or_precision_is_another_folder() -> None:
     one, other = (torch.nn.Linear(2, 2) for _ in range(2))
     keys = {
-        encoder_key(one, side=16, dtype=torch.float32),
-        encoder_key(other, side=16, dtype=torch.float32),
-        encoder_key(one, side=32, dtype=torch.float32),
-        encoder_key(one, side=16, dtype=torch.bfloat16),
-        encoder_key(one.to(torch.bfloat16), side=16, dtype=torch.bfloat16),
+        encoder_key([one], side=16, dtype=torch.float32),
+        encoder_key([other], side=16, dtype=torch.float32),
+        encoder_key([one], side=32, dtype=torch.float32),
+        encoder_key([one], side=16, dtype=torch.bfloat16),
+        encoder_key([one.to(torch.bfloat16)], side=16, dtype=torch.bfloat16),
     }
     assert len(keys) == 5

@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import Blip2VisionConfig, Blip2VisionModel, LlamaConfig, LlamaForCausalLM
 
-from ziya_visual.core.config import Objectives, Recipe, load_recipe
+from ziya_visual.core.config import Recipe, load_recipe
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example, ImageRef, Message
+from ziya_visual.core.stage import Objectives
 from ziya_visual.model.adapters import freeze_all_but
 from ziya_visual.model.compose import compose
 from ziya_visual.model.processor import ZiyaProcessor
@@ -21,7 +22,8 @@ from ziya_visual.train.batches import Batches, album
 from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
 from ziya_visual.train.schedule import Optimizer
 from ziya_visual.train.states import read_state, write_state
-from ziya_visual.train.step import add_gradients
+from ziya_visual.train.step import Seen, add_gradients, means
+from ziya_visual.train.training import Pictured, Training
 
 COLORS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
 CHINESE = {"red": "红色", "green": "绿色", "blue": "蓝色", "white": "白色"}
@@ -61,7 +63,7 @@ def tokenizer() -> Any:
     return train_tokenizer(corpus_texts(np.random.default_rng(0), 30))
 
 
-def training(tokenizer: Any) -> loop.Training:
+def training(tokenizer: Any) -> Training:
     torch.manual_seed(0)
     vision = Blip2VisionModel(
         Blip2VisionConfig(
@@ -98,7 +100,7 @@ def training(tokenizer: Any) -> loop.Training:
     )
     pictures = np.stack([np.full((16, 16, 3), rgb, np.uint8) for rgb in COLORS.values()])
     processor = ZiyaProcessor(tokenizer, image_size=16, num_query_tokens=4)
-    return loop.Training(model, alignment, processor, album(examples()), pictures)
+    return Training(model, alignment, processor, Pictured(album(examples()), pictures))
 
 
 def recipe(folder: Path, *, align: int = 6, base: int = 6, save_every: int = 1) -> Recipe:
@@ -107,7 +109,7 @@ def recipe(folder: Path, *, align: int = 6, base: int = 6, save_every: int = 1) 
     return load_recipe(path)
 
 
-def weights(done: loop.Training) -> dict[str, torch.Tensor]:
+def weights(done: Training) -> dict[str, torch.Tensor]:
     return {k: v.clone() for m in (done.model, done.alignment) for k, v in m.state_dict().items()}
 
 
@@ -212,7 +214,7 @@ def test_a_step_in_shares_has_the_gradients_of_a_whole_one(tokenizer: Any, align
     made.alignment.double()
     freeze_all_but(made.model, made.alignment, ("qformer", "query_tokens", "projection", "alignment"))
     many = [replace(e, id=f"{n}{e.id}", image_id=f"{n}{e.image_id}") for n in "ab" for e in examples()]
-    pixels = np.concatenate([made.pictures, 255 - made.pictures])
+    pixels = np.concatenate([made.data.pictures, 255 - made.data.pictures])
     batches = Batches(
         album(many), made.processor.chat, tasks={"caption": 1.0, "vqa": 1.0}, images_per_step=8,
         texts_per_image=3, num_image_tokens=4, seed=0, max_pair_tokens=16,
@@ -220,17 +222,21 @@ def test_a_step_in_shares_has_the_gradients_of_a_whole_one(tokenizer: Any, align
     weight = 0.5 * aligned
     objectives = Objectives(language_model=2.0, contrastive=weight, matching=weight, grounded=weight)
     named = [*made.model.named_parameters(), *made.alignment.named_parameters()]
+
+    def see(rows: np.ndarray) -> Seen:
+        states = made.model.encode_images(made.processor.normalise(pixels[rows]))
+        return Seen(states, made.model.query_images(states))
+
     found = []
     for at_once in (None, 8, 4, 3, 1):
         torch.manual_seed(0)  # matching draws its negatives
         for _, parameter in named:
             parameter.grad = None
-        values = add_gradients(
-            made.model, made.alignment, batches[0],
-            lambda rows: made.model.encode_images(made.processor.normalise(pixels[rows])),
+        parts = add_gradients(
+            made.model, made.alignment, batches[0], see,
             objectives=objectives, langs=["en", "zh"], step=0, precision="fp32", at_once=at_once,
         )  # fmt: skip
-        found.append((values, {name: p.grad.clone() for name, p in named if p.grad is not None}))
+        found.append((means(parts), {name: p.grad.clone() for name, p in named if p.grad is not None}))
     whole_values, whole = found[0]
     assert len(whole) > 20
     for values, grads in found[1:]:

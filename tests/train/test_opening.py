@@ -10,7 +10,8 @@ import torch
 from ziya_visual.core.config import Recipe
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.data.text_batch import text_batch
-from ziya_visual.model.adapters import freeze_all_but
+from ziya_visual.model.adapters import add_lora, freeze_all_but
+from ziya_visual.train.doctor.skeleton import skeleton
 from ziya_visual.train.run import _opened
 
 
@@ -51,3 +52,24 @@ def test_an_adapter_needs_a_base_with_an_alignment(tmp_path: Path) -> None:
     tiny.blip2_folder(tmp_path / "stock")
     with pytest.raises(ConfigError, match="save: adapter needs a base with an alignment"):
         _opened(tmp_path / "stock", recipe(tmp_path / "stock", save="adapter"))
+
+
+@pytest.mark.parametrize(("stored", "precision", "kept"), [
+    (torch.bfloat16, "bf16", torch.bfloat16),
+    (torch.bfloat16, "fp32", torch.float32),
+    (torch.float16, "bf16", torch.float32),
+    (torch.float32, "bf16", torch.float32),
+])  # fmt: skip
+def test_only_a_frozen_language_model_stays_in_bfloat16(
+    tmp_path: Path, stored: torch.dtype, precision: str, kept: torch.dtype
+) -> None:
+    tiny.blip2().to(stored).save_pretrained(tmp_path)
+    tiny.tokenizer(image=True).save_pretrained(tmp_path)
+    model, alignment, _ = _opened(tmp_path, recipe(tmp_path, precision=precision))
+    add_lora(model, rank=2, alpha=4)
+    dtypes = {name: p.dtype for name, p in [*model.named_parameters(), *alignment.named_parameters()]}
+    frozen = {name for name in dtypes if name.startswith("language_model.") and "lora_" not in name}
+    assert {dtypes[name] for name in frozen} == {kept}
+    assert {dtypes[name] for name in dtypes.keys() - frozen} == {torch.float32}
+    made = recipe(tmp_path, precision=precision)
+    assert {p.dtype for p in skeleton(made).model.language_model.parameters()} == {kept}

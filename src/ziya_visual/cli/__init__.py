@@ -108,12 +108,14 @@ def pretrain_parts(
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe file.")],
     changes: Annotated[list[str] | None, typer.Argument(help="key=value, such as stages.0.steps=100")] = None,
+    stage: Annotated[str | None, typer.Option(help="Stop when this stage is done.")] = None,
 ) -> None:
     """Run the stages of a recipe; a killed run goes on where it was."""
     from ziya_visual.core.config import load_recipe
     from ziya_visual.train.run import run_recipe
 
-    typer.echo(str(run_recipe(load_recipe(recipe, changes or ()))))
+    made = load_recipe(recipe, changes or ())
+    typer.echo(str(run_recipe(made if stage is None else made.until(stage))))
 
 
 @app.command()
@@ -181,6 +183,31 @@ def web(checkpoint: Checkpoint, host: Host = "127.0.0.1", port: Port = 7860) -> 
     from ziya_visual.serve.web import web as run
 
     run(checkpoint, host=host, port=port)
+
+
+@app.command()
+def index(
+    folder: Annotated[Path, typer.Argument(help="Pictures, in it and below it.")],
+    model: Annotated[Path, typer.Option(help="A checkpoint folder.")],
+) -> None:
+    """Make the pictures of a folder ready for find; what did not change is kept."""
+    from ziya_visual.serve.search import index_folder
+
+    typer.echo(f"{len(index_folder(folder, model).names)} pictures")
+
+
+@app.command()
+def find(
+    text: Annotated[str, typer.Argument(help="What they show, such as 一只猫.")],
+    model: Annotated[Path, typer.Option(help="The checkpoint folder that the index was made with.")],
+    folder: Annotated[Path, typer.Option("--in", help="A folder that was indexed.")] = Path(),
+    count: Annotated[int, typer.Option(min=1, help="So many, the best first.")] = 5,
+) -> None:
+    """Find pictures by a text, in either language."""
+    from ziya_visual.serve.search import find as run
+
+    for found in run(text, folder, model, count=count):
+        typer.echo(f"{found.score:.3f} {found.path}")
 
 
 def main() -> None:

@@ -5,131 +5,40 @@ Configuration stops here and at the builders: modules take plain keyword argumen
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from ziya_visual.core.errors import ConfigError, nearest
 from ziya_visual.core.io import read_text
-
-Part = Literal["qformer", "query_tokens", "projection", "alignment", "lora", "vision"]
-PARTS: tuple[Part, ...] = ("qformer", "query_tokens", "projection", "alignment", "lora", "vision")
-BLOCKS: tuple[Part, ...] = ("qformer", "alignment", "lora", "vision")  # the parts made of numbered blocks
+from ziya_visual.core.stage import Stage, Strict
 
 
-def split_rule(rule: str) -> tuple[str, slice | None]:
-    """What a stage trains: a part, or some of its blocks as Python slices them.
-
-    >>> split_rule("qformer")
-    ('qformer', None)
-    >>> split_rule("vision[-2:]")  # the last two; [36:39] are three, [:4] the first four
-    ('vision', slice(-2, None, None))
-
-    Raises:
-        ValueError: it is of another form, names no part, or slices one that has no blocks.
-    """
-    form = re.fullmatch(r"(\w+)(?:\[(-?\d+)?:(-?\d+)?\])?", rule)
-    if form is None:
-        raise ValueError(
-            f"expected a part, or some blocks of one such as vision[-2:] or vision[36:39], found {rule!r}"
-        )
-    part, first, end = form.groups()
-    if part not in PARTS:
-        raise ValueError(f"unknown part {part!r}{nearest(part, PARTS)}")
-    if rule == part:
-        return part, None
-    if part not in BLOCKS:
-        raise ValueError(f"{part} has no blocks to choose from; write {part!r}")
-    return part, slice(first and int(first), end and int(end))
+def _no_fp16(precision: Any) -> Any:
+    if precision == "fp16":
+        why = "the Q-Former's values overflow float16; use bf16, or fp32"
+        raise PydanticCustomError("rule", "{why}", {"why": why})
+    return precision
 
 
-def _checked(rule: str) -> str:
-    try:
-        split_rule(rule)
-    except ValueError as error:
-        raise PydanticCustomError("rule", "{why}", {"why": str(error)}) from error
-    return rule
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Lora(_Strict):
+class Lora(Strict):
     """Low-rank adaptation of the language model's linear layers."""
 
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0)
 
 
-class Objectives(_Strict):
-    """The weight of each loss; 0 leaves it out."""
-
-    language_model: float = Field(1.0, ge=0)
-    contrastive: float = Field(0.0, ge=0)
-    matching: float = Field(0.0, ge=0)
-    grounded: float = Field(0.0, ge=0)
-
-    @property
-    def align(self) -> bool:
-        """Whether any compares pictures with captions in the Q-Former."""
-        return bool(self.contrastive or self.matching or self.grounded)
-
-
-class Stage(_Strict):
-    """One stage of training (DESIGN, "Stages")."""
-
-    name: str
-    steps: int = Field(ge=1)
-    images_per_step: int = Field(ge=1)
-    texts_per_image: int = Field(
-        ge=1, description="texts drawn of those that an image has, all languages together"
-    )
-    images_at_once: int | None = Field(
-        None, ge=1, description="images whose texts are in memory together; all of a step's, if not given"
-    )
-    tasks: dict[str, float] = Field(description="weight of each task in the draw")
-    trains: tuple[Annotated[str, AfterValidator(_checked)], ...] = Field(
-        description="parts, or blocks of a part: see split_rule"
-    )
-    objectives: Objectives = Objectives()
-    learning_rate: float = Field(
-        gt=0, description="at its highest, of all parts that learning_rates leaves out"
-    )
-    learning_rates: dict[Part, Annotated[float, Field(gt=0)]] = Field(
-        default={}, description="of single parts, such as {lora: 0.0001, vision: 0.00001}"
-    )
-    warmup_steps: int = Field(0, ge=0)
-    final_fraction: float = Field(0.05, ge=0, le=1, description="of the learning rate, at the last step")
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The parts of which anything is trained."""
-        return tuple(split_rule(rule)[0] for rule in self.trains)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Stage:
-        twice = sorted({part for part in self.parts if self.parts.count(part) > 1})
-        idle = sorted(set(self.learning_rates) - set(self.parts))
-        if twice:
-            raise PydanticCustomError(
-                "rule", "trains names {part} twice; write one range", {"part": twice[0]}
-            )
-        if self.images_at_once and not self.objectives.language_model:
-            why = "images_at_once is of the language model's loss, which this stage does not have"
-            raise PydanticCustomError("rule", why)
-        if idle:
-            why = "learning_rates has {part}, which this stage does not train"
-            raise PydanticCustomError("rule", why, {"part": idle[0]})
-        return self
-
-
-class Bridge(_Strict):
+class Bridge(Strict):
     """The Q-Former of a new checkpoint."""
 
     num_query_tokens: int = Field(32, ge=1)
@@ -143,30 +52,50 @@ class Bridge(_Strict):
     projection_size: int = Field(256, ge=1, description="width of the contrastive space")
 
 
-class Model(_Strict):
+class Model(Strict):
     """Where training starts: a checkpoint of ours, or parts to compose one of."""
 
     checkpoint: Path | None = None
+    image_size: int | None = Field(
+        None, ge=1, description="pixels a side; position embeddings are interpolated to it"
+    )
+    attention: Literal["plain", "flex_attention", "sdpa"] = Field(
+        "plain",
+        description="of the language model; sdpa fits every one, and costs the square of a step's tokens",
+    )
+    quantize: Literal["nf4"] | None = Field(
+        None, description="the checkpoint's language model in 4 bits under its adapters (QLoRA)"
+    )
     vision: Path | None = None
     language_model: Path | None = None
     bridge: Bridge = Bridge()
     lora: Lora = Lora()
 
 
-class Data(_Strict):
+class Data(Strict):
     """What is trained on: files of records (JSONL), or a folder of pictures with a ``captions.csv``."""
 
     path: tuple[Path, ...]
 
 
-class Cache(_Strict):
-    """Where the frozen ViT's states of the pictures are kept, and how much of the disk they may take."""
+class Validation(Strict):
+    """Records whose language-model loss is measured while training goes on."""
+
+    path: tuple[Path, ...]
+    every: int = Field(200, ge=1, description="steps; the last of a stage is one too")
+    best: str | None = Field(
+        None, description="the loss by which a stage ends with its best weights: loss, or loss/zh ..."
+    )
+
+
+class Cache(Strict):
+    """Where a frozen encoder's results for the pictures are kept, and how much of the disk they may take."""
 
     path: Path | None = Field(None, description="a folder that runs may share; else features/ in out")
     gigabytes: float = Field(20.0, ge=0)
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """A whole recipe file."""
 
     name: str
@@ -174,12 +103,24 @@ class Recipe(_Strict):
     out: Path
     model: Model
     data: Data
-    precision: Literal["fp32", "bf16"] = "bf16"
+    validation: Validation | None = None
+    precision: Annotated[Literal["fp32", "bf16"], BeforeValidator(_no_fp16)] = "bf16"
     optimizer: Literal["muon", "adamw"] = Field(
         "muon", description="of the matrices inside the networks; all else is AdamW's"
     )
     stages: tuple[Stage, ...] = Field(min_length=1)
     save_every: int = Field(200, ge=1, description="steps, after which a killed run goes on")
+    sample_every: int | None = Field(
+        None, ge=1, description="steps, after which it answers a question in each language"
+    )
+    trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
+        (), description="that get the curve too"
+    )
+    recompute: bool = Field(
+        False, description="the language model's states in the backward pass: less memory, more time"
+    )
+    compile: bool = Field(False, description="the language model's blocks by torch.compile")
+    shard: bool = Field(False, description="the language model's blocks over the processes, by FSDP2")
     cache: Cache = Cache()
     save: Literal["checkpoint", "adapter"] = Field(
         "checkpoint",
@@ -191,7 +132,24 @@ class Recipe(_Strict):
         if self.save == "adapter" and self.model.checkpoint is None:
             why = "save: adapter needs a model.checkpoint that it belongs to"
             raise PydanticCustomError("rule", why)
+        if self.shard and self.save != "adapter":
+            why = "shard needs save: adapter, for no process holds a whole checkpoint; `export` writes one"
+            raise PydanticCustomError("rule", why)
+        if self.model.quantize and self.save != "adapter":
+            why = "model.quantize needs save: adapter, for the weights in 4 bits are not the checkpoint's"
+            raise PydanticCustomError("rule", why)
         return self
+
+    def until(self, stage: str) -> Recipe:
+        """The recipe up to a stage.
+
+        Raises:
+            ConfigError: it has no stage of this name.
+        """
+        names = [one.name for one in self.stages]
+        if stage not in names:
+            raise ConfigError(f"there is no stage {stage!r}{nearest(stage, names)}")
+        return self.model_copy(update={"stages": self.stages[: names.index(stage) + 1]})
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -236,8 +194,14 @@ def _override(data: Any, override: str) -> None:
 
 def _optional_sections() -> set[str]:
     """The keys that hold keys of their own and that a file may leave out."""
-    fields = (item for model in _Strict.__subclasses__() for item in model.model_fields.items())
-    return {name for name, field in fields if isinstance(field.default, _Strict | dict)}
+    fields = (item for model in Strict.__subclasses__() for item in model.model_fields.items())
+    return {name for name, field in fields if isinstance(field.default, Strict | dict) or _optional(field)}
+
+
+def _optional(field: FieldInfo) -> bool:
+    """Whether it is a section or nothing."""
+    kinds = getattr(field.annotation, "__args__", ())
+    return field.default is None and any(isinstance(k, type) and issubclass(k, Strict) for k in kinds)
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -40,6 +40,13 @@ def setup(*, debug: bool = False, bars: bool = True) -> None:
         logging.getLogger(name).setLevel(logging.WARNING if debug else logging.ERROR)
 
 
+def quiet() -> None:
+    """Warnings alone from here on: another process of the same run says the rest."""
+    global console
+    console = Console(stderr=True, quiet=True)
+    logger.setLevel(logging.WARNING)
+
+
 @contextlib.contextmanager
 def progress(description: str, total: int | None) -> Iterator[Progress]:
     """A progress bar with one task: call ``advance(0)`` and ``update(0)`` on it.

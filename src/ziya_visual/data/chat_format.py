@@ -17,7 +17,7 @@ import copy
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -65,7 +65,6 @@ class ChatFormat:
         self.tokenizer, self.image_position = tokenizer, image_position
         self.image_id: int = image_id
         self._template = ChatTemplate(tokenizer)
-        self._whole, self._plain = _backend(backend, as_text=False), _backend(backend, as_text=True)
         self._skeletons = lru_cache(256)(self._skeleton)
         pieces = self._template.pieces(("user", "assistant"), False)
         written = "".join(pieces)
@@ -74,11 +73,21 @@ class ChatFormat:
             for number, token in tokenizer.added_tokens_decoder.items()
             if token.special or (token.content in written and not token.content.isspace())
         }
-        self.eos_id: int = self._end_token(pieces[-1])
+        opening, closing = tokenizer([pieces[0], pieces[-1]], add_special_tokens=False)["input_ids"]
+        self.eos_id: int = self._end_token(pieces[-1], closing)
         self._end: str = tokenizer.convert_ids_to_tokens(self.eos_id)
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        opening = self._ids(pieces[0])[:1]
-        self.bos_ids: list[int] = opening if opening == [tokenizer.bos_token_id] else []
+        self.bos_ids: list[int] = opening[:1] if opening[:1] == [tokenizer.bos_token_id] else []
+
+    @cached_property
+    def _whole(self) -> Any:
+        """Reads the template's text; made when it is first needed, for copying a vocabulary takes a while."""
+        return _backend(self.tokenizer.backend_tokenizer, as_text=False)
+
+    @cached_property
+    def _plain(self) -> Any:
+        """Reads what is said; likewise."""
+        return _backend(self.tokenizer.backend_tokenizer, as_text=True)
 
     def __deepcopy__(self, memo: Any) -> ChatFormat:
         """Itself, for it never changes: a processor is copied whenever it is shown or saved."""
@@ -265,9 +274,8 @@ class ChatFormat:
         """Token ids of the template's own text."""
         return list(self._whole.encode(text, add_special_tokens=False).ids)
 
-    def _end_token(self, behind: str) -> int:
+    def _end_token(self, behind: str, ids: Sequence[int]) -> int:
         """The id of the token that ends an assistant's turn: the first in the template's text behind it."""
-        ids = self._ids(behind)
         end = next((i for i in ids if i in self._control), None)
         if end is None or behind.partition(self.tokenizer.convert_ids_to_tokens(end))[0].strip():
             raise CheckpointError(

@@ -96,6 +96,10 @@ class ZiyaProcessor(ProcessorMixin):  # type: ignore[misc]
         """S, in pixels."""
         return int(self.image_processor.size["height"])
 
+    @image_size.setter
+    def image_size(self, side: int) -> None:
+        self.image_processor.size = {"height": side, "width": side}
+
     def pixels(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """RGB pictures of any size -> float32[N, 3, S, S], resized (bicubic), normalised as BLIP-2 does.
 

@@ -122,6 +122,7 @@ class Decoder:
 
     def __init__(self, model: Any, *, eos_id: int) -> None:
         self._model = model
+        self._head = model.get_output_embeddings()
         self._eos_id = eos_id
         self._cache = SlotCache()
         self._lengths = torch.empty(0, dtype=torch.long)  # tokens in each slot's cache
@@ -161,7 +162,7 @@ class Decoder:
                 if prompt.sampling.seed is not None:
                     slot.generator.manual_seed(prompt.sampling.seed)
             self.slots.append(slot)
-        self._choose(self._model.lm_head(last), self.slots[first:])
+        self._choose(self._head(last), self.slots[first:])
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -173,7 +174,7 @@ class Decoder:
         ids = torch.tensor([slot.tokens[-1] for slot in self.slots])[:, None]
         states = self._forward(self._model.get_input_embeddings()(ids), rows, self._lengths[:, None])
         self._lengths += 1
-        self._choose(self._model.lm_head(states[:, 0]), self.slots)
+        self._choose(self._head(states[:, 0]), self.slots)
 
     def drop_done(self) -> None:
         """Free the slots of all prompts that are done."""
@@ -196,7 +197,7 @@ class Decoder:
         mask = torch.zeros(hidden.shape, dtype=embeds.dtype).masked_fill_(
             hidden, torch.finfo(embeds.dtype).min
         )
-        states: Tensor = self._model.model(
+        states: Tensor = self._model.base_model(
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=positions,

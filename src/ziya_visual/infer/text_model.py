@@ -14,6 +14,7 @@ from ziya_visual.core.errors import CheckpointError, DataError
 from ziya_visual.data.chat_format import ChatFormat, Said
 from ziya_visual.infer.decode import Prompt, Sampling
 from ziya_visual.model.attention import PLAIN
+from ziya_visual.model.packed import causal_lm
 
 BLIND = "this model reads text only; serve a vision-language checkpoint to ask about pictures"
 
@@ -22,7 +23,7 @@ class TextModel:
     """A causal language model in our chat format."""
 
     def __init__(self, language_model: Any, chat: ChatFormat) -> None:
-        self.language_model = language_model.eval()
+        self.language_model = causal_lm(language_model).eval()
         self.format = chat
 
     @staticmethod

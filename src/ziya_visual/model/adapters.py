@@ -9,8 +9,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ziya_visual.core.config import split_rule
 from ziya_visual.core.errors import CheckpointError, ConfigError
+from ziya_visual.core.parts import split_rule
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.model import ZiyaVisualModel
 

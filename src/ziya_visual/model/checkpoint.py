@@ -73,7 +73,7 @@ def save_tokenizers(
 
 
 def load_checkpoint(
-    folder: Path, *, attention: str | None = None, dtype: Dtype = "auto"
+    folder: Path, *, attention: str | None = None, dtype: Dtype = "auto", quantization: Any = None
 ) -> tuple[VisualModel, Alignment | None, ZiyaProcessor]:
     """Open a checkpoint folder in evaluation mode.
 
@@ -82,6 +82,7 @@ def load_checkpoint(
             ``save_adapter`` writes it, which opens its base.
         attention: transformers' name of an attention for all parts, or None for each part's default.
         dtype: of the weights in memory; ``auto`` is the one they were saved in.
+        quantization: transformers' config of a quantization that is done while they are read, or None.
 
     Returns:
         The network; its alignment, None where the folder has none; and the processor.
@@ -105,7 +106,10 @@ def load_checkpoint(
             "expected a causal one"
         )
     processor = load_processor(folder, config)
-    model = _load_network(folder, config, attention, dtype)
+    kwargs: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    if quantization is not None:
+        kwargs["quantization_config"] = quantization
+    model = _load_network(folder, config, dtype, **kwargs)
     alignment = None
     reader = open_qformer_tokenizer(folder)
     if isinstance(model, ZiyaInstructModel):
@@ -118,14 +122,13 @@ def load_checkpoint(
     return model, alignment, processor
 
 
-def _load_network(folder: Path, config: Any, attention: str | None, dtype: Dtype) -> VisualModel:
+def _load_network(folder: Path, config: Any, dtype: Dtype, **kwargs: Any) -> VisualModel:
     found = open_weights(folder)  # headers alone: what is damaged or missing is named before stock stumbles
     if not any(key.startswith(LANGUAGE_MODEL) for key in found):
         raise CheckpointError(
             f"{folder}: no language model inside; join one with `init --bridge {folder} --llm ... --out ...`"
         )
     kind = ZiyaInstructModel if config.model_type == "instructblip" else ZiyaVisualModel
-    kwargs: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     try:
         with _quiet():
             model, info = kind.from_pretrained(

@@ -8,19 +8,24 @@ Legend: T tokens of all rows, D width, S supervised tokens, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.utils.checkpoint import checkpoint
 
 from ziya_visual.data.packing import IGNORE, Lengths, PackedBatch, segments
 from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.tree import build_tree, even
 
+FLEX = "flex_attention"  # transformers' name of it
 PIECE = 16  # tokens of a segment of those that are added
+LOGITS = 1 << 27  # at once: 0.5 GB in float32, and as much for their gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,22 @@ def dense_mask(lengths: Lengths, dtype: torch.dtype = torch.float32) -> Tensor:
     shared = (branches == 0) | (branches[:, None] == branches)
     sees = torch.from_numpy((rows[:, None] == rows) & shared & np.tri(len(rows), dtype=bool))
     return torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)[None, None]
+
+
+def block_mask(lengths: Lengths, device: torch.device) -> BlockMask:
+    """The same for FlexAttention, which passes over the blocks in which nothing is seen."""
+    found = segments(lengths)
+    sizes = torch.from_numpy(found.lengths)
+    rows, branches = (
+        torch.from_numpy(x).repeat_interleave(sizes).to(device) for x in (found.rows, found.branches)
+    )
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        shared = (branches[key] == 0) | (branches[key] == branches[query])
+        return (rows[query] == rows[key]) & shared & (key <= query)
+
+    tokens = int(sizes.sum())
+    return create_block_mask(sees, None, None, tokens, tokens, device=device)
 
 
 def packed_states(
@@ -69,10 +90,15 @@ def packed_states(
 def decoder_states(language_model: Any, embeds: Tensor, position_ids: Tensor, lengths: Lengths) -> Tensor:
     """The decoder over packed rows: float[T, D], int64[T] -> float[T, D].
 
-    With our attention each segment meets its prefix alone. With another a dense mask over all tokens says so,
-    which costs their number squared.
+    With our attention, and with FlexAttention, each segment meets its prefix alone. With another a dense mask
+    over all tokens says so, which costs their number squared.
     """
-    decoder = _causal_lm(language_model).model
+    decoder = causal_lm(language_model).base_model
+    if "position_ids" not in inspect.signature(decoder.forward).parameters:
+        name = type(causal_lm(language_model)).__name__
+        raise ValueError(
+            f"{name} takes no position_ids, and cannot be told where the branches of a row begin"
+        )
     tokens = len(embeds)
     dtype = _compute_dtype(embeds)
     if decoder.config._attn_implementation == PLAIN:
@@ -82,6 +108,8 @@ def decoder_states(language_model: Any, embeds: Tensor, position_ids: Tensor, le
         # The empty mask fails aloud in a decoder that does not hand the tree on to its attention.
         tree = build_tree(lengths, dtype=dtype, device=embeds.device)
         extra = {"tree": tree, "attention_mask": embeds.new_empty(1, 1, 0, 0)}
+    elif decoder.config._attn_implementation == FLEX:
+        extra = {"attention_mask": block_mask(lengths, embeds.device)}
     else:
         extra = {"attention_mask": dense_mask(lengths, dtype).to(embeds.device)}
     states: Tensor = decoder(
@@ -104,15 +132,28 @@ def packed_loss(
     places = F.pad(learnt, (0, even(count) - count))
     targets = labels[places]
     targets[count:] = IGNORE
-    logits = (
-        _causal_lm(language_model).lm_head(states[places]).float()
-    )  # [S, V]: only where something is learnt
-    losses = F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORE)[:count]
+    losses = _token_losses(causal_lm(language_model).get_output_embeddings(), states[places], targets)[:count]
     langs = torch.from_numpy(batch.langs).to(states.device)[learnt]
     return {
         int(lang): LossSum(losses[langs == lang].sum(), int((langs == lang).sum()))
         for lang in torch.unique(langs)
     }
+
+
+def _token_losses(head: nn.Linear, states: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropies of tokens, float[S, D], int64[S] -> float32[S]: logits only where something is learnt.
+
+    Where they would be too many they are computed in pieces, and each piece again in the backward pass.
+    """
+    pieces = -(-len(states) * len(head.weight) // LOGITS)
+    if pieces <= 1:
+        return _losses(head, states, targets)
+    some = zip(states.chunk(pieces), targets.chunk(pieces), strict=True)
+    return torch.cat([checkpoint(_losses, head, s, t, use_reentrant=False) for s, t in some])
+
+
+def _losses(head: nn.Linear, states: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(head(states).float(), targets, reduction="none", ignore_index=IGNORE)
 
 
 def _compute_dtype(embeds: Tensor) -> torch.dtype:
@@ -121,7 +162,7 @@ def _compute_dtype(embeds: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embeds.dtype
 
 
-def _causal_lm(language_model: Any) -> Any:
+def causal_lm(language_model: Any) -> Any:
     """The model itself where peft wraps it."""
     return language_model.get_base_model() if hasattr(language_model, "get_base_model") else language_model
 

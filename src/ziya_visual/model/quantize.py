@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import Blip2ForConditionalGeneration, TorchAoConfig
+from transformers import BitsAndBytesConfig, Blip2ForConditionalGeneration, TorchAoConfig
 
 from ziya_visual.core.errors import CheckpointError, ConfigError
 
@@ -28,6 +28,23 @@ def require_torchao() -> None:
     """Raise ``ConfigError`` where torchao is not installed."""
     if find_spec("torchao") is None:
         raise ConfigError("--quantize needs torchao, which is absent: pip install 'ziya-visual[quantize]'")
+
+
+def in_four_bits(kind: str) -> BitsAndBytesConfig:
+    """How bitsandbytes is to read a language model that adapters are trained on (QLoRA); its head stays.
+
+    Raises:
+        ConfigError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError("model.quantize needs bitsandbytes, which is absent: pip install bitsandbytes")
+    whole = ["vision_model", "qformer", "language_projection", "lm_head"]
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=kind,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=whole,
+    )
 
 
 def quantize_folder(folder: Path, method: Method) -> None:

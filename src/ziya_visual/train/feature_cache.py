@@ -1,16 +1,16 @@
-"""What the frozen ViT sees in each picture, kept on disk: encoded once for all steps, stages and runs.
+"""What frozen encoders make of each picture, kept on disk: encoded once for all steps, stages and runs.
 
-A folder belongs to one encoder at one size and precision; its shards (safetensors) name their pictures by
-content, so that runs may share it, and a run that was killed goes on where it was. What the budget leaves
-out is encoded whenever it is needed.
+A folder belongs to one encoder (the ViT, or ViT and Q-Former) at one size and precision; its shards
+(safetensors) name their pictures by content, so that runs may share it, and a run that was killed goes on
+where it was. What the budget leaves out is encoded whenever it is needed.
 
-Legend: N pictures, B of them in a step, P patches + 1, Dv ViT width.
+Legend: N pictures, B of them in a step, L vectors of width D a picture.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,19 @@ from torch import Tensor, nn
 
 from ziya_visual.core import log
 from ziya_visual.core.io import atomic_path, hash_bytes, hash_json
+from ziya_visual.train.processes import wait
 
 SHARD = 256  # pictures encoded at once and kept in a file
-Encode = Callable[[np.ndarray], Tensor]  # rows int64[B] -> float[B, P, Dv]
+Encode = Callable[[np.ndarray], Tensor]  # rows int64[B] -> float[B, L, D]
 
 
-def encoder_key(vision: nn.Module, *, side: int, dtype: torch.dtype) -> str:
-    """What the states depend on: the encoder's weights, the pictures' size and the precision."""
-    weights = {name: hash_bytes(_raw(tensor)) for name, tensor in vision.state_dict().items()}
+def encoder_key(
+    modules: Sequence[nn.Module], tensors: Iterable[Tensor] = (), *, side: int, dtype: torch.dtype
+) -> str:
+    """What the results depend on: the encoders' weights, the pictures' size and the precision."""
+    named = [item for module in modules for item in module.state_dict().items()]
+    named += [("", tensor) for tensor in tensors]
+    weights = [(name, hash_bytes(_raw(tensor))) for name, tensor in named]
     return hash_json({"weights": weights, "side": side, "dtype": str(dtype)})
 
 
@@ -38,7 +43,7 @@ def _raw(tensor: Tensor) -> bytes:
 
 
 class FeatureCache:
-    """float[B, P, Dv] of rows of ``pictures``, from disk where they are there."""
+    """float[B, L, D] of rows of ``pictures``, from disk where they are there."""
 
     def __init__(self, folder: Path, pictures: np.ndarray, encode: Encode, *, gigabytes: float) -> None:
         """Open what the folder has; :meth:`fill` adds to it.
@@ -53,28 +58,41 @@ class FeatureCache:
         self._names = [hash_bytes(picture.tobytes()) for picture in pictures]
         self._places: dict[str, tuple[Any, int]] = {}
         self._bytes = 0
-        for path in sorted(folder.glob("*.safetensors")):
-            self._open(path)
+        self._open_all()
 
-    def fill(self) -> None:
-        """Encode and keep all pictures that are not there yet, as far as the budget goes."""
+    def fill(self, *, rank: int = 0, processes: int = 1) -> None:
+        """Encode and keep all pictures that are not there yet, as far as the budget goes.
+
+        Each of several processes takes its share, and has in the end what all have made.
+        """
         rows = {name: row for row, name in enumerate(self._names) if name not in self._places}
-        todo = np.asarray(list(rows.values()), np.int64)
+        todo = np.asarray(list(rows.values()), np.int64)[rank::processes]
+        budget = self._bytes + (self._budget - self._bytes) // processes
         with log.progress("encode pictures", len(todo)) as bar:
             for start in range(0, len(todo), SHARD):
                 some = todo[start : start + SHARD]
                 states = self._encode(some)
-                if self._bytes + states.nbytes > self._budget:
+                if self._bytes + states.nbytes > budget:
                     log.logger.warning(
-                        "%.1f GB hold %d of %d pictures' states; the others are encoded in every step",
-                        self._budget / 1e9, len(set(self._names)) - len(todo) + start, len(set(self._names)),
+                        "%.1f GB do not hold the states of %d of %d pictures; they are encoded in every step",
+                        self._budget / 1e9, (len(todo) - start) * processes, len(set(self._names)),
                     )  # fmt: skip
-                    return
+                    break
                 self._open(self._write([self._names[row] for row in some], states))
                 bar.advance(bar.tasks[0].id, len(some))
+        if processes > 1:
+            wait()
+            self._open_all()
+
+    def _open_all(self) -> None:
+        """All shards in the folder, whoever made them."""
+        self._places.clear()
+        self._bytes = 0
+        for path in sorted(self._folder.glob("*.safetensors")):
+            self._open(path)
 
     def __call__(self, rows: np.ndarray) -> Tensor:
-        """float[B, P, Dv] of these rows."""
+        """float[B, L, D] of these rows."""
         places = [self._places.get(self._names[row]) for row in rows]
         missing = np.asarray([number for number, place in enumerate(places) if place is None], np.int64)
         if len(missing) == len(rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,21 @@ from ziya_visual.core.io import read_examples, write_json, write_jsonl
 from ziya_visual.core.records import Example
 from ziya_visual.data.images import open_picture
 from ziya_visual.data.readers.folder_csv import read_folder
-from ziya_visual.model.adapter_files import save_adapter
+from ziya_visual.model.adapter_files import RECORD, base_of, save_adapter
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
 from ziya_visual.model.compose import compose, new_alignment
+from ziya_visual.model.interop import LANGUAGE_MODEL
 from ziya_visual.model.model import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
+from ziya_visual.model.quantize import in_four_bits
+from ziya_visual.model.resolution import set_image_size
+from ziya_visual.model.weights import open_weights
+from ziya_visual.train import processes
 from ziya_visual.train.batches import Album, album
-from ziya_visual.train.loop import Training, train
+from ziya_visual.train.loop import train
+from ziya_visual.train.training import Pictured, Training
 
 
 def run_recipe(recipe: Recipe) -> Path:
@@ -38,8 +45,12 @@ def run_recipe(recipe: Recipe) -> Path:
         DataError: nothing of the data can be used.
         CheckpointError: the model cannot be opened.
     """
-    examples = read_data(recipe)
-    training = prepare(recipe, examples)
+    processes.start()
+    if processes.rank() > 0:
+        log.quiet()
+    examples = read_data(recipe, recipe.data.path)
+    held = read_data(recipe, recipe.validation.path) if recipe.validation else None
+    training = prepare(recipe, examples, held)
 
     def keep(stage: str) -> None:
         folder = recipe.out / stage
@@ -47,7 +58,8 @@ def run_recipe(recipe: Recipe) -> Path:
         log.logger.info("stage %s: %s", stage, folder)
 
     curve = train(training, recipe, after_stage=keep)
-    write_json(recipe.out / "curve.json", curve)
+    if processes.rank() == 0:
+        write_json(recipe.out / "curve.json", curve)
     return recipe.out / recipe.stages[-1].name
 
 
@@ -62,11 +74,11 @@ def _save(training: Training, recipe: Recipe, stage: str, folder: Path) -> None:
     save_adapter(folder, **both, trained=trained, base=recipe.model.checkpoint)
 
 
-def read_data(recipe: Recipe) -> list[Example]:
-    """All records of ``data.path``; what cannot be read is written to ``rejects.jsonl`` and counted aloud."""
+def read_data(recipe: Recipe, paths: Sequence[Path]) -> list[Example]:
+    """All records of some paths; what cannot be read is written to ``rejects.jsonl`` and counted aloud."""
     examples: list[Example] = []
     rejects = []
-    for path in recipe.data.path:
+    for path in paths:
         if path.is_dir():
             found = read_folder(path)
             examples += found.examples
@@ -77,7 +89,8 @@ def read_data(recipe: Recipe) -> list[Example]:
             examples += read_examples(path)
     if rejects:
         table = recipe.out / "rejects.jsonl"
-        write_jsonl(table, rejects)
+        if processes.rank() == 0:
+            write_jsonl(table, rejects)
         log.logger.warning(
             "%d rows could not be used, the first %s: %s; all in %s",
             len(rejects),
@@ -88,8 +101,8 @@ def read_data(recipe: Recipe) -> list[Example]:
     return examples
 
 
-def prepare(recipe: Recipe, examples: list[Example]) -> Training:
-    """The model of the recipe, and the pictures of the records at its size."""
+def prepare(recipe: Recipe, examples: list[Example], held: list[Example] | None = None) -> Training:
+    """The model of the recipe, and the pictures of the records, and of those held back, at its size."""
     spec = recipe.model
     if spec.checkpoint is not None:
         model, alignment, processor = _opened(spec.checkpoint, recipe)
@@ -97,18 +110,31 @@ def prepare(recipe: Recipe, examples: list[Example]) -> Training:
         model, alignment, processor = _composed(recipe, spec.vision, spec.language_model)
     else:
         raise ConfigError("model: give a checkpoint, or both vision and language_model")
+    if spec.attention != PLAIN:
+        model.language_model.set_attn_implementation(spec.attention)
+    if spec.image_size is not None:
+        set_image_size(model, spec.image_size)
+        processor.image_size = spec.image_size
+    side = processor.image_size
+    back = None if held is None else _pictured(held, side)
+    return Training(model, alignment, processor, _pictured(examples, side), back)
+
+
+def _pictured(examples: list[Example], side: int) -> Pictured:
     texts = album(examples)
-    return Training(model, alignment, processor, texts, _pictures(texts, processor.image_size))
+    return Pictured(texts, _pictures(texts, side))
 
 
 def _opened(checkpoint: Path, recipe: Recipe) -> tuple[ZiyaVisualModel, Alignment, ZiyaProcessor]:
     """A checkpoint to train on; a stock one gets a new alignment."""
-    model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN, dtype=torch.float32)
+    four_bits = None if recipe.model.quantize is None else in_four_bits(recipe.model.quantize)
+    model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN, quantization=four_bits)
     if not isinstance(model, ZiyaVisualModel):
         raise ConfigError(
             f"model.checkpoint {checkpoint}: its Q-Former reads the question, which is for use alone; "
             "train what `init` makes of it without --instruction-aware"
         )
+    _set_dtypes(model, alignment, half=keeps_bfloat16(recipe))
     qformer = model.config.qformer_config
     if alignment is None:
         if recipe.save == "adapter":
@@ -122,6 +148,27 @@ def _opened(checkpoint: Path, recipe: Recipe) -> tuple[ZiyaVisualModel, Alignmen
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0  # BLIP-2's 0.1 cannot be had of plain attention
     return model, alignment, processor
+
+
+def keeps_bfloat16(recipe: Recipe) -> bool:
+    """Whether the checkpoint's language model stays in bfloat16: it is stored and computed in it."""
+    folder = recipe.model.checkpoint
+    if folder is None or recipe.precision != "bf16":
+        return False
+    folder = base_of(folder) if (folder / RECORD).is_file() else folder
+    found = {entry.dtype for key, entry in open_weights(folder).items() if key.startswith(LANGUAGE_MODEL)}
+    return found == {torch.bfloat16}
+
+
+def _set_dtypes(model: ZiyaVisualModel, alignment: Alignment | None, *, half: bool) -> None:
+    """Float32 for all that may learn; ``half`` keeps the frozen language model in bfloat16.
+
+    One in 4 bits stays as it is.
+    """
+    for name, module in [*model.named_children(), ("alignment", alignment)]:
+        if module is not None and not (name == "language_model" and hasattr(model, "quantization_method")):
+            module.to(torch.bfloat16 if half and name == "language_model" else torch.float32)
+    model.query_tokens.data = model.query_tokens.data.float()
 
 
 def _composed(

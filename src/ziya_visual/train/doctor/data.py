@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ziya_visual.core.config import Recipe, Stage
+from ziya_visual.core.config import Recipe
 from ziya_visual.core.errors import DataError, nearest
 from ziya_visual.core.io import read_jsonl
 from ziya_visual.core.records import TASKS, Example, example_from_dict
+from ziya_visual.core.stage import Stage
 from ziya_visual.data.chat_format import ChatFormat
 from ziya_visual.data.images import load_image
 from ziya_visual.data.readers import Imported, Reject
@@ -143,6 +144,7 @@ def draw(
         tasks=stage.tasks,
         images_per_step=stage.images_per_step,
         texts_per_image=stage.texts_per_image,
+        texts_per_step=stage.texts_per_step,
         num_image_tokens=queries,
         seed=recipe.seed * 1000 + number,
         max_pair_tokens=pair_tokens,

@@ -18,14 +18,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ziya_visual.core.config import Lora, Stage
+from ziya_visual.core.config import Lora
+from ziya_visual.core.stage import Stage
 from ziya_visual.data.packing import Lengths
 from ziya_visual.model.adapters import add_lora, freeze_all_but
 from ziya_visual.model.attention import PLAIN
-from ziya_visual.model.packed import decoder_states
+from ziya_visual.model.packed import causal_lm, decoder_states
 from ziya_visual.model.tree import even
+from ziya_visual.train.blocks import blocks
 from ziya_visual.train.doctor.skeleton import Skeleton, by_part, count
-from ziya_visual.train.objectives import Pairs, contrastive_loss, grounded_loss, matching_loss
+from ziya_visual.train.objectives import Pairs, Scores, contrastive_loss, grounded_loss, matching_loss
 from ziya_visual.train.schedule import Optimizer
 from ziya_visual.train.step import scaled_scores
 
@@ -68,19 +70,20 @@ class Memory:
 
     Attributes:
         trained: numbers that learn, by part; some may get no gradient from the stage's objectives.
+        frozen: how many do not.
         activations: what autograd keeps for the backward pass, without ``casts``.
         casts: bfloat16 copies of float32 weights that autograd keeps too.
-        block: bytes of the largest transformer block's weights, and ``root`` of all weights in none.
+        blocks: bytes of the frozen weights of each transformer block that ``shard`` spreads.
     """
 
     trained: dict[str, int]
+    frozen: int
     weights: Bytes
     gradients: Bytes
     optimizer: Bytes
     activations: int
     casts: int
-    block: int
-    root: int
+    blocks: list[int]
 
     @property
     def states(self) -> int:
@@ -91,14 +94,13 @@ class Memory:
         """Bytes on the one device, or on each of several that hold the whole model (DDP)."""
         return self.states + self.activations + self.casts
 
-    def sharded(self, processes: int, *, precision: str) -> int:
-        """Bytes on each of N devices under FSDP.
+    def sharded(self, processes: int) -> int:
+        """Bytes on each of N devices with ``shard`` (FSDP).
 
-        States are split; what lies in no block and two blocks (one computing, one on its way) are whole, in
-        the precision that is computed in, which makes the casts needless.
+        Frozen blocks are split; two of them, one computing and one on its way, are whole besides.
         """
-        share = 2 if precision == "bf16" else 1
-        return self.states // processes + (self.root + 2 * self.block) // share + self.activations
+        split = sum(self.blocks)
+        return self.one_process() - split + split // processes + 2 * max(self.blocks, default=0)
 
 
 def dry_step(
@@ -128,7 +130,7 @@ def dry_step(
         with torch.device("meta"):
             add_lora(model, rank=lora.rank, alpha=lora.alpha)
     freeze_all_but(model, alignment, stage.trains)
-    block, root = _units(model, alignment)
+    spread = _spread(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _to_fake([model, alignment])
         parts = by_part(model, alignment)
@@ -149,13 +151,13 @@ def dry_step(
         state = _state_by_parameter(optimizer)
         return Memory(
             trained={name: count(p for p in found if p.requires_grad) for name, found in parts.items()},
+            frozen=count(p for p in weights if not p.requires_grad),
             weights={name: _sum(found) for name, found in parts.items()},
             gradients={name: _sum(p.grad for p in found) for name, found in parts.items()},
             optimizer={name: sum(state.get(id(p), 0) for p in found) for name, found in parts.items()},
             activations=kept.bytes(without=[*weights, *buffers, *casts.made]),
             casts=kept.bytes(of=casts.made),
-            block=block,
-            root=root,
+            blocks=spread,
         )
 
 
@@ -175,7 +177,7 @@ def _loss(bones: Skeleton, stage: Stage, shape: Shape, cached: bool) -> Tensor:
     if objectives.language_model:
         losses.append(_language_model_loss(model, queries, shape))
     texts = [_pairs(count, length) for count, length in shape.pairs]
-    scores: list[Tensor] = []
+    scores: list[Scores] = []
     if objectives.contrastive or objectives.matching:
         features = alignment.image_features(queries)
         scores = [scaled_scores(model, alignment, features, pairs) for pairs in texts]
@@ -184,28 +186,31 @@ def _loss(bones: Skeleton, stage: Stage, shape: Shape, cached: bool) -> Tensor:
     if texts:  # one language a step: the one with the longest texts
         turn = max(range(len(texts)), key=lambda number: texts[number].input_ids.numel())
         if objectives.matching:
-            losses.append(matching_loss(model, alignment, embeds, texts[turn], scores[turn]))
+            shown = embeds[texts[turn].image_rows]
+            losses.append(matching_loss(model, alignment, shown, texts[turn], scores[turn]).total)
         if objectives.grounded:
-            losses.append(grounded_loss(model, alignment, embeds, texts[turn]))
+            shown = embeds[texts[turn].image_rows]
+            losses.append(grounded_loss(model, alignment, shown, texts[turn]).total)
     return torch.stack(losses).sum()
 
 
 def _language_model_loss(model: Any, queries: Tensor, shape: Shape) -> Tensor:
     """As :func:`packed.packed_loss`."""
     language_model = model.language_model
-    inner = language_model.get_base_model() if hasattr(language_model, "peft_config") else language_model
+    inner = causal_lm(language_model)
     ids = torch.zeros(sum(map(sum, shape.lengths)), dtype=torch.long)
     embeds = inner.get_input_embeddings()(ids)
     embeds = embeds.masked_scatter((ids == 1).unsqueeze(-1), model.image_prefix(queries).to(embeds.dtype))
     states = decoder_states(language_model, embeds, ids, shape.lengths)
     learnt = torch.zeros(even(shape.supervised), dtype=torch.long)
-    logits = inner.lm_head(states[learnt]).float()
+    logits = inner.get_output_embeddings()(states[learnt]).float()
     return F.cross_entropy(logits, learnt, reduction="none").sum()
 
 
 def _pairs(count: int, length: int) -> Pairs:
     ids = torch.zeros(count, length, dtype=torch.long)
-    return Pairs(ids, torch.ones_like(ids), torch.zeros(count, dtype=torch.long))
+    rows = torch.zeros(count, dtype=torch.long)
+    return Pairs(ids, torch.ones_like(ids), rows, torch.arange(count), 0, count * (length - 1))
 
 
 class _Kept:
@@ -279,11 +284,6 @@ def _sum(values: Any) -> int:
     return sum(v.numel() * v.element_size() for v in values if isinstance(v, Tensor))
 
 
-def _units(model: Any, alignment: nn.Module) -> tuple[int, int]:
-    """Bytes of the largest transformer block's weights, and of all weights in none."""
-    blocks = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
-    inside = [_sum(block.parameters()) for found in blocks for block in found]
-    outside = {id(p) for m in (model, alignment) for p in m.parameters()}
-    outside -= {id(p) for found in blocks for p in found.parameters()}
-    whole = [p for m in (model, alignment) for p in m.parameters() if id(p) in outside]
-    return max(inside, default=0), _sum(whole)
+def _spread(model: Any) -> list[int]:
+    """Bytes of the frozen weights of each block: see :func:`~.blocks.shard_blocks`."""
+    return [_sum(p for p in b.parameters() if not p.requires_grad) for b in blocks(model.language_model)]

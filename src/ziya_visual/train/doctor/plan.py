@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ziya_visual.core.config import Objectives, Recipe, Stage, split_rule
+from ziya_visual.core.config import Recipe
+from ziya_visual.core.parts import split_rule
+from ziya_visual.core.stage import Objectives, Stage
 from ziya_visual.train.batches import Album
 from ziya_visual.train.doctor.data import draw, largest
 from ziya_visual.train.doctor.memory import RESERVE, Memory, Shape, dry_step
@@ -96,7 +98,7 @@ class Plan:
     def total(self, memory: Memory, form: str, processes: int) -> int:
         """The same, of a dry step that was taken."""
         if form == "fsdp":
-            return memory.sharded(processes, precision=self.recipe.precision)
+            return memory.sharded(processes)
         return memory.one_process() + (self.pictures() if form == "cpu" else 0)
 
 
@@ -140,7 +142,7 @@ def _shard(plan: Plan, number: int, processes: int, before: int, available: int)
         needed = plan.needed(number, "fsdp", processes)
         if fits(needed, available) or processes >= MOST_GPUS:
             row = {"saves_bytes": before - needed, "fits": fits(needed, available)}
-            return [{"change": f"FSDP on {processes} GPUs", **row}] if needed < before else []
+            return [{"change": f"shard=true on {processes} GPUs", **row}] if needed < before else []
         processes *= 2
 
 

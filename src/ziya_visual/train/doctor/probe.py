@@ -13,10 +13,11 @@ from ziya_visual.core.records import Example
 from ziya_visual.model.adapters import add_lora, freeze_all_but
 from ziya_visual.train.doctor.data import draw
 from ziya_visual.train.feature_cache import Encode
-from ziya_visual.train.loop import Training, encoder
 from ziya_visual.train.run import prepare
 from ziya_visual.train.schedule import Optimizer
-from ziya_visual.train.step import add_gradients
+from ziya_visual.train.sight import Sight, trains_vision
+from ziya_visual.train.step import Seen, add_gradients
+from ziya_visual.train.training import Training
 
 STEPS = 3  # of each stage; the first warms up and is not counted
 ENCODED = 32  # pictures on which the ViT is timed
@@ -39,18 +40,19 @@ def probe(recipe: Recipe, examples: list[Example]) -> list[dict[str, Any]]:
         runs in every step), ``process_bytes`` after the steps, and whether every loss was ``finite``.
     """
     training = prepare(recipe, first_pictures(recipe, examples))
-    online = any("vision" in stage.parts for stage in recipe.stages)
+    pictures = training.data.pictures
+    online = trains_vision(recipe)
     training.model.requires_grad_(False)
-    encode = encoder(training, recipe)
-    ahead = 0.0 if online else _time_encoding(encode, min(ENCODED, len(training.pictures)))
-    states = None if online else encode(np.arange(len(training.pictures)))
+    sight = Sight(training.model, training.processor, pictures, recipe)
+    ahead = 0.0 if online else _time_encoding(sight.states, min(ENCODED, len(pictures)))
+    kept = None if online else sight.states(np.arange(len(pictures)))
     rows = []
     for number, stage in enumerate(recipe.stages):
         if "lora" in stage.parts:
             add_lora(training.model, rank=recipe.model.lora.rank, alpha=recipe.model.lora.alpha)
         freeze_all_but(training.model, training.alignment, stage.trains)
         seconds, finite = _time_steps(
-            training, recipe, number, encode if states is None else states.__getitem__
+            training, recipe, number, sight.states if kept is None else kept.__getitem__
         )
         rows.append(
             {
@@ -73,18 +75,22 @@ def _time_encoding(encode: Encode, pictures: int) -> float:
 def _time_steps(training: Training, recipe: Recipe, number: int, states_of: Encode) -> tuple[float, bool]:
     """Seconds of a step, and whether the gradients were finite."""
     model, alignment = training.model, training.alignment
-    named = [*model.named_parameters(), *alignment.named_parameters()]
-    optimizer = Optimizer(named, matrices=recipe.optimizer)
+    optimizer = Optimizer(training.named_parameters(), matrices=recipe.optimizer)
     batches = draw(
         recipe,
         number,
-        training.album,
+        training.data.album,
         training.processor.chat,
         queries=training.processor.num_query_tokens,
         pair_tokens=model.config.qformer_config.max_position_embeddings,
         pair_tokenizer=alignment.qformer_tokenizer,
     )
     stage = recipe.stages[number]
+
+    def see(rows: np.ndarray) -> Seen:
+        states = states_of(rows)
+        return Seen(states, model.query_images(states))
+
     seconds, finite = [], True
     for step in range(STEPS):
         started = time.perf_counter()
@@ -93,9 +99,9 @@ def _time_steps(training: Training, recipe: Recipe, number: int, states_of: Enco
             model,
             alignment,
             batches[step % len(batches)],
-            states_of,
+            see,
             objectives=stage.objectives,
-            langs=training.album.langs,
+            langs=training.data.album.langs,
             step=step,
             precision=recipe.precision,
             at_once=stage.images_at_once,

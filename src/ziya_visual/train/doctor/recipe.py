@@ -47,10 +47,10 @@ def examine_recipe(recipe: Recipe, machine: dict[str, Any], *, gpus: int | None)
         "precision": recipe.precision,
         "data": data.sources,
     }
-    if gpus is not None:
-        found.notes.append("train runs one process on the CPU as yet: what is said of GPUs is for planning")
     if any((recipe.out / STATES).glob("*.pt")):
         found.notes.append(f"{recipe.out / STATES} is there: training goes on from it")
+    if recipe.model.quantize:
+        found.notes.append("model.quantize: 4 bits are counted as 16, the weights' bytes are about a quarter")
     plan = _plan(recipe, data, machine, found)
     rows = [] if plan is None else _stages(plan, gpus, found)
     if plan is not None and len(rows) == len(recipe.stages):
@@ -122,7 +122,7 @@ def _stage(plan: Plan, number: int, gpus: int | None) -> dict[str, Any]:
     return {
         "stage": plan.recipe.stages[number].name,
         "trained": memory.trained,
-        "frozen": sum(memory.weights.values()) // 4 - sum(memory.trained.values()),
+        "frozen": memory.frozen,
         "shape": {
             "images": shape.images,
             "tokens": sum(map(sum, shape.lengths)),
@@ -161,7 +161,7 @@ def _judge(
         _what_to_change(plan, rows, judged, count, room, found)
     if known[judged] and known.get(f"ddp {count}") is False:
         saved = needed[f"ddp {count}"] - needed[judged]
-        row = {"change": f"FSDP on {count} GPUs", "saves_bytes": saved, "fits": True}
+        row = {"change": f"shard=true on {count} GPUs", "saves_bytes": saved, "fits": True}
         found.advice.append({"form": f"ddp {count}", "stage": "the largest", **row})
 
 

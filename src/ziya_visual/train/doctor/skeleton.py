@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -24,7 +23,9 @@ from ziya_visual.model.compose import compose
 from ziya_visual.model.interop import ALIGNMENT
 from ziya_visual.model.model import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
+from ziya_visual.model.resolution import set_image_size
 from ziya_visual.model.tokenizers import add_chat_template, add_image_token, open_qformer_tokenizer
+from ziya_visual.train.run import keeps_bfloat16
 
 OWNERS = {
     "vision_model": "vision",
@@ -51,9 +52,15 @@ def skeleton(recipe: Recipe) -> Skeleton:
         ConfigError: the recipe names neither a checkpoint nor the parts of one.
         CheckpointError: a configuration or a tokenizer cannot be read, or the parts do not fit together.
     """
+    bones = _of_checkpoint(recipe) if recipe.model.checkpoint is not None else _of_parts(recipe)
+    if recipe.model.image_size is not None:
+        set_image_size(bones.model, recipe.model.image_size)
+        bones.processor.image_size = recipe.model.image_size
+    return bones
+
+
+def _of_parts(recipe: Recipe) -> Skeleton:
     spec = recipe.model
-    if spec.checkpoint is not None:
-        return _of_checkpoint(spec.checkpoint)
     if spec.vision is None or spec.language_model is None:
         raise ConfigError("model: give a checkpoint, or both vision and language_model")
     try:
@@ -78,7 +85,9 @@ def skeleton(recipe: Recipe) -> Skeleton:
     return Skeleton(model, alignment, ZiyaProcessor(tokenizer, image_size=side, num_query_tokens=queries))
 
 
-def _of_checkpoint(folder: Path) -> Skeleton:
+def _of_checkpoint(recipe: Recipe) -> Skeleton:
+    folder = recipe.model.checkpoint
+    assert folder is not None
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no config.json there; give the folder of a checkpoint")
     try:
@@ -93,6 +102,9 @@ def _of_checkpoint(folder: Path) -> Skeleton:
     with torch.device("meta"):
         model = ZiyaVisualModel._from_config(config)
         alignment = Alignment(qformer, projection_size=config.image_text_hidden_size)
+    model.float()
+    if keeps_bfloat16(recipe):
+        model.language_model.to(torch.bfloat16)
     alignment.qformer_tokenizer = open_qformer_tokenizer(folder)
     add_image_token(tokenizer)
     add_chat_template(tokenizer)

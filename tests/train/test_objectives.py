@@ -1,0 +1,86 @@
+"""Contrast and matching: two texts of one picture are no negatives of each other; weights by language."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import QUERIES, tiny
+from torch.nn import functional as F  # noqa: N812
+
+from ziya_visual.core.stage import Objectives
+from ziya_visual.train.batches import Batch
+from ziya_visual.train.objectives import Pairs, Scores, contrastive_loss, matching_loss
+from ziya_visual.train.step import Seen, compute_losses
+
+
+def pairs(pictures: list[int]) -> Pairs:
+    count = len(pictures)
+    ids = torch.arange(4 * count).reshape(count, 4) % 50 + 5
+    rows = torch.arange(count)
+    return Pairs(ids, torch.ones_like(ids), rows, torch.tensor(pictures), 0, 3 * count)
+
+
+def scores(logits: torch.Tensor, pictures: list[int]) -> Scores:
+    names = torch.tensor(pictures)
+    return Scores(logits, names[:, None] == names, slice(0, len(pictures)))
+
+
+def test_contrast_is_cross_entropy_both_ways() -> None:
+    logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(3)
+    wanted = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    assert torch.equal(contrastive_loss(scores(logits, [7, 8, 9])), wanted)
+
+
+def test_a_picture_that_comes_twice_is_no_negative_of_itself() -> None:
+    logits = torch.zeros(3, 3)
+    logits[0, 2] = logits[2, 0] = 50.0
+    assert contrastive_loss(scores(logits, [4, 5, 6])) > 20
+    assert contrastive_loss(scores(logits, [4, 5, 4])) < 1
+    assert torch.isfinite(contrastive_loss(scores(logits, [4, 4, 4])))
+
+
+@pytest.mark.parametrize("pictures", [[4, 5, 4], [4, 4, 4]])
+def test_negatives_are_of_other_pictures_where_there_are_any(
+    pictures: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, alignment, _ = tiny()
+    drawn: list[list[int]] = []
+    real = torch.multinomial
+
+    def told(weights: torch.Tensor, count: int) -> torch.Tensor:
+        found = real(weights, count)
+        drawn.append(found.flatten().tolist())
+        return found
+
+    monkeypatch.setattr(torch, "multinomial", told)
+    logits = torch.zeros(3, 3)
+    logits[0, 2] = logits[2, 0] = 50.0
+    images = torch.randn(3, 5, 32)
+    loss = matching_loss(model, alignment, images, pairs(pictures), scores(logits, pictures))
+    assert loss.count == 9
+    assert torch.isfinite(loss.total)
+    for found in drawn:
+        for row, other in enumerate(found):
+            assert row != other
+            assert pictures[row] != pictures[other] or len(set(pictures)) == 1
+
+
+def losses(objectives: Objectives) -> dict[str, Any]:
+    model, alignment, _ = tiny()
+    torch.manual_seed(0)
+    images = torch.randn(3, 5, 32)
+    seen = Seen(images, model.query_images(images))
+    assert seen.queries.shape[1] == QUERIES
+    batch = Batch(torch.arange(3).numpy(), None, {0: pairs([4, 5, 6]), 1: pairs([4, 5, 6])}, 1)
+    found = compute_losses(model, alignment, batch, seen, objectives=objectives, langs=["en", "zh"], step=1)
+    return {"total": found.total.item()} | {name: total / n for name, (total, n) in found.parts.items()}
+
+
+def test_a_language_has_its_factor() -> None:
+    plain = losses(Objectives(contrastive=1.0, grounded=0.5))
+    assert set(plain) == {"total", "contrastive/en", "contrastive/zh", "grounded/zh"}
+    weighted = losses(Objectives(contrastive=1.0, grounded=0.5, languages={"zh": 3.0}))
+    wanted = (plain["contrastive/en"] + 3 * plain["contrastive/zh"]) / 2 + 3 * 0.5 * plain["grounded/zh"]
+    assert weighted["total"] == pytest.approx(wanted, rel=1e-5)
+    assert plain["total"] < weighted["total"]

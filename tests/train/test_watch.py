@@ -1,0 +1,231 @@
+"""What a run says on its way: validation and best weights, answers, trackers, steps that went wrong."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tiny_models import write_base_and_pictures
+
+from ziya_visual.core.config import Recipe, load_recipe
+from ziya_visual.core.errors import ConfigError
+from ziya_visual.core.io import read_examples, read_json, read_jsonl, write_records
+from ziya_visual.core.records import Example, ImageRef, Message
+from ziya_visual.model.checkpoint import load_checkpoint
+from ziya_visual.train import loop
+from ziya_visual.train.run import run_recipe
+from ziya_visual.train.schedule import Optimizer
+from ziya_visual.train.speed import Speed
+from ziya_visual.train.training import Training
+
+COLORS = ("red", "green", "blue")
+RECIPE = """
+name: test
+out: {folder}/run
+precision: fp32
+save_every: 3
+model: {{checkpoint: {folder}/base, lora: {{rank: 4, alpha: 8}}}}
+data: {{path: ["{folder}/data.jsonl"]}}
+stages:
+  - {{name: one, steps: 6, images_per_step: 3, texts_per_image: 2, tasks: {{caption: 1.0, text: 1.0}},
+      learning_rate: 0.01, trains: [projection, lora], objectives: {{language_model: 1.0}}}}
+"""
+
+
+def records(folder: Path, colors: Sequence[str]) -> list[Example]:
+    found = []
+    for color in colors:
+        Image.new("RGB", (16, 16), color).save(folder / f"{color}.png")
+        image: dict[str, Any] = {"image": ImageRef(path=str(folder / f"{color}.png")), "image_id": color}
+        for lang, said in (("en", f"a {color} picture"), ("zh", f"{color}色")):
+            turns = (Message("assistant", said),)
+            found.append(Example(f"{color}-{lang}", lang, "caption", turns, **image))
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("watch")
+    write_base_and_pictures(folder, COLORS)
+    alone = [
+        Example(f"t{n}", "en", "text", (Message("user", f"say {n}"), Message("assistant", f"{n} {n}")))
+        for n in range(5)
+    ]
+    write_records(folder / "data.jsonl", records(folder, COLORS) + alone)
+    write_records(folder / "held.jsonl", records(folder, ("white", "black")))
+    (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder))
+    return folder
+
+
+def recipe(folder: Path, out: Path, *changes: str) -> Recipe:
+    return load_recipe(folder / "recipe.yaml", [f"out={out}", *changes])
+
+
+def validated(folder: Path, *, every: int) -> list[str]:
+    path = f"validation.path=[{folder / 'held.jsonl'}]"
+    return [path, f"validation.every={every}", "validation.best=loss"]
+
+
+def points(out: Path, name: str) -> dict[int, float]:
+    return {row["step"]: row["value"] for row in read_json(out / "curve.json") if row["name"] == name}
+
+
+def test_texts_without_a_picture_are_learnt_beside_pictures(folder: Path, tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+    for name, count in (("with", 2), ("without", 0)):
+        made = recipe(
+            folder, tmp_path / name, f"stages.0.texts_per_step={count}", "stages.0.images_at_once=2"
+        )
+        run_recipe(made)
+        seen.append([str(read_json(tmp_path / name / "curve.json"))])
+    assert seen[0] != seen[1]
+    with pytest.raises(Exception, match=r"texts_per_step: no text of the tasks \['caption'\]"):
+        run_recipe(
+            recipe(folder, tmp_path / "x", "stages.0.texts_per_step=2", "stages.0.tasks={caption: 1.0}")
+        )
+
+
+def test_a_stage_ends_with_its_best_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, weights = iter([3.0, 1.0, 2.0, 5.0, 1.0, 4.0]), []
+
+    def told(training: Training, *_: Any) -> dict[str, float]:
+        weights.append(training.model.language_projection.weight.detach().clone())
+        return {"loss": next(losses)}
+
+    changes = validated(folder, every=1)
+    made = recipe(folder, tmp_path, *changes)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "validate", told)
+        done = load_checkpoint(run_recipe(made))[0]
+    assert torch.equal(done.language_projection.weight, weights[1])
+    assert not torch.equal(weights[1], weights[-1])
+    again = load_checkpoint(run_recipe(made))[0]  # nothing is left to do
+    assert torch.equal(again.language_projection.weight, weights[1])
+    run_recipe(recipe(folder, tmp_path / "real", *changes))
+    assert set(points(tmp_path / "real", "validation/loss/zh")) == set(range(6))
+    with pytest.raises(ConfigError, match="there is no 'los'; did you mean 'loss'"):
+        run_recipe(recipe(folder, tmp_path / "typo", *changes[:2], "validation.best=los"))
+
+
+def test_a_run_that_is_killed_keeps_its_best(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = [
+        "validation.path=[" + str(folder / "held.jsonl") + "]",
+        "validation.every=2",
+        "validation.best=loss",
+    ]
+    run_recipe(recipe(folder, tmp_path / "whole", *changes))
+    finish, steps = Optimizer.finish, iter(range(5))
+
+    def killed(*args: Any, **kwargs: Any) -> bool:
+        if next(steps) == 4:
+            raise KeyboardInterrupt
+        return finish(*args, **kwargs)
+
+    monkeypatch.setattr(Optimizer, "finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe(folder, tmp_path / "killed", *changes))
+    monkeypatch.setattr(Optimizer, "finish", finish)
+    run_recipe(recipe(folder, tmp_path / "killed", *changes))
+    whole, resumed = (
+        (tmp_path / name / "one" / "model.safetensors").read_bytes() for name in ("whole", "killed")
+    )
+    assert resumed == whole
+    assert read_json(tmp_path / "killed" / "curve.json") == read_json(tmp_path / "whole" / "curve.json")
+
+
+def test_answers_in_both_languages_change_nothing(folder: Path, tmp_path: Path) -> None:
+    run_recipe(recipe(folder, tmp_path / "silent"))
+    run_recipe(recipe(folder, tmp_path / "told", "sample_every=4"))
+    rows = {
+        path.stem: [row for _, row in read_jsonl(path)]
+        for path in sorted((tmp_path / "told" / "samples").iterdir())
+    }
+    assert list(rows) == ["one-000000003", "one-000000005"]
+    assert [row["lang"] for row in rows["one-000000003"]] == ["en", "zh"]
+    assert rows["one-000000003"][0]["wanted"] == "a red picture"
+    assert all(row["asked"] for row in rows["one-000000003"])
+    silent, told = (
+        (tmp_path / name / "one" / "model.safetensors").read_bytes() for name in ("silent", "told")
+    )
+    assert told == silent
+
+
+def test_the_curve_goes_to_tensorboard(folder: Path, tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run_recipe(recipe(folder, tmp_path, "trackers=[tensorboard]"))
+    files = [str(path) for path in tmp_path.glob("tensorboard/**/events*")]
+    all_read = [events.EventAccumulator(file).Reload() for file in files]
+    (read,) = [one for one in all_read if "language_model/en" in one.Tags()["scalars"]]
+    wanted = points(tmp_path, "language_model/en")
+    found = {point.step: point.value for point in read.Scalars("language_model/en")}
+    assert found == pytest.approx(wanted, abs=1e-4)
+    assert all(point.value > 0 for point in read.Scalars("tokens_per_second"))
+
+
+def test_a_tracker_that_is_not_there_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ziya_visual.train.watch.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="trackers: wandb is not installed: pip install wandb"):
+        run_recipe(recipe(folder, tmp_path, "trackers=[wandb]"))
+
+
+def test_what_a_step_without_a_finite_loss_was_of_is_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.add_gradients
+
+    def broken(model: Any, *args: Any, step: int, **kwargs: Any) -> Any:
+        parts = real(model, *args, step=step, **kwargs)
+        if step == 2:
+            model.language_projection.weight.grad.fill_(float("nan"))
+        return parts
+
+    monkeypatch.setattr(loop, "add_gradients", broken)
+    run_recipe(recipe(folder, tmp_path))
+    (path,) = (tmp_path / "bad").iterdir()
+    assert path.name == "one-000000002-0.jsonl"
+    assert {example.image_id for example in read_examples(path)} == set(COLORS)
+
+
+def test_speed_is_of_what_was_counted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    measured = Speed.measured
+
+    def kept(self: Speed) -> dict[str, float]:
+        found.append((self._tokens, self._pictures, self._flops))
+        return measured(self)
+
+    monkeypatch.setattr(Speed, "measured", kept)
+    run_recipe(recipe(folder, tmp_path))
+    (tokens, pictures, flops), last = found[0], found[-1]
+    assert pictures == 3
+    assert last[1] == 15
+    assert tokens > 3 * 5
+    assert flops > 0
+
+
+@pytest.mark.slow
+def test_compiled_blocks_learn_the_same(folder: Path, tmp_path: Path) -> None:
+    for name in ("plain", "compiled"):
+        run_recipe(recipe(folder, tmp_path / name, f"compile={str(name == 'compiled').lower()}"))
+    plain, compiled = (points(tmp_path / name, "language_model/zh") for name in ("plain", "compiled"))
+    assert compiled == pytest.approx(plain, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_language_model_in_4_bits_learns_by_its_adapters(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    made = recipe(
+        folder, tmp_path, "model.quantize=nf4", "save=adapter", "precision=bf16", "stages.0.steps=40"
+    )
+    model, _, _ = load_checkpoint(run_recipe(made))  # joined with the base's own weights
+    losses = points(tmp_path, "language_model/en")
+    assert losses[39] < 0.5 * losses[0]
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
