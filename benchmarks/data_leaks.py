@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ziya_visual.data.leaks import fine_distance
+
 PHOTOGRAPHS = (
     "astronaut brick camera cell chelsea clock_motion coffee coins grass gravel horse hubble_deep_field ihc "
     "moon motorcycle_left page retina rocket text"
@@ -53,7 +55,7 @@ def jpegs(count: int, size: tuple[int, int]) -> Iterator[bytes]:
 
 def leaks(folder: Path, rounds: int) -> dict[str, Any]:
     from ziya_visual.data.fingerprints import fingerprint
-    from ziya_visual.data.leaks import Pictures
+    from ziya_visual.data.leaks import FINE_RADIUS, KnownPictures
 
     rng = np.random.default_rng(0)
 
@@ -78,7 +80,7 @@ def leaks(folder: Path, rounds: int) -> dict[str, Any]:
     started = time.perf_counter()
     prints = [fingerprint(picture) for picture in pictures]
     milliseconds = 1000 * (time.perf_counter() - started) / len(pictures)
-    known = Pictures({str(number): (one, False) for number, one in enumerate(prints)})
+    known = KnownPictures({str(number): (one, False) for number, one in enumerate(prints)})
     recall = {}
     for name, changes in copies.items():
         found = [
@@ -98,19 +100,37 @@ def leaks(folder: Path, rounds: int) -> dict[str, Any]:
         "leak_false_alarms": wrong / pairs,
         "leak_false_alarms_scenes": scenes(),
     }
-    raw = {"pictures": len(prints), "pairs": pairs, "wrong_pairs": wrong, "fingerprint_ms": milliseconds}
+    others = sorted(nearest(one, other) for one, other in itertools.combinations(prints, 2))
+    cropped = [(one, fingerprint(crop(picture))) for one, picture in zip(prints, pictures, strict=True)]
+    whole = [int(fine_distance(one.fine[:1], other.fine[0])[0]) for one, other in cropped]
+    raw = {
+        "pictures": len(prints),
+        "pairs": pairs,
+        "wrong_pairs": wrong,
+        "fingerprint_ms": milliseconds,
+        "bits_of_others": others[:3],
+        "bits_of_crops": max(nearest(one, other) for one, other in cropped),
+        "recall_crop_whole_alone": sum(bits <= FINE_RADIUS for bits in whole) / len(whole),
+    }
     return {"checks": checks, "raw": {"leaks": raw | {"recall": recall}}}
+
+
+def nearest(one: Any, other: Any) -> int:
+    """The least bits of 256 that views of two fingerprints differ in, one of them being the whole picture."""
+    return int(
+        min(fine_distance(one.fine, other.fine[0]).min(), fine_distance(other.fine, one.fine[0]).min())
+    )
 
 
 def scenes(count: int = 1000) -> float:
     """Among drawn scenes, pairs of different pixels that are taken for one; as a part of all pairs."""
     from ziya_visual.data.fingerprints import fingerprint
-    from ziya_visual.data.leaks import Pictures
+    from ziya_visual.data.leaks import KnownPictures
     from ziya_visual.scenes.draw import render, sample_scene
 
     rng = np.random.default_rng(0)
     prints = [fingerprint(Image.fromarray(render(sample_scene(rng, held_out=False)))) for _ in range(count)]
-    known = Pictures({str(number): (one, True) for number, one in enumerate(prints)})
+    known = KnownPictures({str(number): (one, True) for number, one in enumerate(prints)})
     wrong = 0
     for one in prints:
         named = known.copies_of(one, drawn=True)
@@ -120,7 +140,6 @@ def scenes(count: int = 1000) -> float:
 
 def lookups(folder: Path, rounds: int) -> dict[str, Any]:
     from ziya_visual.data.fingerprints import FINE_WORDS
-    from ziya_visual.data.leaks import fine_distance
     from ziya_visual.data.near_index import NearIndex
 
     rng = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example, ImageRef, Message, Provenance
 from ziya_visual.data import leaks
 from ziya_visual.data.fingerprints import fingerprint, phash
-from ziya_visual.data.leaks import Pictures, find_leaks, refuse_leaks, text_hash
+from ziya_visual.data.leaks import KnownPictures, find_leaks, refuse_leaks, text_hash
 from ziya_visual.data.near_index import RADIUS, NearIndex
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "ihc.png")
@@ -75,7 +75,7 @@ def test_copies_of_photographs_are_found_and_others_are_not(
     photographs: list[Image.Image], name: str
 ) -> None:
     change, recall = COPIES[name]
-    known = Pictures({str(n): (fingerprint(one), False) for n, one in enumerate(photographs)})
+    known = KnownPictures({str(n): (fingerprint(one), False) for n, one in enumerate(photographs)})
     found = [known.copies_of(fingerprint(change(one)), drawn=False) for one in photographs]
     right = sum(str(n) in copies for n, copies in enumerate(found))
     assert right >= recall * len(photographs), f"{right} of {len(photographs)}"

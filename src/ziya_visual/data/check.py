@@ -16,7 +16,7 @@ from ziya_visual.core.io import atomic_dir, write_json, write_jsonl
 from ziya_visual.core.records import Box, Example, Message
 from ziya_visual.data.fingerprints import content_hash, fingerprint
 from ziya_visual.data.images import open_picture
-from ziya_visual.data.leaks import Pictures, is_drawn, pictures_of
+from ziya_visual.data.leaks import KnownPictures, is_drawn, pictures_of
 from ziya_visual.data.manifest import manifest, refuse_foreign
 from ziya_visual.data.readers import Reject
 from ziya_visual.data.readers.folder_csv import TABLE
@@ -47,7 +47,7 @@ class _Looked:
 class Checker:
     """Judges records one after the other: some faults are of a record beside others."""
 
-    def __init__(self, *, fix: bool, against: Pictures | None = None) -> None:
+    def __init__(self, *, fix: bool, against: KnownPictures | None = None) -> None:
         """``fix`` mends what can be; ``against`` are pictures that may not be in the dataset."""
         self._fix, self._against = fix, against
         self._ids: set[tuple[str, str, str]] = set()

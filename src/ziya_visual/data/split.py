@@ -13,7 +13,7 @@ from ziya_visual.core.io import atomic_dir, write_json, write_jsonl
 from ziya_visual.core.records import Example
 from ziya_visual.data.check import form_of
 from ziya_visual.data.fingerprints import Fingerprint
-from ziya_visual.data.leaks import Pictures, file_of, is_drawn, prints, question_hash
+from ziya_visual.data.leaks import KnownPictures, file_of, is_drawn, prints, question_hash
 from ziya_visual.data.manifest import manifest, refuse_foreign
 from ziya_visual.data.readers import Reject
 from ziya_visual.data.store import iter_records, write_dataset
@@ -111,7 +111,7 @@ def _groups(path: Path) -> Groups:
         name = f"file:{file_of(example)}"
         groups.join(name, f"content:{picture.content}")
         found[name] = picture, is_drawn(example)
-    pictures = Pictures(found)
+    pictures = KnownPictures(found)
     for name, (picture, drawn) in found.items():
         for other in pictures.copies_of(picture, drawn=drawn):
             groups.join(name, other)
