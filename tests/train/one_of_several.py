@@ -21,7 +21,7 @@ def main(recipe_path: str, out: str) -> None:
     processes.start()
     torch.set_num_threads(1)
     recipe = load_recipe(Path(recipe_path))
-    training = prepare(recipe, read_data(recipe, recipe.data.path))
+    training = prepare(recipe, read_data(recipe.data.path, rejects=recipe.out / "rejects.jsonl"))
     (stage,) = recipe.stages
     if recipe.shard and processes.count() > 1:
         shard_blocks(training.model, recipe)

@@ -112,7 +112,8 @@ def test_a_run_goes_on_with_another_number_of_processes(folder: Path) -> None:
 def test_a_sharded_run_is_validated_answers_and_leaves_an_adapter(folder: Path) -> None:
     recipe = folder / "sharded.yaml"
     recipe.write_text(RECIPE.format(folder=folder))
-    said = [f"validation.path=[{folder}/pictures]", "validation.best=loss", "sample_every=5", "save=adapter"]
+    said = [f"validation.path=[{folder}/pictures]", f"data.shared=[{folder}/pictures]"]
+    said += ["validation.best=loss", "sample_every=5", "save=adapter"]
     train = ["-m", "ziya_visual", "train", str(recipe), *said]
     launch(1, *train, f"out={folder / 'plain'}")
     launch(2, *train, f"out={folder / 'sharded'}", "shard=true")

@@ -10,9 +10,9 @@ from PIL import Image
 from tiny_models import write_base_and_pictures
 
 from ziya_visual.core.config import Recipe, load_recipe
-from ziya_visual.core.errors import ConfigError
+from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.core.io import read_examples, read_json, read_jsonl, write_records
-from ziya_visual.core.records import Example, ImageRef, Message
+from ziya_visual.core.records import Example, ImageRef, Message, Provenance
 from ziya_visual.model.checkpoint import load_checkpoint
 from ziya_visual.train import loop
 from ziya_visual.train.run import run_recipe
@@ -39,6 +39,7 @@ def records(folder: Path, colors: Sequence[str]) -> list[Example]:
     for color in colors:
         Image.new("RGB", (16, 16), color).save(folder / f"{color}.png")
         image: dict[str, Any] = {"image": ImageRef(path=str(folder / f"{color}.png")), "image_id": color}
+        image["provenance"] = Provenance(origin="grammar")  # alike to the eye of the leak guard
         for lang, said in (("en", f"a {color} picture"), ("zh", f"{color}色")):
             turns = (Message("assistant", said),)
             found.append(Example(f"{color}-{lang}", lang, "caption", turns, **image))
@@ -109,6 +110,14 @@ def test_a_stage_ends_with_its_best_weights(
     assert set(points(tmp_path / "real", "validation/loss/zh")) == set(range(6))
     with pytest.raises(ConfigError, match="there is no 'los'; did you mean 'loss'"):
         run_recipe(recipe(folder, tmp_path / "typo", *changes[:2], "validation.best=los"))
+
+
+def test_pictures_that_are_trained_on_are_not_held_back(folder: Path, tmp_path: Path) -> None:
+    data = folder / "data.jsonl"
+    with pytest.raises(DataError, match=r"3 pictures of it are in the training data .*data\.shared="):
+        run_recipe(recipe(folder, tmp_path, f"validation.path=[{data}]"))
+    run_recipe(recipe(folder, tmp_path, f"validation.path=[{data}]", f"data.shared=[{data}]"))
+    assert points(tmp_path, "validation/loss")
 
 
 def test_a_run_that_is_killed_keeps_its_best(

@@ -73,9 +73,12 @@ class Model(Strict):
 
 
 class Data(Strict):
-    """What is trained on: files of records (JSONL), or a folder of pictures with a ``captions.csv``."""
+    """What is trained on: datasets of records, or folders of pictures with a ``captions.csv``."""
 
     path: tuple[Path, ...]
+    shared: tuple[str, ...] = Field(
+        (), description="paths of validation that may share pictures with these, and are meant to"
+    )
 
 
 class Validation(Strict):

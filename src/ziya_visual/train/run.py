@@ -13,10 +13,11 @@ from PIL import Image
 from ziya_visual.core import log
 from ziya_visual.core.config import Recipe
 from ziya_visual.core.errors import ConfigError
-from ziya_visual.core.io import read_examples, write_json, write_jsonl
+from ziya_visual.core.io import write_json, write_jsonl
 from ziya_visual.core.records import Example
 from ziya_visual.data.images import open_picture
-from ziya_visual.data.readers.folder_csv import read_folder
+from ziya_visual.data.leaks import refuse_leaks
+from ziya_visual.data.store import iter_records
 from ziya_visual.model.adapter_files import RECORD, base_of, save_adapter
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.attention import PLAIN
@@ -42,15 +43,21 @@ def run_recipe(recipe: Recipe) -> Path:
 
     Raises:
         ConfigError: the recipe names neither a checkpoint nor the parts of one.
-        DataError: nothing of the data can be used.
+        DataError: nothing of the data can be used, or it shares pictures with what is held back.
         CheckpointError: the model cannot be opened.
     """
     processes.start()
     if processes.rank() > 0:
         log.quiet()
-    examples = read_data(recipe, recipe.data.path)
-    held = read_data(recipe, recipe.validation.path) if recipe.validation else None
-    training = prepare(recipe, examples, held)
+    examples = read_data(recipe.data.path, rejects=recipe.out / "rejects.jsonl")
+    paths = recipe.validation.path if recipe.validation else ()
+    held = {
+        str(path): read_data([path], rejects=recipe.out / f"rejects-validation-{number}.jsonl")
+        for number, path in enumerate(paths)
+    }
+    if processes.rank() == 0:
+        refuse_leaks(examples, held, allowed=recipe.data.shared, cache=recipe.out / "fingerprints.npz")
+    training = prepare(recipe, examples, [one for found in held.values() for one in found])
 
     def keep(stage: str) -> None:
         folder = recipe.out / stage
@@ -74,34 +81,31 @@ def _save(training: Training, recipe: Recipe, stage: str, folder: Path) -> None:
     save_adapter(folder, **both, trained=trained, base=recipe.model.checkpoint)
 
 
-def read_data(recipe: Recipe, paths: Sequence[Path]) -> list[Example]:
-    """All records of some paths; what cannot be read is written to ``rejects.jsonl`` and counted aloud."""
+def read_data(paths: Sequence[Path], *, rejects: Path) -> list[Example]:
+    """All records of some datasets; what cannot be used is written to ``rejects`` and counted aloud.
+
+    Raises:
+        DataError: there is no dataset at a path.
+    """
     examples: list[Example] = []
-    rejects = []
+    rows = []
     for path in paths:
-        if path.is_dir():
-            found = read_folder(path)
-            examples += found.examples
-            rejects += [
-                {"where": f"{path}/{reject.where}", "reason": reject.reason} for reject in found.rejects
-            ]
-        else:
-            examples += read_examples(path)
-    if rejects:
-        table = recipe.out / "rejects.jsonl"
+        for found in iter_records(path):
+            if isinstance(found, Example):
+                examples.append(found)
+            else:
+                rows.append({"where": f"{path}/{found.where}", "reason": found.reason})
+    if rows:
         if processes.rank() == 0:
-            write_jsonl(table, rejects)
+            write_jsonl(rejects, rows)
         log.logger.warning(
-            "%d rows could not be used, the first %s: %s; all in %s",
-            len(rejects),
-            *rejects[0].values(),
-            table,
+            "%d rows could not be used, the first %s: %s; all in %s", len(rows), *rows[0].values(), rejects
         )
     log.logger.info("%d records", len(examples))
     return examples
 
 
-def prepare(recipe: Recipe, examples: list[Example], held: list[Example] | None = None) -> Training:
+def prepare(recipe: Recipe, examples: list[Example], held: Sequence[Example] = ()) -> Training:
     """The model of the recipe, and the pictures of the records, and of those held back, at its size."""
     spec = recipe.model
     if spec.checkpoint is not None:
@@ -116,11 +120,11 @@ def prepare(recipe: Recipe, examples: list[Example], held: list[Example] | None 
         set_image_size(model, spec.image_size)
         processor.image_size = spec.image_size
     side = processor.image_size
-    back = None if held is None else _pictured(held, side)
+    back = _pictured(held, side) if held else None
     return Training(model, alignment, processor, _pictured(examples, side), back)
 
 
-def _pictured(examples: list[Example], side: int) -> Pictured:
+def _pictured(examples: Sequence[Example], side: int) -> Pictured:
     texts = album(examples)
     return Pictured(texts, _pictures(texts, side))
 

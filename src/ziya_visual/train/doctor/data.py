@@ -10,13 +10,12 @@ from typing import Any
 
 from ziya_visual.core.config import Recipe
 from ziya_visual.core.errors import DataError, nearest
-from ziya_visual.core.io import read_jsonl
-from ziya_visual.core.records import TASKS, Example, example_from_dict
+from ziya_visual.core.records import TASKS, Example
 from ziya_visual.core.stage import Stage
 from ziya_visual.data.chat_format import ChatFormat
 from ziya_visual.data.images import load_image
-from ziya_visual.data.readers import Imported, Reject
-from ziya_visual.data.readers.folder_csv import read_folder
+from ziya_visual.data.readers import Imported
+from ziya_visual.data.store import iter_records
 from ziya_visual.data.templates import Templates
 from ziya_visual.train.batches import Album, Batch, Batches
 from ziya_visual.train.doctor.memory import Shape
@@ -42,30 +41,27 @@ def examine_data(recipe: Recipe) -> DataFound:
         row: dict[str, Any] = {"path": str(path), "records": 0}
         found.sources.append(row)
         try:
-            got = read_folder(path) if path.is_dir() else _read_rows(path)
+            got = _read(path)
         except DataError as error:
             found.problems.append(f"data.path: {error}")
             continue
         found.examples += got.examples
         row |= _counted(got)
-        if got.rejects and not path.is_dir():
+        if got.rejects and not got.examples:
             first = got.rejects[0]
             found.problems.append(
-                f"data.path: {path}: {len(got.rejects)} rows are no records, the first at {first.where}: "
-                f"{first.reason}; mend or take them out"
+                f"data.path: {path}: none of {len(got.rejects)} rows is a record, the first at "
+                f"{first.where}: {first.reason}"
             )
         found.problems += _pictures(got.examples, row)
     return found
 
 
-def _read_rows(path: Path) -> Imported:
-    """Records of a JSONL file; where training stops at the first bad row, all are counted here."""
+def _read(path: Path) -> Imported:
+    """Every row of a dataset as training reads it."""
     found = Imported()
-    for number, row in read_jsonl(path):
-        try:
-            found.examples.append(example_from_dict(row))
-        except (DataError, TypeError, AttributeError) as error:
-            found.rejects.append(Reject(f"line {number}", str(error)))
+    for row in iter_records(path):
+        found.add(row)
     return found
 
 
