@@ -27,7 +27,7 @@ class Processes:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import PartialState
 
-            state = PartialState()
+            state = PartialState(cpu=not torch.cuda.is_available())
             self.count, self.first, self._index = (
                 state.num_processes,
                 state.is_main_process,
