@@ -26,6 +26,7 @@ from ziya_visual.eval.processes import Processes
 from ziya_visual.eval.report_benchmarks import anchors
 from ziya_visual.eval.suite_run import run_suite
 from ziya_visual.eval.suites.named import FOLDER, load_named, names
+from ziya_visual.scenes import dataset as scenes
 
 
 class Knowing:
@@ -245,3 +246,15 @@ def test_a_broken_file_is_one_line(data: Path, tmp_path: Path) -> None:
         run_dataset(
             opened, caption, folder=tmp_path, out=tmp_path, prompt=load_named("paper-zh").prompt(caption)
         )
+
+
+def test_scenes_by_name(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, few in (("QUESTIONS_PER_TYPE", 2), ("CAPTIONS", 3), ("POOLS", 1), ("POOL", 4)):
+        monkeypatch.setattr(scenes, name, few)
+    content = run_suite(checkpoint, "scenes", out=tmp_path)
+    found = {(row["split"], row["lang"], row["task"]) for row in content["metrics"]}
+    tasks = ("vqa", "caption", "retrieval", "rerank")
+    assert found == {
+        (split, lang, task) for split in ("new", "unseen") for lang in ("en", "zh") for task in tasks
+    }
+    assert "with matching" in (tmp_path / "report.html").read_text("utf-8")

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LONGER = 1.125  # than the shortest prompt of a group that is prefilled together
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -106,6 +108,14 @@ class SlotCache:
             buffers[layer] = grown
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Prefixes that were computed once: their keys and values, a row a prefix, and their length."""
+
+    cache: SlotCache
+    length: int
+
+
 @dataclass
 class Slot:
     """A prompt being answered."""
@@ -128,20 +138,33 @@ class Decoder:
         self.slots: list[Slot] = []
 
     @torch.inference_mode()
-    def add(self, prompts: Sequence[Prompt], tags: Sequence[int], prefixes: Tensor | None = None) -> None:
+    def share(self, prefixes: Tensor) -> Shared:
+        """Compute shared prefixes, embeddings float[N, P, D], for prompts that are added in several calls."""
+        count, length = prefixes.shape[:2]
+        cache = SlotCache()
+        positions = torch.arange(length)[None].expand(count, -1)
+        self._forward(prefixes, torch.arange(count), positions, cache=cache)
+        return Shared(cache, length)
+
+    @torch.inference_mode()
+    def add(
+        self, prompts: Sequence[Prompt], tags: Sequence[int], prefixes: Tensor | Shared | None = None
+    ) -> None:
         """Prefill prompts and choose the first token of each.
 
         Args:
             prompts: all with a prefix, or all without.
             tags: the caller's name of each.
-            prefixes: float[N, P, D], embeddings of shared prefixes, each computed once here.
+            prefixes: what :meth:`share` takes or gave.
         """
         first = len(self.slots)
         rows = torch.arange(first, first + len(prompts))
         starts = 0
         if prefixes is not None:
-            starts = prefixes.shape[1]
-            self._share(prefixes, torch.tensor([prompt.prefix for prompt in prompts]), rows)
+            shared = prefixes if isinstance(prefixes, Shared) else self.share(prefixes)
+            starts = shared.length
+            which = torch.tensor([prompt.prefix for prompt in prompts])
+            self._cache.copy_prefix(shared.cache, which, rows, starts)
         lengths = torch.tensor([len(prompt.ids) for prompt in prompts])
         ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
         for row, prompt in enumerate(prompts):
@@ -178,13 +201,6 @@ class Decoder:
     def drop_done(self) -> None:
         """Free the slots of all prompts that are done."""
         self._compact(always=True)
-
-    def _share(self, prefixes: Tensor, which: Tensor, rows: Tensor) -> None:
-        count, length = prefixes.shape[:2]
-        shared = SlotCache()
-        positions = torch.arange(length)[None].expand(count, -1)
-        self._forward(prefixes, torch.arange(count), positions, cache=shared)
-        self._cache.copy_prefix(shared, which, rows, length)
 
     def _forward(
         self, embeds: Tensor, rows: Tensor, positions: Tensor, cache: SlotCache | None = None
@@ -246,13 +262,15 @@ def generate(
     All prompts have a prefix of ``prefixes`` (float[N, P, D]), or none has.
     """
     decoder = Decoder(model, eos_id=eos_id)
+    shared = None if prefixes is None else decoder.share(prefixes)
     answers: list[list[int]] = [[] for _ in prompts]
     waiting = sorted(range(len(prompts)), key=lambda place: len(prompts[place].ids))
     while waiting or decoder.slots:
         free = rows - len(decoder.slots)
         if waiting and free >= min(max(1, rows // 2), len(waiting)):
             some, waiting = waiting[:free], waiting[free:]
-            decoder.add([prompts[place] for place in some], some, prefixes)
+            for group in _alike(some, prompts):
+                decoder.add([prompts[place] for place in group], group, shared)
         else:
             decoder.step()
         for slot in decoder.slots:
@@ -261,3 +279,14 @@ def generate(
         if all(slot.done for slot in decoder.slots) or waiting:
             decoder.drop_done()
     return answers
+
+
+def _alike(places: Sequence[int], prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Places, shortest prompt first, in groups that need little padding."""
+    groups: list[list[int]] = []
+    for place in places:
+        if groups and len(prompts[place].ids) <= LONGER * len(prompts[groups[-1][0]].ids):
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups
