@@ -49,7 +49,7 @@ def run_dataset(
     """Ask, write, score.
 
     Args:
-        model: what is asked.
+        model: what is asked; for retrieval one that has a ranker.
         dataset: what it is asked; its files are in ``folder``.
         folder: of the user's copies.
         out: gets ``predictions/``, ``official/`` and ``retrieval/``.
@@ -62,10 +62,8 @@ def run_dataset(
     measured = Measured()
     scope = Scope(name, dataset.name, dataset.lang, dataset.task)
     if dataset.task == "retrieval":
-        if model.ranker is None:
-            logger.warning("%s: not measured, for %s retrieves nothing", dataset.title, model.name)
-        else:
-            _retrieve(model.ranker, dataset, read_gallery(dataset, folder), out, scope, measured)
+        assert model.ranker is not None, "the caller leaves out what a model cannot do"
+        _retrieve(model.ranker, dataset, read_gallery(dataset, folder), out, scope, measured)
     elif dataset.task == "caption":
         asked = _captions(dataset, read_gallery(dataset, folder), prompt.ask("", plain=model.plain))
         _answer(model, dataset, asked, out, scope, measured)

@@ -6,6 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 from ziya_visual.core.errors import ConfigError
@@ -99,8 +100,8 @@ def is_ours(folder: Path) -> bool:
 
 
 def _identity(folder: Path) -> str:
-    """A hash that changes when the checkpoint does: names, sizes and times of its files."""
+    """A hash that changes with the checkpoint, by names, sizes and times of its files, and with the code."""
+    versions = [version(name) for name in ("ziya-visual", "torch", "transformers")]
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return hash_json(
-        [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    )
+    stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
+    return hash_json([versions, [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import tempfile
 from collections.abc import Iterator
@@ -38,7 +39,13 @@ class _Run:
     metrics: list[Metric] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     failures: dict[str, dict[str, int]] = field(default_factory=dict)
+    not_measured: list[str] = field(default_factory=list)
     card: dict[str, Any] = field(default_factory=lambda: {"files": [], "scores": {}, "prompts": {}})
+
+    def leave_out(self, line: str) -> None:
+        """Say what is not measured, and keep it for card and page."""
+        log.logger.warning("%s", line)
+        self.not_measured.append(line)
 
 
 def run_suite(
@@ -69,7 +76,6 @@ def run_suite(
         EndpointError: the endpoint cannot be reached; what was answered is kept.
     """
     asked = [_load(str(suite), data, seed) for suite in suites]
-    absent = [line for one in asked for line in one.missing]
     run = _Run()
     seconds: dict[str, float] = {}
     with (
@@ -78,9 +84,10 @@ def run_suite(
         _folder(out, processes) as folder,
         opened(str(checkpoint), out=out, processes=processes, concurrency=concurrency) as model,
     ):
-        if processes.first:
-            for line in absent:
-                log.logger.warning("%s", line)
+        if not processes.first:
+            log.logger.setLevel(logging.ERROR)
+        for line in (line for one in asked for line in one.missing):
+            run.leave_out(line)
         for one in asked:
             _put(one, model, run, out=folder, data=data, seed=seed)
     if model.failures:
@@ -97,7 +104,7 @@ def run_suite(
             "model": model.name,
             "kind": model.kind,
             "processes": processes.count,
-            "not_measured": absent,
+            "not_measured": run.not_measured,
             "failures": run.failures,
             **run.card,
         },
@@ -140,13 +147,16 @@ def _put(one: _Asked, model: Opened, run: _Run, *, out: Path, data: Path, seed: 
     if one.suite is not None:
         tasks = (*TASKS, RERANK) if model.ranker is not None else tuple(t for t in TASKS if t != "retrieval")
         if model.ranker is None and any(section.pools for section in one.suite.sections.values()):
-            log.logger.warning("%s retrieves nothing; its answers alone are measured", model.name)
+            run.leave_out(f"{one.name}: no retrieval, for {model.name} only speaks")
         run.metrics += evaluate(model.answerer, one.suite, name=MODEL, out=out, tasks=tasks, seed=seed)
         run.samples += samples(one.suite, out, model=MODEL, seed=seed)
         run.failures |= _empty(one.suite, out)
         return
     assert one.named is not None
     for dataset in one.present:
+        if dataset.task == "retrieval" and model.ranker is None:
+            run.leave_out(f"{dataset.title}: not measured, for {model.name} only speaks")
+            continue
         prompt = one.named.prompt(dataset)
         measured = run_dataset(model, dataset, folder=data, out=out, prompt=prompt, name=MODEL)
         run.metrics += measured.metrics
