@@ -5,7 +5,7 @@
 - ``retrieval_5k_25k_seconds`` and ``retrieval_rss_mb``: ``score retrieval`` of 5,000 x 25,000 embeddings,
   from the file to the intervals.
 - ``vqa_k8`` and ``answers_equal``: 8 questions a picture beside stock ``generate`` (``benchmarks/vqa.py``);
-  ``vqa_k8_4`` and ``vqa_k8_16`` with shorter and longer answers.
+  ``vqa_k8_8`` and ``vqa_k8_16`` with longer answers.
 
 Every timing is a process of its own with one thread: nothing is warm, and the sides take turns. The captions
 are made of invented words, as frequent as words are, with the marks and lengths of COCO's.

@@ -1,7 +1,7 @@
 """Questions about pictures: ours beside stock ``generate``, for ``benchmarks/eval.py``.
 
 The network of ``make bench-train`` with random weights in float32, 8 questions of 8 to 16 tokens about each
-of 8 pictures, greedy answers of fixed lengths. Ours encodes a picture once and decodes its questions behind
+of 16 pictures, greedy answers of fixed lengths. Ours encodes a picture once and decodes its questions behind
 one prefix; stock gets a row a question, padded on the left, in the batch that was fastest in a trial.
 
 One thread, and the seconds are those of its processor: other work on the machine counts less.
@@ -22,9 +22,9 @@ from train_setting import BOS, IMAGE_ID, PAD, QUERIES, album, models
 from ziya_visual.data.text_batch import pad
 from ziya_visual.infer.decode import Prompt, generate
 
-PICTURES, QUESTIONS = 8, 8
-LENGTHS = (8, 4, 16)  # new tokens; the first is the one of the ratio `vqa_k8`
-BATCHES = (8, 16, 64)
+PICTURES, QUESTIONS = 16, 8
+LENGTHS = (3, 8, 16)  # new tokens; `vqa_k8` is of the first: a word, or two, and the end
+BATCHES = (16, 64)
 
 
 class Setting:

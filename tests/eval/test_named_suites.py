@@ -25,7 +25,7 @@ from ziya_visual.eval.opening import Opened, is_ours
 from ziya_visual.eval.processes import Processes
 from ziya_visual.eval.report_benchmarks import anchors
 from ziya_visual.eval.suite_run import run_suite
-from ziya_visual.eval.suites.named import FOLDER, load_named, names
+from ziya_visual.eval.suites.named import FOLDER, Prompt, load_named, names
 from ziya_visual.scenes import dataset as scenes
 
 
@@ -241,6 +241,17 @@ def test_a_broken_file_is_one_line(data: Path, tmp_path: Path) -> None:
         json.dumps({"text_id": 1, "text": "红", "image_ids": [5]}) + "\n" + texts.read_text("utf-8"), "utf-8"
     )
     opened = Opened("stub", "ours", Knowing([]), Processes())
+    nameless = dataset.model_copy(update={"task": "caption", "files": {}})
+    with pytest.raises(ConfigError, match=r"the format needs files\.images; the suite names none"):
+        run_dataset(opened, nameless, folder=tmp_path, out=tmp_path, prompt=Prompt())
+    with pytest.raises(ConfigError, match="format 'chinese-clip' serves no vqa; known: gqa, llava"):
+        run_dataset(
+            opened,
+            dataset.model_copy(update={"task": "vqa"}),
+            folder=tmp_path,
+            out=tmp_path,
+            prompt=Prompt(),
+        )
     caption = dataset.model_copy(update={"task": "caption"})
     with pytest.raises(DataError, match=r"valid_texts\.jsonl: a text without a picture"):
         run_dataset(

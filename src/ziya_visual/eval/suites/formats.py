@@ -75,6 +75,13 @@ class Gallery:
         return found
 
 
+class _Paths(dict[str, Path]):
+    """The files of a data set, by the names that its format has for them."""
+
+    def __missing__(self, name: str) -> Path:
+        raise ConfigError(f"the format needs files.{name}; the suite names {', '.join(self) or 'none'}")
+
+
 def read_questions(dataset: DataSet, folder: Path, prompt: Prompt, *, plain: bool) -> Questions:
     """The questions of a data set.
 
@@ -83,7 +90,7 @@ def read_questions(dataset: DataSet, folder: Path, prompt: Prompt, *, plain: boo
         DataError: a file of another form.
     """
     reader = _of(_QUESTIONS, dataset)
-    files = {name: folder / path for name, path in dataset.files.items()}
+    files = _Paths({name: folder / path for name, path in dataset.files.items()})
     asked, key, inputs = reader(files)
     examples, rows, paths = [], [], {}
     for number, (source, row) in enumerate(asked):
@@ -100,7 +107,7 @@ def read_questions(dataset: DataSet, folder: Path, prompt: Prompt, *, plain: boo
 
 def read_gallery(dataset: DataSet, folder: Path) -> Gallery:
     """The pictures and captions of a data set; as :func:`read_questions`."""
-    files = {name: folder / path for name, path in dataset.files.items()}
+    files = _Paths({name: folder / path for name, path in dataset.files.items()})
     gallery: Gallery = _of(_GALLERIES, dataset)(files, folder / dataset.images, dataset)
     if not gallery.texts:
         raise DataError(f"{next(iter(files.values()))}: holds no captions to test on")
@@ -126,7 +133,6 @@ def _file_name(dataset: DataSet, fields: Row) -> str:
 
 
 _Asked = tuple[list[tuple[Row, dict[str, Any]]], str, dict[str, Any]]
-_Paths = Mapping[str, Path]
 
 
 def _vqa(files: _Paths) -> _Asked:
@@ -170,15 +176,16 @@ def _in_vqa_form(rows: Sequence[Row], path: Path, image: str) -> _Asked:
 
 def _gqa(files: _Paths) -> _Asked:
     """GQA: an object by question id; the balanced questions are asked, as they are scored."""
-    value = read_json(files["annotations"])
+    path = files["annotations"]
+    value = read_json(path)
     if not isinstance(value, dict) or not all(isinstance(row, dict) for row in value.values()):
-        raise DataError(f"{files['annotations']}: expected a JSON object of questions by their id")
+        raise DataError(f"{path}: expected a JSON object of questions by their id")
     asked: list[tuple[Row, dict[str, Any]]] = []
     for item, row in value.items():
         if row.get("isBalanced", True):
-            ids = {"question_id": item, "image_id": need(row, "imageId", files["annotations"])}
-            asked.append(({**ids, "question": row["question"]}, {"questionId": item}))
-    return asked, "prediction", {"annotations": files["annotations"]}
+            ids = {"question_id": item, "image_id": need(row, "imageId", path)}
+            asked.append(({**ids, "question": need(row, "question", path)}, {"questionId": item}))
+    return asked, "prediction", {"annotations": path}
 
 
 def _llava(files: _Paths) -> _Asked:
@@ -198,7 +205,7 @@ def _coco(files: _Paths, images: Path, dataset: DataSet) -> Gallery:
     """COCO's caption annotations, as NoCaps has them too; captioning reads the file itself."""
     path = files["annotations"]
     listed = read_object(path, "images")
-    place = {row["id"]: number for number, row in enumerate(listed)}
+    place = {need(row, "id", path): number for number, row in enumerate(listed)}
     paths = {str(row["id"]): images / _file_name(dataset, {**row, "image_id": row["id"]}) for row in listed}
     captions = [row for row in read_object(path, "annotations") if row.get("image_id") in place]
     owner = np.array([place[row["image_id"]] for row in captions], np.int64)
@@ -210,7 +217,7 @@ def _karpathy(files: _Paths, images: Path, dataset: DataSet) -> Gallery:
     """Karpathy's splits of COCO and Flickr30k: the pictures of ``test``, their first five sentences."""
     path = files["dataset"]
     rows = [row for row in read_object(path, "images") if need(row, "split", path) == "test"]
-    sentences = [[s["raw"] for s in need(row, "sentences", path)][:5] for row in rows]
+    sentences = [[need(one, "raw", path) for one in need(row, "sentences", path)[:5]] for row in rows]
     ids = [row.get("cocoid", row.get("imgid")) for row in rows]
     paths = {str(name): images / _file_name(dataset, row) for name, row in zip(ids, rows, strict=True)}
     owner = np.repeat(np.arange(len(rows)), [len(some) for some in sentences])
