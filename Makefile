@@ -38,7 +38,7 @@ bench: setup  ## timings beside peers: JSON under runs/bench
 	$(BIN)/python benchmarks/packed.py
 	$(BIN)/python benchmarks/load.py
 
-bench-eval: setup  ## scoring beside its peers: runs/bench/eval.json
+bench-eval: setup  ## scoring and asking beside their peers: runs/bench/eval.json
 	$(BIN)/python benchmarks/eval.py
 
 soak: setup  ## what takes longer: the quickstart from scratch, the parts compared, and two more seeds

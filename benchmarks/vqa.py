@@ -86,7 +86,9 @@ def measure(rounds: int) -> dict[str, Any]:
     """In turns, after a round that is not counted."""
     setting = Setting()
     timed(setting.answer_ours, 2)
-    trial = {batch: timed(setting.answer_stock, LENGTHS[0], batch)[0] for batch in BATCHES}
+    trial = dict.fromkeys(BATCHES, float("inf"))
+    for batch in (*BATCHES, *BATCHES):
+        trial[batch] = min(trial[batch], timed(setting.answer_stock, LENGTHS[0], batch)[0])
     best = min(trial, key=lambda batch: trial[batch])
     result: dict[str, Any] = {"batch_trial_seconds": trial, "stock_batch": best, "lengths": {}}
     for place, length in enumerate(LENGTHS):
