@@ -38,7 +38,7 @@ bench: setup  ## timings beside peers: JSON under runs/bench
 	$(BIN)/python benchmarks/packed.py
 	$(BIN)/python benchmarks/load.py
 
-bench-eval: setup  ## scoring beside its peers: runs/bench/eval.json
+bench-eval: setup  ## scoring and asking beside their peers: runs/bench/eval.json
 	$(BIN)/python benchmarks/eval.py
 
 bench-data: setup  ## importing, decoding, shuffling, the leak guard: runs/bench/data.json

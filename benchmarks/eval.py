@@ -1,9 +1,11 @@
-"""Scoring from files beside its peers: ``make bench-eval`` writes ``runs/bench/eval.json``.
+"""Scoring and asking beside their peers: ``make bench-eval`` writes ``runs/bench/eval.json``.
 
 - ``caption_no_java``: Bleu, ROUGE_L and CIDEr of 5,000 captions against 5 references each, PTB's cut
   included, beside pycocoevalcap 1.2 (whose cut needs Java); the scores must be equal.
 - ``retrieval_5k_25k_seconds`` and ``retrieval_rss_mb``: ``score retrieval`` of 5,000 x 25,000 embeddings,
   from the file to the intervals.
+- ``vqa_k8`` and ``answers_equal``: 8 questions a picture beside stock ``generate`` (``benchmarks/vqa.py``);
+  ``vqa_k8_8`` and ``vqa_k8_16`` with longer answers.
 
 Every timing is a process of its own with one thread: nothing is warm, and the sides take turns. The captions
 are made of invented words, as frequent as words are, with the marks and lengths of COCO's.
@@ -35,6 +37,8 @@ from ziya_visual.core.io import write_json
 
 IMAGES, TEXTS, WIDTH = 5000, 5, 256
 ROUNDS = 5
+VQA_ROUNDS = 3
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 OUT = Path("runs/bench/eval.json")
 
 
@@ -121,10 +125,9 @@ SIDES: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 def measure(side: str, path: Path) -> dict[str, Any]:
     """Run one side in a fresh process with one thread."""
-    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     done = subprocess.run(
         [sys.executable, __file__, side, str(path)],
-        env=os.environ | one,
+        env=os.environ | ONE_THREAD,
         capture_output=True,
         text=True,
         check=True,
@@ -167,9 +170,22 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-# Each part adds its ratios, checks and raw timings. The part that needs a model, with `vqa_k8` and
-# `answers_equal`, takes its place here.
-PARTS = (captions, retrieval)
+def questions(folder: Path, report: dict[str, Any]) -> None:
+    out = folder / "vqa.json"
+    command = [sys.executable, str(Path(__file__).with_name("vqa.py")), str(VQA_ROUNDS), str(out)]
+    subprocess.run(command, env=os.environ | ONE_THREAD, check=True, capture_output=True)
+    found = json.loads(out.read_text())
+    for place, (length, one) in enumerate(found["lengths"].items()):
+        name = "vqa_k8" if place == 0 else f"vqa_k8_{length}"
+        pairs = zip(one["seconds"]["stock"], one["seconds"]["ours"], strict=True)
+        report["ratios"][name] = spread([stock / ours for stock, ours in pairs])
+    report["checks"]["answers_equal"] = min(one["answers_equal"] for one in found["lengths"].values())
+    report["raw"]["vqa"] = found
+    report["versions"] |= {name: version(name) for name in ("torch", "transformers")}
+
+
+# Each part adds its ratios, checks and raw timings.
+PARTS = (captions, retrieval, questions)
 
 
 def main() -> None:

@@ -14,26 +14,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ziya_visual.core import log
 from ziya_visual.core.config import load_recipe
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.io import atomic_dir, read_examples, read_json, write_records
 from ziya_visual.core.records import Example
-from ziya_visual.data.templates import instruct
 from ziya_visual.eval.judge import judge_predictions
 from ziya_visual.eval.leaderboard import leaderboard
 from ziya_visual.eval.report import Target, write_report
 from ziya_visual.eval.results import Metric, Scope, results, write_results
 from ziya_visual.eval.runner import evaluate, majority
 from ziya_visual.eval.suite_run import samples
-from ziya_visual.eval.suites import Pool, Section, Suite
+from ziya_visual.eval.suites import Suite
+from ziya_visual.eval.suites.scenes import build_suite
 from ziya_visual.forge.translate import translate
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.scenes import dataset
-from ziya_visual.scenes.draw import render
-from ziya_visual.scenes.grammar import forge_side, keywords
+from ziya_visual.scenes.grammar import forge_side
 from ziya_visual.serve.api import running_server
 from ziya_visual.train.parts import SHIPPED, pretrain_parts, read_card
 from ziya_visual.train.run import run_recipe
@@ -167,25 +164,6 @@ def _train(out: Path, parts: Path, seed: int) -> list[dict[str, Any]]:
         with atomic_dir(out / name) as aside:
             shutil.copytree(out / "train" / stage, aside, dirs_exist_ok=True)
     return list(read_json(out / "train" / "curve.json"))
-
-
-def build_suite(seed: int) -> Suite:
-    """New scenes and held-out pairs, in both languages, in phrasings that were never trained on."""
-    sections: dict[tuple[str, str], Section] = {}
-    images: dict[str, Image.Image] = {}
-    for split, held_out in (("new", False), ("unseen", True)):
-        drawn = dataset.evaluation(seed=seed, held_out=held_out)
-        images |= {name: Image.fromarray(render(scene)) for name, scene in drawn.scenes.items()}
-        for lang in dataset.LANGS:
-            pools = [
-                Pool(tuple(pool), tuple(drawn.ranked[lang][name] for name in pool)) for pool in drawn.pools
-            ]
-            sections[split, lang] = Section(
-                vqa=[instruct(example, seed=seed, split="eval") for example in drawn.vqa[lang]],
-                caption=[instruct(example, seed=seed, split="eval") for example in drawn.caption[lang]],
-                pools=pools,
-            )
-    return Suite(name="scenes", sections=sections, images=images, keywords=keywords)
 
 
 def _evaluate(out: Path, suite: Suite, seed: int) -> list[Metric]:

@@ -3,9 +3,9 @@
 from functools import partial
 from pathlib import Path
 
+import folders
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
 from ziya_visual.core.config import load_recipe
@@ -65,9 +65,10 @@ def test_a_stock_checkpoint_is_measured_without_retrieval(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(suites, "make_pools", partial(suites.make_pools, size=2))
-    tiny.blip2_folder(tmp_path / "stock")
+    folders.blip2(tmp_path / "stock")
     result = run_suite(tmp_path / "stock", folder / "suite.jsonl", out=tmp_path / "eval")
     assert {row["task"] for row in result["metrics"]} == {"vqa", "caption"}
+    assert result["card"]["not_measured"] == ["suite: no retrieval, for stock only speaks"]
 
 
 def test_a_suite_without_pictures_is_refused(tmp_path: Path) -> None:

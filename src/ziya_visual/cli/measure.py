@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ziya_visual.cli.arguments import Checkpoint, Seed, show, warn
+from ziya_visual.cli.arguments import Seed, show, warn
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.core.io import write_json
 
@@ -21,16 +22,28 @@ File = Annotated[Path | None, typer.Option()]
 
 @measure.command("eval")
 def evaluate(
-    checkpoint: Checkpoint,
-    suite: Annotated[Path, typer.Option(help="JSONL of vqa and caption records with pictures by path.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="Folder or hub id, ours or any image-text model's, or MODEL@URL.")
+    ],
+    suite: Annotated[
+        list[str],
+        typer.Option(help="scenes, paper-en, paper-zh, qa90, or a file; may be given several times."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and predictions.")],
+    data: Annotated[Path, typer.Option(help="Folder with your copies of the data sets.")] = Path("data/eval"),
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests to an endpoint in flight at once.")] = 16,
     seed: Seed = 0,
 ) -> None:
-    """Put a suite of questions, captions and retrieval to a checkpoint."""
+    """Put suites of questions, captions and retrieval to a model; a killed run goes on where it was."""
     from ziya_visual.eval.suite_run import run_suite
 
-    rows = run_suite(checkpoint, suite, out=out, seed=seed)["metrics"]
-    show({f"{r['split']}/{r['lang']}/{r['task']}/{r['name']}": r["value"] for r in rows})
+    content = run_suite(checkpoint, *suite, out=out, data=data, seed=seed, concurrency=concurrency)
+    if int(os.environ.get("RANK", "0")) == 0:
+        rows, card = content["metrics"], content["card"]
+        show({f"{r['split']}/{r['lang']}/{r['task']}/{r['name']}": r["value"] for r in rows})
+        for where, counts in card["failures"].items():
+            show({f"failures/{where}/{reason}": count for reason, count in counts.items()})
+        show({f"written/{number}": path for number, path in enumerate(card["files"], start=1)})
 
 
 @measure.command()

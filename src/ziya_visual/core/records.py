@@ -79,6 +79,12 @@ class Example:
     source: str = ""
     provenance: Provenance = Provenance()
 
+    @property
+    def asked(self) -> tuple[Message, ...]:
+        """The turns before the last assistant turn: what a model is to answer."""
+        turns = self.messages
+        return turns[:-1] if turns and turns[-1].role == "assistant" else turns
+
     def with_messages(self, messages: tuple[Message, ...], **changes: Any) -> Example:
         """A copy with other messages and, by keyword, other fields."""
         return replace(self, messages=messages, **changes)

@@ -225,7 +225,7 @@ def _agreements(fought: dict[tuple[str, str, str], list[Battle]]) -> list[dict[s
 def anchors() -> list[dict[str, Any]]:
     """Published numbers with source and judge (``anchors.yaml``): listed apart, never ranked among ours."""
     found: list[dict[str, Any]] = yaml.safe_load(read_text(_HERE / "anchors.yaml"))
-    return found
+    return [table for table in found if "judge" in table]
 
 
 def _page(

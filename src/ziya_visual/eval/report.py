@@ -13,6 +13,7 @@ import jinja2
 
 from ziya_visual.core.io import write_text
 from ziya_visual.eval.plot import COLORS, line_chart
+from ziya_visual.eval.report_benchmarks import tables
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,23 +68,27 @@ def write_report(
 
     Args:
         out: the folder of the run.
-        results: the content of ``results.json``; ``card.title`` and ``card.command`` are shown where given.
+        results: the content of ``results.json``; of its card title, command, the model's name, what was not
+            measured and what failed are shown where given.
         curves: learning curves, rows of ``stage``, ``step``, ``name``, ``value``.
         samples: right and wrong answers for the contact sheet.
         targets: floors and aims, shown beside Chat's numbers.
     """
     table = Table(results["metrics"], targets)
+    card = results.get("card", {})
+    chat = card.get("model", MODELS["chat"])
     page = _environment().get_template("report.html.jinja")
     path = out / "report.html"
     write_text(
         path,
         page.render(
             results=results,
-            card=results.get("card", {}),
+            card=card,
             table=table,
             languages={lang: name for lang, name in LANGUAGES.items() if lang in table.langs},
             splits={split: name for split, name in SPLITS.items() if split in table.splits},
-            models=MODELS,
+            models={**MODELS, "chat": chat},
+            benchmarks=tables(results["metrics"], model=chat, apart=(*SPLITS, "train")),
             headline=HEADLINE,
             charts=_charts(curves),
             line_colors=COLORS,

@@ -61,34 +61,45 @@ def _unit(vectors: Floats, name: str) -> Floats:
 
 
 def check_pairs(scores: npt.NDArray[np.floating], text2image: npt.NDArray[np.integer]) -> Ints:
-    """``text2image`` as int64[M], after refusing what cannot be scored.
+    """``text2image`` as int64[M] or [M, K], after refusing what cannot be scored.
+
+    A text with several right images (MUGE's queries have some) has a row of them, filled up with -1.
 
     Raises:
         DataError: shapes that do not fit, indices out of range, scores that are not finite.
     """
     images, texts = scores.shape
-    if text2image.shape != (texts,) or not np.issubdtype(text2image.dtype, np.integer):
+    several = text2image.ndim == 2
+    if text2image.shape[:1] != (texts,) or text2image.ndim > 2 or text2image.dtype.kind not in "iu":
         found = f"{text2image.dtype}{list(text2image.shape)}"
-        raise DataError(f"text2image is {found}, expected integers [{texts}], one a text")
-    if texts == 0 or images == 0:
+        raise DataError(f"text2image is {found}, expected integers [{texts}], one a text (or [{texts}, K])")
+    if text2image.size == 0 or images == 0:
         raise DataError(f"nothing to score: {images} images, {texts} texts")
-    if text2image.min() < 0 or text2image.max() >= images:
-        raise DataError(
-            f"text2image runs from {text2image.min()} to {text2image.max()}; images are 0 to {images - 1}"
-        )
+    least = text2image.max(axis=1).min() if several else text2image.min()
+    if least < 0 or text2image.max() >= images:
+        raise DataError(f"text2image runs from {least} to {text2image.max()}; images are 0 to {images - 1}")
     if not np.isfinite(scores).all():
         raise DataError(f"{np.count_nonzero(~np.isfinite(scores))} scores are NaN or infinite")
     return text2image.astype(np.int64)
+
+
+def pairs(text2image: Ints) -> tuple[Ints, Ints]:
+    """The right pairs: (texts, images), int64[P] each."""
+    if text2image.ndim == 1:
+        return np.arange(len(text2image)), text2image
+    texts, places = np.nonzero(text2image >= 0)
+    return texts, text2image[texts, places]
 
 
 def rank_texts(scores: npt.NDArray[np.floating], text2image: Ints) -> Ints:
     """For every image how many wrong texts stand before its best right one: int64[N]."""
     images = len(scores)
     ranks = np.full(images, CUT_OFF, np.int64)
-    order = np.argsort(text2image, kind="stable")
-    bounds = np.searchsorted(text2image[order], np.arange(images + 1))
+    texts, owners = pairs(text2image)
+    order = np.argsort(owners, kind="stable")
+    bounds = np.searchsorted(owners[order], np.arange(images + 1))
     for index in range(images):
-        mine = order[bounds[index] : bounds[index + 1]]
+        mine = texts[order[bounds[index] : bounds[index + 1]]]
         if len(mine):
             row = scores[index]
             limit = row[mine].max()
@@ -100,11 +111,14 @@ def rank_texts(scores: npt.NDArray[np.floating], text2image: Ints) -> Ints:
 
 
 def rank_images(scores: npt.NDArray[np.floating], text2image: Ints) -> Ints:
-    """For every text how many wrong images stand before its own: int64[M]."""
-    images, texts = scores.shape
-    limit = scores[text2image, np.arange(texts)]
-    ranks = np.full(texts, -1, np.int64)
-    for start in range(0, images, 256):
+    """For every text how many wrong images stand before its own, or its best one: int64[M]."""
+    count = scores.shape[1]
+    texts, images = pairs(text2image)
+    right = scores[images, texts]
+    limit = np.full(count, -np.inf, scores.dtype)
+    np.maximum.at(limit, texts, right)
+    ranks = -np.bincount(texts[right >= limit[texts] - TIE], minlength=count)
+    for start in range(0, len(scores), 256):
         ranks += np.count_nonzero(scores[start : start + 256] >= limit - TIE, axis=0)
     ranks[limit == -np.inf] = CUT_OFF
     return ranks
@@ -122,13 +136,20 @@ def rerank(scores: Floats, itm: Floats, top_k: int, text2image: Ints) -> tuple[F
         raise DataError(f"itm is {list(itm.shape)}, expected {list(scores.shape)} as the similarity")
     if top_k < 1:
         raise DataError(f"--top-k {top_k}: expected 1 or more")
-    texts = np.arange(scores.shape[1])
+    texts, images = pairs(text2image)
     strict = scores.copy()
-    strict[text2image, texts] -= TIE
+    strict[images, texts] -= TIE
     total = scores + itm
     by_row = _keep_top(strict, total, top_k)
     by_column = _keep_top(strict.T, total.T, top_k).T
     return by_row, by_column
+
+
+def candidates(scores: Floats, top_k: int, text2image: Ints) -> npt.NDArray[np.bool_]:
+    """bool[N, M]: the pairs whose matching logit :func:`rerank` reads."""
+    by_row, by_column = rerank(scores, np.zeros_like(scores), top_k, text2image)
+    chosen: npt.NDArray[np.bool_] = (by_row > -np.inf) | (by_column > -np.inf)
+    return chosen
 
 
 def _keep_top(order: Floats, values: Floats, top_k: int) -> Floats:

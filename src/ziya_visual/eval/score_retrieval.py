@@ -42,6 +42,7 @@ def score_retrieval(
             raise DataError(f"{rerank}: itm holds NaN or infinite values")
         by_row, by_column = retrieval.rerank(scores, itm, top_k, owner)
         rule += f"; contrastive + matching within the top {top_k}"
+    texts, images = retrieval.pairs(owner)
     ranks = retrieval.rank_texts(by_row, owner), retrieval.rank_images(by_column, owner)
     items = {
         f"{name}_r{depth}": {
@@ -52,11 +53,11 @@ def score_retrieval(
     }  # fmt: skip
     return Scored(
         retrieval.recalls(*ranks),
-        +Counter({"images_without_text": scores.shape[0] - len(np.unique(owner))}),
+        +Counter({"images_without_text": scores.shape[0] - len(np.unique(images))}),
         items,
         rule,
         statistics=[_mean_recalls(items)],
-        clusters={f"text/{text}": f"image/{image}" for text, image in enumerate(owner.tolist())},
+        clusters={f"text/{t}": f"image/{i}" for t, i in zip(texts.tolist(), images.tolist(), strict=True)},
     )
 
 

@@ -4,8 +4,7 @@ Keys and values live in one buffer a layer, a row a slot; every token is written
 slot, so that rows need not be aligned. Works on any decoder of transformers that takes ``inputs_embeds``, a
 4D additive mask, ``position_ids`` and a cache with ``update``.
 
-Legend: S slots, B rows of a call, T tokens a row, H key heads, E head width, D model width, W visible
-positions.
+Legend: B rows of a call, T tokens a row, H key heads, E head width, D model width, W visible positions.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+LONGER = 1.5  # than the shortest prompt of a group that is prefilled together
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,15 @@ class SlotCache:
         self._rows: Tensor = torch.empty(0, dtype=torch.long)
         self._positions: Tensor = torch.empty(0, dtype=torch.long)
         self._width = 0
+        self._reserved = (0, 0)
+
+    def reserve(self, rows: int, length: int) -> None:
+        """What will be needed soon, in rows and positions: room is made for it at once, not bit by bit."""
+        self._reserved = max(rows, self._reserved[0]), max(length, self._reserved[1])
 
     def aim(self, rows: Tensor, positions: Tensor, width: int) -> None:
-        """The next call writes rows int64[B] at positions int64[B, T] and sees the first ``width``."""
+        """The next call writes rows int64[B], side by side, at positions int64[B, T], and sees ``width``."""
+        assert rows[-1] - rows[0] + 1 == len(rows)
         self._rows, self._positions, self._width = rows, positions, width
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
@@ -62,11 +69,14 @@ class SlotCache:
             self._keys.append(keys.new_zeros(0, keys.shape[1], 0, keys.shape[3]))
             self._values.append(values.new_zeros(0, values.shape[1], 0, values.shape[3]))
         self._grow(layer_idx)
+        start, rows = int(self._positions[0, 0]), slice(int(self._rows[0]), int(self._rows[-1]) + 1)
         seen = []
         for buffer, new in ((self._keys[layer_idx], keys), (self._values[layer_idx], values)):
-            buffer[self._rows[:, None], :, self._positions] = new.transpose(1, 2).to(buffer.dtype)
-            rows = buffer[: len(self._rows)] if self._leading() else buffer[self._rows]
-            seen.append(rows[:, :, : self._width])
+            if self._positions.stride(0) == 0:  # the same positions in all rows: a plain copy
+                buffer[rows, :, start : start + new.shape[2]] = new
+            else:
+                buffer[self._rows[:, None], :, self._positions] = new.transpose(1, 2).to(buffer.dtype)
+            seen.append(buffer[rows, :, : self._width])
         return seen[0], seen[1]
 
     def copy_prefix(self, source: SlotCache, source_rows: Tensor, rows: Tensor, length: int) -> None:
@@ -77,16 +87,13 @@ class SlotCache:
 
     def keep(self, rows: Tensor) -> None:
         """Move the given rows to the front, in their order; the others are given up."""
-        for buffers in (self._keys, self._values):
-            for layer, buffer in enumerate(buffers):
-                buffers[layer] = buffer[rows]
+        self._reserved = 0, self._reserved[1]
+        self._keys = [buffer[rows] for buffer in self._keys]
+        self._values = [buffer[rows] for buffer in self._values]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Of no use here, since positions are always given; stock code asks for it."""
         return 0
-
-    def _leading(self) -> bool:
-        return bool(self._rows[0] == 0 and self._rows[-1] == len(self._rows) - 1)
 
     def _grow(self, layer: int) -> None:
         """Room for the rows and positions aimed at, in steps, so that copies are rare."""
@@ -94,16 +101,21 @@ class SlotCache:
         rows, length = int(self._rows.max()) + 1, max(self._width, int(self._positions.max()) + 1)
         if rows <= buffer.shape[0] and length <= buffer.shape[2]:
             return
-        shape = (
-            max(buffer.shape[0], rows),
-            buffer.shape[1],
-            max(buffer.shape[2], length + 64),
-            buffer.shape[3],
-        )
+        shape = list(buffer.shape)
+        shape[0] = max(shape[0], rows, self._reserved[0])
+        shape[2] = max(shape[2], length, min(length + 64, self._reserved[1]))
         for buffers in (self._keys, self._values):
             grown = buffers[layer].new_zeros(shape)
             grown[: buffer.shape[0], :, : buffer.shape[2]] = buffers[layer]
             buffers[layer] = grown
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Prefixes that were computed once: their keys and values, a row a prefix, and their length."""
+
+    cache: SlotCache
+    length: int
 
 
 @dataclass
@@ -129,20 +141,39 @@ class Decoder:
         self.slots: list[Slot] = []
 
     @torch.inference_mode()
-    def add(self, prompts: Sequence[Prompt], tags: Sequence[int], prefixes: Tensor | None = None) -> None:
+    def share(self, prefixes: Tensor) -> Shared:
+        """Compute shared prefixes, embeddings float[N, P, D], for prompts that are added in several calls."""
+        count, length = prefixes.shape[:2]
+        cache = SlotCache()
+        positions = torch.arange(length)[None].expand(count, -1)
+        self._forward(prefixes, torch.arange(count), positions, cache=cache)
+        return Shared(cache, length)
+
+    def reserve(self, prompts: Sequence[Prompt], shared: Shared | None) -> None:
+        """Make room once for prompts that are added in several calls."""
+        longest = max(len(prompt.ids) + prompt.max_new_tokens for prompt in prompts)
+        length = longest + (0 if shared is None else shared.length)
+        self._cache.reserve(len(self.slots) + len(prompts), length)
+
+    @torch.inference_mode()
+    def add(
+        self, prompts: Sequence[Prompt], tags: Sequence[int], prefixes: Tensor | Shared | None = None
+    ) -> None:
         """Prefill prompts and choose the first token of each.
 
         Args:
             prompts: all with a prefix, or all without.
             tags: the caller's name of each.
-            prefixes: float[N, P, D], embeddings of shared prefixes, each computed once here.
+            prefixes: what :meth:`share` takes or gave.
         """
         first = len(self.slots)
         rows = torch.arange(first, first + len(prompts))
-        starts = 0
-        if prefixes is not None:
-            starts = prefixes.shape[1]
-            self._share(prefixes, torch.tensor([prompt.prefix for prompt in prompts]), rows)
+        shared = self.share(prefixes) if isinstance(prefixes, Tensor) else prefixes
+        starts = 0 if shared is None else shared.length
+        self.reserve(prompts, shared)
+        if shared is not None:
+            which = torch.tensor([prompt.prefix for prompt in prompts])
+            self._cache.copy_prefix(shared.cache, which, rows, starts)
         lengths = torch.tensor([len(prompt.ids) for prompt in prompts])
         ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
         for row, prompt in enumerate(prompts):
@@ -180,13 +211,6 @@ class Decoder:
         """Free the slots of all prompts that are done."""
         self._compact(always=True)
 
-    def _share(self, prefixes: Tensor, which: Tensor, rows: Tensor) -> None:
-        count, length = prefixes.shape[:2]
-        shared = SlotCache()
-        positions = torch.arange(length)[None].expand(count, -1)
-        self._forward(prefixes, torch.arange(count), positions, cache=shared)
-        self._cache.copy_prefix(shared, which, rows, length)
-
     def _forward(
         self, embeds: Tensor, rows: Tensor, positions: Tensor, cache: SlotCache | None = None
     ) -> Tensor:
@@ -194,17 +218,15 @@ class Decoder:
         width = int(positions.max()) + 1
         cache.aim(rows, positions, width)
         hidden = torch.arange(width)[None, None, None] > positions[:, None, :, None]
-        mask = torch.zeros(hidden.shape, dtype=embeds.dtype).masked_fill_(
-            hidden, torch.finfo(embeds.dtype).min
-        )
-        states: Tensor = self._model.base_model(
+        least = torch.finfo(embeds.dtype).min
+        mask = torch.zeros(hidden.shape, dtype=embeds.dtype).masked_fill_(hidden, least)
+        return self._model.base_model(
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        return states
 
     def _choose(self, logits: Tensor, slots: Sequence[Slot]) -> None:
         greedy = logits.argmax(-1).tolist()
@@ -247,13 +269,16 @@ def generate(
     All prompts have a prefix of ``prefixes`` (float[N, P, D]), or none has.
     """
     decoder = Decoder(model, eos_id=eos_id)
+    shared = None if prefixes is None else decoder.share(prefixes)
     answers: list[list[int]] = [[] for _ in prompts]
     waiting = sorted(range(len(prompts)), key=lambda place: len(prompts[place].ids))
     while waiting or decoder.slots:
         free = rows - len(decoder.slots)
         if waiting and free >= min(max(1, rows // 2), len(waiting)):
             some, waiting = waiting[:free], waiting[free:]
-            decoder.add([prompts[place] for place in some], some, prefixes)
+            decoder.reserve([prompts[place] for place in some], shared)
+            for group in _alike(some, prompts):
+                decoder.add([prompts[place] for place in group], group, shared)
         else:
             decoder.step()
         for slot in decoder.slots:
@@ -262,3 +287,14 @@ def generate(
         if all(slot.done for slot in decoder.slots) or waiting:
             decoder.drop_done()
     return answers
+
+
+def _alike(places: Sequence[int], prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Places, shortest prompt first, in groups that need little padding."""
+    groups: list[list[int]] = []
+    for place in places:
+        if groups and len(prompts[place].ids) <= LONGER * len(prompts[groups[-1][0]].ids):
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups

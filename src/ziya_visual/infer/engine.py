@@ -110,15 +110,15 @@ class ZiyaVisual(TextModel):
             max_new_tokens: for each.
             images: pictures by ``image_id``; without it each record's own is opened.
         """
-        keys = [(str(example.image_id), self._instruction(_asked(example))) for example in examples]
+        keys = [(str(example.image_id), self._instruction(example.asked)) for example in examples]
         one = dict(zip(keys, examples, strict=True))  # record of each picture and instruction
         pictures = [open_picture(one[key]) if images is None else images[key[0]] for key in one]
         place = {key: index for index, key in enumerate(one)}
         prompts = [
-            self.prompt(_asked(example), max_new_tokens, Sampling(), prefix=place[key])
+            self.prompt(example.asked, max_new_tokens, Sampling(), prefix=place[key])
             for key, example in zip(keys, examples, strict=True)
         ]
-        prefixes = self.prefixes(pictures, [_asked(example) for example in one.values()])
+        prefixes = self.prefixes(pictures, [example.asked for example in one.values()])
         found = generate(
             self.language_model, prompts, eos_id=self.format.eos_id, prefixes=prefixes, rows=AT_ONCE
         )
@@ -201,6 +201,29 @@ class ZiyaVisual(TextModel):
         ids, mask = self._qformer_ids(texts, self.alignment.qformer_tokenizer)
         return self.alignment.text_features(self.model, ids, mask).float().numpy()
 
+    def match(
+        self, images: Mapping[str, Image.Image], asked: Sequence[tuple[str, Sequence[str]]]
+    ) -> list[Floats]:
+        """The matching head's logits of "this text fits", float32[M] for each picture's own M texts."""
+        return [self._match(images[name], texts) for name, texts in asked]
+
+    @torch.inference_mode()
+    def _match(self, image: Image.Image, texts: Sequence[str]) -> Floats:
+        """Of one picture, which the ViT sees once."""
+        embeds = self.model.encode_images(self.processor.pixels([image]))
+        found = [torch.empty(0)]
+        for start in range(0, len(texts), AT_ONCE):
+            some = texts[start : start + AT_ONCE]
+            ids, mask = self._qformer_ids(some, self.alignment.qformer_tokenizer)
+            seen = embeds.expand(len(some), -1, -1)
+            found.append(self.alignment.matching_logits(self.model, seen, ids, mask)[:, 1])
+        return torch.cat(found).float().numpy()
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether it can embed and match: whether the checkpoint has an alignment."""
+        return self._alignment is not None
+
     @property
     def alignment(self) -> Alignment:
         """What embeds; ``CheckpointError`` where the checkpoint has none."""
@@ -258,9 +281,3 @@ def open_model(folder: Path) -> TextModel:
     if read_json(folder / "config.json").get("model_type") in CONFIGS:
         return ZiyaVisual.from_pretrained(folder)
     return TextModel.from_pretrained(folder)
-
-
-def _asked(example: Example) -> tuple[Message, ...]:
-    """The turns before the last assistant turn."""
-    messages = example.messages
-    return messages[:-1] if messages and messages[-1].role == "assistant" else messages

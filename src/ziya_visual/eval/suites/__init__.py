@@ -79,7 +79,7 @@ class _Blank(Mapping[str, "Image"]):
         return len(self._images)
 
 
-class _Files(Mapping[str, "Image"]):
+class Files(Mapping[str, "Image"]):
     """Pictures opened from their files when asked for."""
 
     def __init__(self, paths: Mapping[str, Path]) -> None:
@@ -151,4 +151,4 @@ def load_suite(path: Path) -> Suite:
         key: Section(tasks["vqa"], tasks["caption"], make_pools(tasks["caption"]))
         for key, tasks in groups.items()
     }
-    return Suite(path.stem, sections, _Files(paths))
+    return Suite(path.stem, sections, Files(paths))

@@ -1,0 +1,113 @@
+"""Questions about pictures: ours beside stock ``generate``, for ``benchmarks/eval.py``.
+
+The network of ``make bench-train`` with random weights in float32, 8 questions of 8 to 16 tokens about each
+of 16 pictures, greedy answers of fixed lengths. Ours encodes a picture once and decodes its questions behind
+one prefix; stock gets a row a question, padded on the left, in the batch that was fastest in a trial.
+
+One thread, and the seconds are those of its processor: other work on the machine counts less.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from train_setting import BOS, IMAGE_ID, PAD, QUERIES, album, models
+
+from ziya_visual.data.text_batch import pad
+from ziya_visual.infer.decode import Prompt, generate
+
+PICTURES, QUESTIONS = 16, 8
+LENGTHS = (3, 8, 16)  # new tokens; `vqa_k8` is of the first: a word, or two, and the end
+BATCHES = (16, 64)
+
+
+class Setting:
+    """Both models, the pictures and the token ids of their questions."""
+
+    def __init__(self) -> None:
+        self.ours, self.stock = models()
+        self.ours.eval()
+        self.stock.eval()
+        self.stock.generation_config.eos_token_id = None  # every answer has its full length
+        self.stock.generation_config.pad_token_id = PAD
+        made = album(PICTURES, QUESTIONS + 2)
+        self.pixels = made.pixels
+        self.questions = [[text.encoded.ids for text in texts[2:]] for texts in made.texts]
+
+    @torch.inference_mode()
+    def answer_ours(self, length: int) -> list[list[int]]:
+        """As the engine does it: a prefix a picture, all its questions behind it."""
+        tokens = self.ours.image_prefix(self.ours.query_images(self.ours.encode_images(self.pixels)))
+        ids = torch.tensor([IMAGE_ID] * QUERIES + [BOS])
+        prefixes = self.ours.language_model.get_input_embeddings()(ids).repeat(PICTURES, 1, 1)
+        prefixes[:, :QUERIES] = tokens
+        prompts = [
+            Prompt(question, length, place) for place, some in enumerate(self.questions) for question in some
+        ]
+        return generate(self.ours.language_model, prompts, eos_id=-1, prefixes=prefixes)
+
+    @torch.inference_mode()
+    def answer_stock(self, length: int, batch: int) -> list[list[int]]:
+        """A row a question."""
+        rows = [
+            (place, [IMAGE_ID] * QUERIES + [BOS] + question)
+            for place, some in enumerate(self.questions)
+            for question in some
+        ]
+        said = []
+        for start in range(0, len(rows), batch):
+            some = rows[start : start + batch]
+            backwards, mask = pad([ids[::-1] for _, ids in some], PAD)
+            ids = torch.from_numpy(backwards[:, ::-1].copy())
+            found = self.stock.generate(
+                pixel_values=self.pixels[[place for place, _ in some]],
+                input_ids=ids,
+                attention_mask=torch.from_numpy(mask[:, ::-1].copy()),
+                max_new_tokens=length,
+                do_sample=False,
+            )
+            said += found[:, ids.shape[1] :].tolist()
+        return said
+
+
+def timed(work: Any, *arguments: int) -> tuple[float, list[list[int]]]:
+    start = time.process_time()
+    said = work(*arguments)
+    return time.process_time() - start, said
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """In turns, after a round that is not counted."""
+    setting = Setting()
+    timed(setting.answer_ours, 2)
+    trial = dict.fromkeys(BATCHES, float("inf"))
+    for batch in (*BATCHES, *BATCHES):
+        trial[batch] = min(trial[batch], timed(setting.answer_stock, LENGTHS[0], batch)[0])
+    best = min(trial, key=lambda batch: trial[batch])
+    result: dict[str, Any] = {"batch_trial_seconds": trial, "stock_batch": best, "lengths": {}}
+    for place, length in enumerate(LENGTHS):
+        raw: dict[str, list[float]] = {"ours": [], "stock": []}
+        equal = 1.0
+        for _ in range(rounds if place == 0 else 1):
+            seconds, ours = timed(setting.answer_ours, length)
+            raw["ours"].append(seconds)
+            seconds, stock = timed(setting.answer_stock, length, best)
+            raw["stock"].append(seconds)
+            equal = min(equal, statistics.mean(a == b for a, b in zip(ours, stock, strict=True)))
+        different = len({tuple(said) for said in ours})
+        result["lengths"][str(length)] = {"seconds": raw, "answers_equal": equal, "different": different}
+    return result
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    result = measure(int(sys.argv[1]))
+    if len(sys.argv) > 2:
+        Path(sys.argv[2]).write_text(json.dumps(result))
+    print(json.dumps(result))
