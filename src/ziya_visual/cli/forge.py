@@ -37,7 +37,7 @@ def check(
     out: Annotated[Path, typer.Option(help="JSONL of id, ok, reasons.")],
 ) -> None:
     """Judge translation pairs from anywhere, without any language model."""
-    from ziya_visual.forge.checks import check_pairs
+    from ziya_visual.forge.pairs import check_pairs
 
     summary = check_pairs(pairs, source_lang=source_lang, target_lang=target_lang, out=out)
     typer.echo(json.dumps(summary, ensure_ascii=False))

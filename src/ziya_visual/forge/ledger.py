@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS requests (
     seconds REAL NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
     reason TEXT
-) WITHOUT ROWID;
+);
 CREATE INDEX IF NOT EXISTS by_state ON requests (state);
 CREATE TABLE IF NOT EXISTS asks (
     record TEXT NOT NULL,
@@ -46,7 +46,10 @@ CREATE TABLE IF NOT EXISTS asks (
     lines INTEGER NOT NULL,
     PRIMARY KEY (record, round)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, endpoint TEXT NOT NULL, state TEXT NOT NULL);
 """
+_OUTCOME = "key, state, answer, finish_reason, prompt_tokens, completion_tokens, seconds, attempts, reason"
+_AT_ONCE = 500  # values in one IN (...)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class Ledger:
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute("PRAGMA cache_size=-65536")  # 64 MB: keys are random, and so are their pages
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             self.close()
@@ -152,17 +156,29 @@ class Ledger:
         with self._transaction():
             self._db.executemany("INSERT OR IGNORE INTO asks VALUES (?, ?, ?, ?, ?)", rows)
 
-    def planned(self, round_: int) -> dict[str, Ask]:
-        """Every record's ask of a round."""
-        rows = self._db.execute(
-            "SELECT record, round, request, line, lines FROM asks WHERE round = ?", (round_,)
+    def planned(self, records: Sequence[str], round_: int) -> dict[str, Ask]:
+        """The asks of those records that have one in a round."""
+        rows = self._select(
+            "SELECT record, round, request, line, lines FROM asks WHERE round = ? AND record IN",
+            records,
+            round_,
         )
         return {row[0]: Ask(*row) for row in rows}
 
     def waiting(self, keys: Sequence[str]) -> list[str]:
         """Those of ``keys`` that still have to be sent, each once, in order."""
-        pending = {row[0] for row in self._db.execute("SELECT key FROM requests WHERE state = 'pending'")}
-        return [key for key in dict.fromkeys(keys) if key in pending]
+        keys = list(dict.fromkeys(keys))
+        pending: set[str] = {
+            row[0]
+            for row in self._select("SELECT key FROM requests WHERE state = 'pending' AND key IN", keys)
+        }
+        return [key for key in keys if key in pending]
+
+    def _select(self, query: str, values: Sequence[str], *before: Any) -> Iterator[Any]:
+        """Rows of a query that ends in ``IN``, for any number of values."""
+        for start in range(0, len(values), _AT_ONCE):
+            some = values[start : start + _AT_ONCE]
+            yield from self._db.execute(f"{query} ({','.join('?' * len(some))})", (*before, *some))
 
     def body(self, key: str) -> dict[str, Any]:
         """What is sent for ``key``."""
@@ -202,13 +218,24 @@ class Ledger:
 
     def outcome(self, key: str) -> Outcome:
         """What is known of a request."""
-        row = self._db.execute(
-            "SELECT key, state, answer, finish_reason, prompt_tokens, completion_tokens, seconds, attempts,"
-            " reason FROM requests WHERE key = ?",
-            (key,),
-        ).fetchone()
-        assert row is not None, key
-        return Outcome(*row)
+        return self.outcomes([key])[key]
+
+    def outcomes(self, keys: Sequence[str]) -> dict[str, Outcome]:
+        """What is known of several requests, all of which must be there."""
+        rows = self._select(f"SELECT {_OUTCOME} FROM requests WHERE key IN", keys)
+        found = {row[0]: Outcome(*row) for row in rows}
+        assert len(found) == len(set(keys)), set(keys) - set(found)
+        return found
+
+    def batches(self, endpoint: str) -> list[str]:
+        """Jobs of the Batch API whose results have not been read yet."""
+        query = "SELECT id FROM batches WHERE endpoint = ? AND state = 'sent' ORDER BY rowid"
+        return [row[0] for row in self._db.execute(query, (endpoint,))]
+
+    def note_batch(self, name: str, endpoint: str, *, done: bool) -> None:
+        """Remember a job of the Batch API before its results are waited for, or that they are read."""
+        row = (name, endpoint, "done" if done else "sent")
+        self._db.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?)", row)
 
     def totals(self) -> dict[str, Any]:
         """Requests by state, tokens, attempts and seconds of waiting, over the ledger's whole life."""
