@@ -156,29 +156,31 @@ class Ledger:
         with self._transaction():
             self._db.executemany("INSERT OR IGNORE INTO asks VALUES (?, ?, ?, ?, ?)", rows)
 
-    def planned(self, records: Sequence[str], round_: int) -> dict[str, Ask]:
-        """The asks of those records that have one in a round."""
-        rows = self._select(
-            "SELECT record, round, request, line, lines FROM asks WHERE round = ? AND record IN",
-            records,
-            round_,
-        )
-        return {row[0]: Ask(*row) for row in rows}
+    def planned(self, records: Sequence[str]) -> dict[str, list[Ask]]:
+        """The asks of those records that have any, by round."""
+        found: dict[str, list[Ask]] = {}
+        for row in self._select(
+            "SELECT record, round, request, line, lines FROM asks WHERE record IN", records
+        ):
+            found.setdefault(row[0], []).append(Ask(*row))
+        return {record: sorted(asks, key=lambda ask: ask.round) for record, asks in found.items()}
 
-    def waiting(self, keys: Sequence[str]) -> list[str]:
+    def waiting(self, keys: Iterable[str]) -> list[str]:
         """Those of ``keys`` that still have to be sent, each once, in order."""
-        keys = list(dict.fromkeys(keys))
-        pending: set[str] = {
-            row[0]
-            for row in self._select("SELECT key FROM requests WHERE state = 'pending' AND key IN", keys)
-        }
-        return [key for key in keys if key in pending]
+        distinct = list(dict.fromkeys(keys))
+        found: list[str] = []
+        for start in range(0, len(distinct), _AT_ONCE):
+            some = distinct[start : start + _AT_ONCE]
+            query = "SELECT key FROM requests WHERE state = 'pending' AND key IN"
+            pending = {row[0] for row in self._select(query, some)}
+            found += [key for key in some if key in pending]
+        return found
 
-    def _select(self, query: str, values: Sequence[str], *before: Any) -> Iterator[Any]:
+    def _select(self, query: str, values: Sequence[str]) -> Iterator[Any]:
         """Rows of a query that ends in ``IN``, for any number of values."""
         for start in range(0, len(values), _AT_ONCE):
             some = values[start : start + _AT_ONCE]
-            yield from self._db.execute(f"{query} ({','.join('?' * len(some))})", (*before, *some))
+            yield from self._db.execute(f"{query} ({','.join('?' * len(some))})", some)
 
     def body(self, key: str) -> dict[str, Any]:
         """What is sent for ``key``."""
@@ -189,19 +191,23 @@ class Ledger:
 
     def start(self, keys: Sequence[str]) -> None:
         """Mark requests as in flight."""
-        with self._transaction():
-            self._db.executemany(
-                "UPDATE requests SET state = 'in_flight' WHERE key = ?", [(key,) for key in keys]
-            )
+        self.record(keys, ())
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Commit how requests ended; after this returns a kill loses none of them."""
+        self.record((), outcomes)
+
+    def record(self, started: Sequence[str], outcomes: Sequence[Outcome]) -> None:
+        """Both in one transaction."""
         rows = [
             (o.state, o.answer, o.finish_reason, o.prompt_tokens, o.completion_tokens, o.seconds, o.attempts,
              o.reason, o.key)
             for o in outcomes
         ]  # fmt: skip
         with self._transaction():
+            self._db.executemany(
+                "UPDATE requests SET state = 'in_flight' WHERE key = ?", [(key,) for key in started]
+            )
             self._db.executemany(
                 "UPDATE requests SET state = ?, answer = ?, finish_reason = ?, prompt_tokens = ?,"
                 " completion_tokens = ?, seconds = ?, attempts = attempts + ?, reason = ? WHERE key = ?",
