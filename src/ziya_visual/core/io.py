@@ -15,6 +15,8 @@ from typing import Any
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example, Prediction, example_from_dict, to_dict
 
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -149,9 +151,14 @@ def hash_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces, Chinese as it is: equal for equal values."""
+    return _CANONICAL.encode(value)
+
+
 def hash_json(value: Any) -> str:
     """SHA-256 of the value's canonical JSON: keys sorted, no spaces, Chinese as UTF-8."""
-    return hash_bytes(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode())
+    return hash_bytes(canonical_json(value).encode())
 
 
 def hash_file(path: Path) -> str:

@@ -12,7 +12,7 @@ from ziya_visual.forge.cost import Budget
 from ziya_visual.forge.endpoint import UNREACHABLE, Client
 from ziya_visual.forge.ledger import Ledger, Outcome
 
-COMMIT_SECONDS = 0.05
+COMMIT_SECONDS = 0.0
 COMMIT_ROWS = 64
 STOP_AFTER_FAILURES = 16  # in a row: the endpoint is down, and the rest stays pending for the next run
 

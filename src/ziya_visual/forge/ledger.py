@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.core.io import hash_json
+from ziya_visual.core.io import canonical_json, hash_bytes
 
 LEDGER_FILE = "ledger.sqlite"
 STATES = ("pending", "in_flight", "done", "rejected", "failed")
@@ -145,7 +145,8 @@ class Ledger:
 
     def add(self, bodies: Iterable[Mapping[str, Any]]) -> list[str]:
         """Enter requests; one that is already there stays as it is. Returns their keys in order."""
-        rows = [(hash_json(body), json.dumps(body, ensure_ascii=False)) for body in bodies]
+        texts = [canonical_json(body) for body in bodies]
+        rows = [(hash_bytes(text.encode()), text) for text in texts]
         with self._transaction():
             self._db.executemany("INSERT OR IGNORE INTO requests (key, body) VALUES (?, ?)", rows)
         return [key for key, _ in rows]
