@@ -68,7 +68,9 @@ class Server:
                     await self._send(writer, 200, json.dumps(stats))
                     continue
                 length = next(
-                    int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-l")
+                    int(line.split(b":")[1])
+                    for line in head.split(b"\r\n")
+                    if line.lower().startswith(b"content-l")
                 )
                 body = json.loads(await reader.readexactly(length))
                 times = [time.monotonic(), float("inf")]
