@@ -94,12 +94,16 @@ def overhead(count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         ledger, keys = planned(Path(folder), count)
         bodies = [ledger.body(key) for key in keys]
-        for name, http in (("aiohttp", openai.DefaultAioHttpClient), ("httpx", openai.DefaultAsyncHttpxClient)):
+        for name, http in (
+            ("aiohttp", openai.DefaultAioHttpClient),
+            ("httpx", openai.DefaultAsyncHttpxClient),
+        ):
             clock, processor = clocked(lambda http=http: asyncio.run(bare(server.url, bodies, http)))
-            found |= {f"bare_{name}_ms": 1000 * processor / count, f"bare_{name}_clock_ms": 1000 * clock / count}
-        clock, processor = clocked(
-            lambda: ask_all(ledger, keys, base_url=server.url, concurrency=AT_ONCE)
-        )
+            found |= {
+                f"bare_{name}_ms": 1000 * processor / count,
+                f"bare_{name}_clock_ms": 1000 * clock / count,
+            }
+        clock, processor = clocked(lambda: ask_all(ledger, keys, base_url=server.url, concurrency=AT_ONCE))
         found |= {"ours_ms": 1000 * processor / count, "ours_clock_ms": 1000 * clock / count}
         assert ledger.totals()["states"]["done"] == count
         ledger.close()
@@ -179,7 +183,9 @@ def planning(rows: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "in.jsonl"
         row = '{{"id": "c{0}", "lang": "en", "task": "caption", "image": {{"path": "images/{0}.jpg"}}, "image_id":'
-        row += ' "i{0}", "messages": [{{"role": "assistant", "content": "A man on bus number {0} reads."}}]}}\n'
+        row += (
+            ' "i{0}", "messages": [{{"role": "assistant", "content": "A man on bus number {0} reads."}}]}}\n'
+        )
         with path.open("w") as file:
             file.writelines(row.format(number) for number in range(rows))
         done = subprocess.run(
@@ -219,7 +225,9 @@ def labelled(qa90: Path | None) -> dict[str, Any]:
         "false_alarm": 100 * flagged(clean) / len(clean),
         "clean": len(clean),
         "faulty": len(faulty),
-        "recall_by_kind": {kind: round(100 * flagged(cases) / len(cases), 1) for kind, cases in kinds.items()},
+        "recall_by_kind": {
+            kind: round(100 * flagged(cases) / len(cases), 1) for kind, cases in kinds.items()
+        },
     }
 
 
@@ -230,7 +238,8 @@ def beside_peer(python: Path, count: int, seconds: float) -> dict[str, float]:
         write_records(Path(name) / "in.jsonl", captions(count))
         started = time.perf_counter()
         subprocess.run(
-            [sys.executable, __file__, "--child-fast", json.dumps({"dir": name, "url": server.url})], check=True
+            [sys.executable, __file__, "--child-fast", json.dumps({"dir": name, "url": server.url})],
+            check=True,
         )
         ours = time.perf_counter() - started
         (Path(name) / "prompts.jsonl").write_text(

@@ -109,7 +109,8 @@ class Server:
 
     async def _send(self, writer: asyncio.StreamWriter, status: int, text: str, more: str = "") -> None:
         data = text.encode()
-        head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{more}Content-Length: {len(data)}\r\n\r\n"
+        head = f"HTTP/1.1 {status} X\r\n{more}Content-Type: application/json\r\n"
+        head += f"Content-Length: {len(data)}\r\n\r\n"
         writer.write(head.encode() + data)
         await writer.drain()
 

@@ -46,8 +46,8 @@ def translate(
         Path | None, typer.Option("--examples", help="JSONL of source, target, put in context.")
     ] = None,
     extra_check: Annotated[
-        list[Literal["critic", "back_translation", "image"]] | None,
-        typer.Option(help="One more request a record."),
+        list[str] | None,
+        typer.Option(help="critic, back_translation or image: one more request a record."),
     ] = None,
     concurrency: Concurrency = 64,
     requests_per_minute: RequestRate = None,
@@ -96,8 +96,10 @@ def instruct(
     model: Model,
     base_url: BaseUrl,
     kind: Annotated[
-        list[Literal["conversation", "detail", "reasoning", "grounded", "false_premise"]] | None,
-        typer.Option(help="Kinds of dialogues to make; all unless given."),
+        list[str] | None,
+        typer.Option(
+            help="conversation, detail, reasoning, grounded or false_premise; all of them unless given."
+        ),
     ] = None,
     turns: Annotated[int, typer.Option(min=1, help="Questions of a conversation.")] = 3,
     prompt: Annotated[str, typer.Option(help="Name of a prompt template, or a .jinja file.")] = "instruct",

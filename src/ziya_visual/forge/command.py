@@ -66,7 +66,7 @@ def run_instruct(
     budget_usd: float | None,
     **options: Any,
 ) -> dict[str, Any]:
-    """``forge instruct``; with ``through`` in another language first, translated in a folder inside ``out``."""
+    """``forge instruct``; with ``through`` in that language first (in ``out / through``) and translated."""
     made_in, folder = (lang, out) if through is None else (through, out / through)
     if dry_run:
         kinds = {name: options[name] for name in ("kinds", "turns", "prompt") if name in options}

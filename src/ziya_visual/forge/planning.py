@@ -209,7 +209,7 @@ def plan_first(
         for batch in batched(records, _AT_ONCE):
             unique = {record.key: record for record in batch}
             planned = ledger.planned(list(unique))
-            keys.update((asks[0].request, None) for asks in planned.values())
+            keys.update((planned[key][0].request, None) for key in unique if key in planned)
             for key, record in unique.items():
                 if key not in planned and key not in under_way:
                     under_way.add(key)

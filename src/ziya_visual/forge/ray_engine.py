@@ -1,6 +1,6 @@
 """``--engine ray``: partitions of a file on Ray Data, each with a ledger of its own.
 
-Equal records go to the same partition, so that they are paid once; a killed run goes on partition by partition.
+Equal records go to the same partition, so that they are paid once; a killed run goes on in each of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SUMMED = ("records", "unique_records", "accepted", "requests", "sent", "prompt_
 
 
 def translate_on_ray(in_path: Path, *, out: Path, partitions: int, **options: Any) -> dict[str, Any]:
-    """:func:`ziya_visual.forge.translate.translate_file` in ``partitions`` pieces; returns the sum of reports.
+    """:func:`ziya_visual.forge.translate.translate_file` in pieces; returns the sum of their reports.
 
     Args:
         in_path: JSONL of records.

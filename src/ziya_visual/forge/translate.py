@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ziya_visual.core.errors import ConfigError
+from ziya_visual.core.errors import ConfigError, nearest
 from ziya_visual.core.io import atomic_path, write_json
 from ziya_visual.core.log import logger
 from ziya_visual.core.records import Example, Message, Provenance, to_dict
@@ -26,6 +26,7 @@ from ziya_visual.forge.ledger import Ledger
 from ziya_visual.forge.planning import ExampleFile, Settings, batched, record_of, refusal
 from ziya_visual.forge.prompting import load_prompt
 from ziya_visual.forge.replies import Verdict
+from ziya_visual.forge.review import REVIEWS
 
 ACCEPTED, REJECTED, REPORT = "accepted.jsonl", "rejected.jsonl", "report.json"
 
@@ -94,6 +95,9 @@ def translate(
     """
     started = time.monotonic()
     template = load_prompt(prompt)
+    for name in extra_checks:
+        if name not in REVIEWS:
+            raise ConfigError(f"no extra check {name!r}{nearest(name, REVIEWS)}")
     if template.plain and (glossary or shots):
         raise ConfigError(f"prompt {prompt!r} has no place for a glossary or examples; use 'translate'")
     settings = Settings(to, model, template, {"temperature": 0, **(params or {})}, glossary, shots)
