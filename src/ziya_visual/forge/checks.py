@@ -113,11 +113,11 @@ def _leftover(pair: Pair) -> str | None:
     if pair.target_lang in _SCRIPTS and pair.source_lang not in _SCRIPTS:
         words = set(
             re.findall(
-                r"(?<![A-Za-z0-9_<{/])[a-z][a-z'-]{2,}(?![A-Za-z0-9_>}/])",
+                r"(?<![A-Za-z0-9_<{/])[a-z][a-z'-]{2,}(?![A-Za-z_>}/])",
                 re.sub(_PLACEHOLDER, " ", pair.target),
             )
         )
-        known = {word for word in re.findall(r"[a-z][a-z'-]{2,}", pair.source) if is_common(word)}
+        known = {word for word in re.findall(r"[a-z][a-z-]{2,}", pair.source) if is_common(word)}
         return "leftover_source" if words & known else None
     if pair.source_lang in _SCRIPTS and pair.source_lang != pair.target_lang:
         return (

@@ -38,10 +38,10 @@ CREATE TABLE IF NOT EXISTS requests (
     reason TEXT
 );
 CREATE INDEX IF NOT EXISTS by_state ON requests (state);
-CREATE TABLE IF NOT EXISTS asks (
+CREATE TABLE IF NOT EXISTS plans (  -- request:  the rowid of requests
     record TEXT NOT NULL,
     round INTEGER NOT NULL,
-    request TEXT NOT NULL,
+    request INTEGER NOT NULL,
     line INTEGER NOT NULL,
     lines INTEGER NOT NULL,
     PRIMARY KEY (record, round)
@@ -111,7 +111,7 @@ class Ledger:
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute("PRAGMA cache_size=-65536")  # 64 MB: keys are random, and so are their pages
+            self._db.execute("PRAGMA cache_size=-131072")  # 128 MB: keys are random, and so are their pages
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             self.close()
@@ -134,7 +134,11 @@ class Ledger:
         os.close(self._lock)
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
+        """All that is written inside is committed at the end, or none of it; may be inside another."""
+        if self._db.in_transaction:
+            yield
+            return
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -147,21 +151,28 @@ class Ledger:
         """Enter requests; one that is already there stays as it is. Returns their keys in order."""
         texts = [canonical_json(body) for body in bodies]
         rows = [(hash_bytes(text.encode()), text) for text in texts]
-        with self._transaction():
+        with self.transaction():
             self._db.executemany("INSERT OR IGNORE INTO requests (key, body) VALUES (?, ?)", rows)
         return [key for key, _ in rows]
 
     def plan(self, asks: Iterable[Ask]) -> None:
         """Remember which request serves which record; a record keeps its first request of a round."""
         rows = [(ask.record, ask.round, ask.request, ask.line, ask.lines) for ask in asks]
-        with self._transaction():
-            self._db.executemany("INSERT OR IGNORE INTO asks VALUES (?, ?, ?, ?, ?)", rows)
+        with self.transaction():
+            self._db.executemany(
+                "INSERT OR IGNORE INTO plans VALUES (?, ?, (SELECT rowid FROM requests WHERE key = ?), ?, ?)",
+                rows,
+            )
 
     def planned(self, records: Sequence[str]) -> dict[str, list[Ask]]:
         """The asks of those records that have any, by round."""
         found: dict[str, list[Ask]] = {}
         for row in self._select(
-            "SELECT record, round, request, line, lines FROM asks WHERE record IN", records
+            (
+                "SELECT p.record, p.round, r.key, p.line, p.lines FROM plans p"
+                " JOIN requests r ON r.rowid = p.request WHERE p.record IN"
+            ),
+            records,
         ):
             found.setdefault(row[0], []).append(Ask(*row))
         return {record: sorted(asks, key=lambda ask: ask.round) for record, asks in found.items()}
@@ -205,7 +216,7 @@ class Ledger:
              o.reason, o.key)
             for o in outcomes
         ]  # fmt: skip
-        with self._transaction():
+        with self.transaction():
             self._db.executemany(
                 "UPDATE requests SET state = 'in_flight' WHERE key = ?", [(key,) for key in started]
             )
@@ -217,7 +228,7 @@ class Ledger:
 
     def reject(self, reasons: Mapping[str, str]) -> None:
         """Mark answered requests (key -> reason) whose answer was of no use; they are not sent again."""
-        with self._transaction():
+        with self.transaction():
             self._db.executemany(
                 "UPDATE requests SET state = 'rejected', reason = ? WHERE key = ? AND answer IS NOT NULL",
                 [(reason, key) for key, reason in reasons.items()],

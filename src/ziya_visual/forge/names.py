@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 
-from ziya_visual.forge.dictionary import Dictionary, Word, word_list
+from ziya_visual.forge.dictionary import Dictionary, Word, word_list, word_map
 
 # Consonants that transliteration keeps apart; the rest of a name is lost in it.
 _ENGLISH = [
@@ -52,7 +53,8 @@ def _english_names(english: str) -> list[str]:
 @functools.lru_cache(maxsize=20_000)
 def is_common(word: str) -> bool:
     """Whether the dictionary's glosses use a word in lower case: then a capital at a start says nothing."""
-    base = re.sub(r"(?:s|es|ed|ing|ies)$", "", word)
+    base = re.sub(r"(?:'s|ies|es|s|ed|ing)$", "", word)
+    base = re.sub(r"([lptngmr])\1$", r"\1", base) if word.endswith(("ed", "ing")) else base
     return not {word, base, f"{base}e", f"{base}y"}.isdisjoint(_common_words())
 
 
@@ -68,7 +70,9 @@ def _common_words() -> frozenset[str]:
 def _chinese_names(chinese: str) -> list[Word]:
     """Names that the dictionary knows, and runs of sounds that it does not."""
     words = Dictionary.load().words(chinese)
-    names = [w for w in words if w.name and len(w.text) >= 2]
+    runs = {i: len(match.group()) for match in _FOREIGN_RUN.finditer(chinese) for i in range(*match.span())}
+    # 西亚 in 瓦伦西亚 is a piece of a name.
+    names = [w for w in words if w.name and len(w.text) >= 2 and runs.get(w.start, 0) < 2 * len(w.text)]
     taken = {i for w in words if len(w.text) >= 2 for i in range(w.start, w.end)}
     for match in _FOREIGN_RUN.finditer(chinese):
         if len(match.group()) >= 3 and not taken & set(range(*match.span())):
@@ -78,24 +82,32 @@ def _chinese_names(chinese: str) -> list[Word]:
 
 def _belongs(word: Word, english: str) -> bool:
     """Whether anything in the English accounts for a Chinese name."""
-    low = english.lower()
-    glosses = re.findall(r"\b[A-Z][a-z]{2,}", _with_stem(word))
-    if any(gloss.lower()[:4] in low for gloss in glosses if gloss.lower() not in word_list("gloss_fillers")):
+    low = plain_letters(english.lower())
+    low += " ".join(land for people, land in word_map("lands").items() if people in low)
+    glosses = re.findall(r"\b[a-z]{3,}", _with_stem(word).lower())
+    if any(gloss[:4] in low for gloss in glosses if gloss not in word_list("gloss_fillers")):
         return True
     return any(_alike(skeleton(w.lower()), sound(word.text)) for w in _CAPITAL.findall(english))
 
 
+@functools.lru_cache(maxsize=20_000)
 def _with_stem(word: Word) -> str:
     """A name's gloss, and that of the name in it: 英国人 is of 英国."""
     inner = Dictionary.load().entries.get(word.text[:-1], ("", False))[0] if len(word.text) > 2 else ""
-    return f"{word.gloss}; {inner}"
+    return plain_letters(f"{word.gloss}; {inner}")
+
+
+def plain_letters(text: str) -> str:
+    """Without accents: Ōsaka is Osaka."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
 def _rendered(name: str, chinese: str) -> bool:
     """Whether a name of the English stands in the Chinese: as it is, by the dictionary, or by its sound."""
     if name.lower() in chinese.lower():
         return True
-    key = name.lower()[:4]
+    name = plain_letters(name)
+    key = word_map("lands").get(name.lower(), name.lower())[:4]
     words = Dictionary.load().words(chinese)
     if any(w.name and re.search(rf"\b{re.escape(key)}", _with_stem(w).lower()) for w in words):
         return True

@@ -98,6 +98,8 @@ def _english_readings(value: float, low: str) -> set[float]:
         r"\b(?:past|to|afternoon|evening|night)\b|o'clock|\bp\.?m\b|\d[:.]\d\d", low
     ):
         found |= {value + 12, value - 1}
+    if value < 60 and re.search(r"\bto\b", low):
+        found.add(60 - value)  # twenty to four
     if re.search(r"\bhalf\b", low):
         found.add(value + 0.5)
     if re.search(r"\d0'?s\b", low):
@@ -122,7 +124,8 @@ def chinese_numbers(text: str) -> Said:
     masked, loose = text, set[float]()
     for word in Dictionary.load().words(text):
         odd = re.search(f"[{_HAN_DIGITS}]", word.text) and re.search(f"[^{_HAN_DIGITS}]", word.text)
-        if odd and not _NUMERIC_GLOSS.search(word.gloss.lower()):
+        counted = re.search(f"[{_HAN_DIGITS}\\d.]$", text[: word.start])  # 5.2万名
+        if odd and not counted and (word.name or not _NUMERIC_GLOSS.search(word.gloss.lower())):
             loose |= _values(word.text)
             masked = masked[: word.start] + " " * (word.end - word.start) + masked[word.end :]
     masked = re.sub(r"[几数上成好]+[十百千万亿]+", " ", masked)

@@ -6,6 +6,7 @@ Everything here is a stream: a million records are planned without being held.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import itertools
 import math
@@ -18,7 +19,7 @@ from typing import Any
 import yaml
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.core.io import hash_json, iterate_examples, read_text
+from ziya_visual.core.io import canonical_json, hash_bytes, hash_json, iterate_examples, read_text
 from ziya_visual.core.records import Example
 from ziya_visual.forge.ledger import Ask, Ledger
 from ziya_visual.forge.prompting import Prompt, language_name
@@ -40,7 +41,7 @@ STRUCTURE: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Settings:
     """Everything besides the texts that decides what is sent.
 
@@ -59,6 +60,11 @@ class Settings:
     params: Mapping[str, Any]
     glossary: tuple[tuple[str, str], ...] = ()
     shots: tuple[tuple[str, str], ...] = ()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that the records of a run share."""
+        return hash_json([self.to, self.model, self.prompt.hash, dict(self.params), self.shots])
 
     def terms(self, texts: Iterable[str]) -> list[tuple[str, str]]:
         """The glossary's entries that occur in the texts, as whole words and regardless of case."""
@@ -113,10 +119,10 @@ def record_of(example: Example, settings: Settings) -> Record:
     contents = [message.content for message in example.messages]
     extra = [answer for answer in dict.fromkeys(example.answers) if answer not in contents]
     texts = tuple(contents + extra)
-    sent: list[Any] = [settings.to, settings.model, settings.prompt.hash, dict(settings.params), example.lang]
-    if settings.glossary or settings.shots:
-        sent += [settings.terms(texts), settings.shots]
-    return Record(hash_json([*sent, example.task, texts]), example.lang, example.task, texts)
+    terms = settings.terms(texts) if settings.glossary else []
+    said = canonical_json([example.lang, example.task, terms, texts])
+    key = hash_bytes(f"{settings.fingerprint}{said}".encode())[:32]
+    return Record(key, example.lang, example.task, texts)
 
 
 def refusal(example: Example, settings: Settings) -> str | None:
@@ -124,7 +130,7 @@ def refusal(example: Example, settings: Settings) -> str | None:
     texts = [message.content for message in example.messages] + list(example.answers)
     if example.lang.split("-")[0] == settings.to.split("-")[0]:
         return "already_in_target_language"
-    if not texts or not all(text.strip() for text in texts):
+    if not texts or "" in map(str.strip, texts):
         return "empty_source"
     if settings.prompt.plain and any("\n" in text.strip() for text in texts):
         return "several_lines_in_plain_prompt"
@@ -215,7 +221,7 @@ def plan_first(
                     under_way.add(key)
                     yield record
 
-    with _without_collector():
+    with _without_collector(), ledger.transaction():  # one commit: pages are met in random order
         for requests in batched(first_requests(new(), settings, texts_per_request), _AT_ONCE):
             sent = ledger.add(body for _, body in requests)
             asks = []
