@@ -24,7 +24,9 @@ from ziya_visual.core.records import Example
 from ziya_visual.forge.ledger import Ask, Ledger
 from ziya_visual.forge.prompting import Prompt, language_name
 
-_AT_ONCE = 2000  # records or requests in one transaction
+_AT_ONCE = 2000  # records or requests that are held together
+# Keys are random, so that each commit writes most pages of their index; a longer log is slow to read.
+_BATCHES_A_COMMIT = 8
 # What a strict endpoint is told to answer with; one that does not know the field is asked without it.
 STRUCTURE: dict[str, Any] = {
     "type": "json_schema",
@@ -221,8 +223,12 @@ def plan_first(
                     under_way.add(key)
                     yield record
 
-    with _without_collector(), ledger.transaction():  # one commit: pages are met in random order
-        for requests in batched(first_requests(new(), settings, texts_per_request), _AT_ONCE):
+    with _without_collector(), contextlib.ExitStack() as commit:
+        requests_in_batches = batched(first_requests(new(), settings, texts_per_request), _AT_ONCE)
+        for number, requests in enumerate(requests_in_batches):
+            if number % _BATCHES_A_COMMIT == 0:
+                commit.close()
+                commit.enter_context(ledger.transaction())
             sent = ledger.add(body for _, body in requests)
             asks = []
             for (group, _), key in zip(requests, sent, strict=True):
