@@ -23,28 +23,25 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "forge"))
 
 import openai  # noqa: E402
-from labelled import build  # noqa: E402
+from forge_bare import AT_ONCE, bare, clocked  # noqa: E402
+from forge_labelled import labelled  # noqa: E402
 from rough_server import Process, texts  # noqa: E402
 
 from ziya_visual.core.io import read_examples, write_json, write_records  # noqa: E402
 from ziya_visual.core.records import Example, Message  # noqa: E402
-from ziya_visual.forge.checks import check  # noqa: E402
 from ziya_visual.forge.client import ask_all  # noqa: E402
 from ziya_visual.forge.ledger import LEDGER_FILE, Ledger, read_totals  # noqa: E402
 from ziya_visual.forge.planning import ExampleFile, Settings, plan_first, record_of, refusal, vetted  # noqa: E402
 from ziya_visual.forge.prompting import load_prompt  # noqa: E402
 from ziya_visual.forge.translate import translate, translate_file  # noqa: E402
 
-AT_ONCE = 64
 QA90 = ROOT / "shared" / "data" / "judge" / "qa90"
 KILLS = 10
 
@@ -81,13 +78,6 @@ def throughput(seconds: float, count: int) -> float:
     return count * seconds / AT_ONCE / taken
 
 
-def clocked(work: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds by the clock and of this process's processor time."""
-    clock, processor = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - clock, time.process_time() - processor
-
-
 def overhead(count: int) -> dict[str, float]:
     """Milliseconds a request where answers come at once: ours, bare with aiohttp, bare with httpx."""
     server = Process()
@@ -110,19 +100,6 @@ def overhead(count: int) -> dict[str, float]:
         ledger.close()
     server.close()
     return found
-
-
-async def bare(url: str, bodies: list[dict[str, Any]], http: Callable[[], Any]) -> None:
-    """The package as its own documentation uses it, 64 at once."""
-    async with openai.AsyncOpenAI(base_url=url, api_key="none", http_client=http()) as client:
-        queue = iter(bodies)
-
-        async def work() -> None:
-            for body in queue:
-                reply = await client.chat.completions.create(**body)
-                assert reply.choices[0].message.content
-
-        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
 
 
 def killed(kills: int, count: int) -> dict[str, int]:
@@ -207,28 +184,6 @@ def plan(path: Path) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     processor = time.process_time()
     print(json.dumps({"seconds": seconds, "processor": processor, "rss_mb": peak, "requests": waiting}))
-
-
-def labelled(qa90: Path | None) -> dict[str, Any]:
-    """The held-out half of the labelled set."""
-    pairs = build.half(build.own_pairs(), "held_out")
-    if qa90 is not None:
-        pairs += build.half(build.qa90_pairs(qa90), "held_out")
-    faulty, clean = build.faulty(pairs, seed=0, per_kind=60), build.clean(pairs)
-
-    def flagged(cases: list[build.Case]) -> int:
-        return sum(bool(check(c.source, c.target, source_lang="en", target_lang="zh")) for c in cases)
-
-    kinds = {kind: [c for c in faulty if c.kind == kind] for kind in dict.fromkeys(c.kind for c in faulty)}
-    return {
-        "fault_recall": 100 * flagged(faulty) / len(faulty),
-        "false_alarm": 100 * flagged(clean) / len(clean),
-        "clean": len(clean),
-        "faulty": len(faulty),
-        "recall_by_kind": {
-            kind: round(100 * flagged(cases) / len(cases), 1) for kind, cases in kinds.items()
-        },
-    }
 
 
 def beside_peer(python: Path, count: int, seconds: float) -> dict[str, float]:
