@@ -2,11 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
-from loopback import Endpoint, caption
+from loopback import Endpoint, Reply, caption
 
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.io import read_examples, read_jsonl
 from ziya_visual.forge import instruct as forge_instruct
+from ziya_visual.forge.dialogue import read_dialogue
 from ziya_visual.forge.ledger import Outcome
 
 GOOD = {"turns": [{"question": "有什么？", "answer": "有一只猫。"}]}
@@ -18,13 +19,21 @@ def answer(value: object) -> Outcome:
 
 def test_captions_become_dialogues_once(endpoint: Endpoint, tmp_path: Path) -> None:
     good = json.dumps(GOOD, ensure_ascii=False)
-    endpoint.fault = lambda n, lines, _: (
-        200,
-        {},
-        "no" if "reasoning beyond" in lines[0] else f"```json\n{good}\n```",
-    )
+    other = good.replace("有一只猫。", "一只灰色的猫趴在窗边的垫子上，外面下着雨。")
+
+    def reply(number: int, lines: list[str], right: str) -> Reply:
+        wanted = "no" if "reasoning beyond" in lines[0] else other if "detailed" in lines[0] else good
+        return 200, {}, f"```json\n{wanted}\n```"
+
+    endpoint.fault = reply
     examples = [caption("a", "A cat sits."), caption("b", "A cat on a mat.")]
-    options = {"lang": "zh", "out": tmp_path, "model": "m", "base_url": endpoint.url}
+    options = {
+        "kinds": ["conversation", "detail", "reasoning"],
+        "lang": "zh",
+        "out": tmp_path,
+        "model": "m",
+        "base_url": endpoint.url,
+    }
     report = forge_instruct.instruct(examples, **options)
     assert (report["pictures"], report["records"], report["accepted"], report["sent"]) == (1, 3, 2, 3)
     assert report["rejected"] == {"not_json": 1}
@@ -35,7 +44,7 @@ def test_captions_become_dialogues_once(endpoint: Endpoint, tmp_path: Path) -> N
     assert endpoint.prompts[0].endswith("Captions:\n- A cat sits.\n- A cat on a mat.")
     assert forge_instruct.instruct(examples, **options)["sent"] == 0
     with pytest.raises(ConfigError, match="did you mean 'detail'"):
-        forge_instruct.instruct(examples, kinds=["details"], **options)
+        forge_instruct.instruct(examples, **{**options, "kinds": ["details"]})
 
 
 @pytest.mark.parametrize(
@@ -51,5 +60,5 @@ def test_captions_become_dialogues_once(endpoint: Endpoint, tmp_path: Path) -> N
     ],
 )
 def test_each_fault_of_a_dialogue_has_its_reason(reason: str, value: object) -> None:
-    assert forge_instruct.read_dialogue(answer(value), "zh")[1] == [reason]
-    assert forge_instruct.read_dialogue(answer(GOOD), "zh")[1] == []
+    assert read_dialogue(answer(value), "zh")[1] == [reason]
+    assert read_dialogue(answer(GOOD), "zh")[1] == []

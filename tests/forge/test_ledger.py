@@ -6,8 +6,9 @@ from loopback import Endpoint, captions
 
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.core.io import write_records
-from ziya_visual.forge.client import retry_after_seconds
-from ziya_visual.forge.cost import estimate_tokens, estimate_translation, read_prices
+from ziya_visual.forge.cost import estimate_tokens, read_prices
+from ziya_visual.forge.endpoint import retry_after_seconds
+from ziya_visual.forge.estimate import estimate_translation
 from ziya_visual.forge.ledger import Ledger, Outcome
 
 BODY: dict[str, Any] = {

@@ -15,6 +15,8 @@ from typing import Any
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example, Prediction, example_from_dict, to_dict
 
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -101,28 +103,42 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number from 1, value) of a JSONL file, blank lines skipped.
+    """Yield (line number from 1, value) of a JSONL file as it is read, blank lines skipped.
 
     Raises:
         DataError: the file is absent or not UTF-8, or a line is not JSON.
     """
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    with file:
+        for number, line in enumerate(file, start=1):
             try:
-                yield number, json.loads(line)
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    yield number, json.loads(text)
+            except UnicodeDecodeError as error:
+                at = file.tell() - len(line) + error.start
+                raise DataError(
+                    f"{path}: not UTF-8 at byte {at}; convert it, e.g. with iconv -t utf-8"
+                ) from error
             except json.JSONDecodeError as error:
                 raise DataError(f"{path}: line {number} is not JSON ({error.msg})") from error
 
 
 def read_examples(path: Path) -> list[Example]:
     """Read records from JSONL; the first bad one raises ``DataError`` with file and line."""
-    examples = []
+    return list(iterate_examples(path))
+
+
+def iterate_examples(path: Path) -> Iterator[Example]:
+    """The same one by one, for files that are larger than memory."""
     for number, row in read_jsonl(path):
         try:
-            examples.append(example_from_dict(row))
+            yield example_from_dict(row)
         except (DataError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: line {number}: {error}") from error
-    return examples
 
 
 def write_records(path: Path, records: Iterable[Example | Prediction]) -> int:
@@ -135,9 +151,14 @@ def hash_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces, Chinese as it is: equal for equal values."""
+    return _CANONICAL.encode(value)
+
+
 def hash_json(value: Any) -> str:
     """SHA-256 of the value's canonical JSON: keys sorted, no spaces, Chinese as UTF-8."""
-    return hash_bytes(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode())
+    return hash_bytes(canonical_json(value).encode())
 
 
 def hash_file(path: Path) -> str:

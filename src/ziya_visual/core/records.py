@@ -113,30 +113,34 @@ def to_dict(record: Example | Prediction) -> dict[str, Any]:
     return asdict(record)
 
 
+_KNOWN = frozenset(Example.__dataclass_fields__)
+_NEEDED = frozenset(("id", "lang", "task", "messages"))
+
+
 def example_from_dict(row: Mapping[str, Any]) -> Example:
     """Read one record, refusing what is not one.
 
     Raises:
         DataError: a missing or unknown field, an unknown role or task, an image with neither path nor bytes.
     """
-    known = Example.__dataclass_fields__
-    unknown = [key for key in row if key not in known]
-    missing = [key for key in ("id", "lang", "task", "messages") if key not in row]
-    if unknown or missing:
+    if not _NEEDED <= row.keys() or not row.keys() <= _KNOWN:
+        unknown = [key for key in row if key not in _KNOWN]
+        missing = [key for key in ("id", "lang", "task", "messages") if key not in row]
         raise DataError(f"record {row.get('id', '?')!r}: missing fields {missing}, unknown fields {unknown}")
     where = f"record {row['id']!r}"
+    meta = row.get("meta")
     if row["task"] not in TASKS:
         raise DataError(f"{where}: task {row['task']!r} is not one of {', '.join(TASKS)}")
     return Example(
         id=str(row["id"]),
         lang=str(row["lang"]),
         task=str(row["task"]),
-        messages=tuple(_message(turn, where) for turn in _list(row["messages"], "messages", where)),
+        messages=tuple([_message(turn, where) for turn in _list(row["messages"], "messages", where)]),
         image=_image(row.get("image"), where),
         image_id=row.get("image_id"),
-        answers=tuple(str(a) for a in _list(row.get("answers", []), "answers", where)),
-        boxes=tuple(_box(box, where) for box in _list(row.get("boxes", []), "boxes", where)),
-        meta={str(k): str(v) for k, v in dict(row.get("meta") or {}).items()},
+        answers=tuple(map(str, _list(row["answers"], "answers", where))) if "answers" in row else (),
+        boxes=tuple(_box(b, where) for b in _list(row["boxes"], "boxes", where)) if "boxes" in row else (),
+        meta={str(k): str(v) for k, v in dict(meta).items()} if meta else {},
         source=str(row.get("source", "")),
         provenance=_provenance(row.get("provenance"), where),
     )

@@ -1,22 +1,19 @@
 """Is this text a faithful translation of that one? Asked without a model; the answer is a list of reasons.
 
-Each check is a function of the pair that returns a reason's name or nothing. None knows the scenes: what
-concepts, numbers and negations are comes from the lexicon and from :mod:`numbers`.
+Each check is a function of the pair that returns a reason's name or nothing; what takes knowledge of both
+languages is in :mod:`ziya_visual.forge.bilingual`.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from ziya_visual.core.errors import DataError
-from ziya_visual.core.io import read_jsonl, write_jsonl
-from ziya_visual.core.log import progress
-from ziya_visual.forge.lexicon import Lexicon, compare_closed, compare_open, shares_no_thing
+from ziya_visual.forge.bilingual import compared
+from ziya_visual.forge.names import is_common
 
 _CJK = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 # The letters of languages that do not write in Latin.
@@ -39,7 +36,7 @@ _PREAMBLE = re.compile(
     r"(?:sure|certainly|of course|okay|here(?:'s| is| are)|translat(?:ion|ed)|the translation)\b"
     r".{0,60}?[:：]"
     r"|(?:sure|certainly|of course)[,!]"
-    r"|(?:好的|当然|没问题|可以)[，,。！!：:].{0,24}(?:翻译|译文|如下|以下|中文)"
+    r"|(?:好的|好|当然|没问题|可以|当然可以)[，,。！!：:].{0,24}(?:翻译|译文|如下|以下|中文)"
     r"|(?:以下是|这是|下面是|翻译如下|译文如下|中文翻译|翻译结果|翻译|译文|译)[^，。]{0,24}[:：]",
     re.IGNORECASE | re.DOTALL,
 )
@@ -115,9 +112,12 @@ def _leftover(pair: Pair) -> str | None:
     """Source words that stand in the target untranslated; names, codes and units may."""
     if pair.target_lang in _SCRIPTS and pair.source_lang not in _SCRIPTS:
         words = set(
-            re.findall(r"(?<![\w<{/])[a-z][a-z'-]{2,}(?![\w>}/])", re.sub(_PLACEHOLDER, " ", pair.target))
+            re.findall(
+                r"(?<![A-Za-z0-9_<{/])[a-z][a-z'-]{2,}(?![A-Za-z_>}/])",
+                re.sub(_PLACEHOLDER, " ", pair.target),
+            )
         )
-        known = set(re.findall(r"[a-z][a-z'-]{2,}", pair.source))
+        known = {word for word in re.findall(r"[a-z][a-z-]{2,}", pair.source) if is_common(word)}
         return "leftover_source" if words & known else None
     if pair.source_lang in _SCRIPTS and pair.source_lang != pair.target_lang:
         return (
@@ -206,25 +206,6 @@ def _question(pair: Pair) -> str | None:
     return None if _ASKS_ZH.search(pair.target) else "not_a_question"
 
 
-def _other_text(pair: Pair) -> str | None:
-    if not pair.bilingual:
-        return None
-    return (
-        "other_text"
-        if shares_no_thing(pair.source, pair.target, pair.source_lang, pair.target_lang)
-        else None
-    )
-
-
-def _lexicon(pair: Pair) -> list[str]:
-    if not pair.bilingual:
-        return []
-    lexicon = Lexicon.load()
-    source, target = lexicon.read(pair.source, pair.source_lang), lexicon.read(pair.target, pair.target_lang)
-    english, chinese = (source, target) if pair.source_lang == "en" else (target, source)
-    return compare_closed(english, chinese) if english.closed else compare_open(source, target)
-
-
 CHECKS: dict[str, Callable[[Pair], str | None]] = {
     "language": _language,
     "leftover_source": _leftover,
@@ -237,56 +218,47 @@ CHECKS: dict[str, Callable[[Pair], str | None]] = {
     "punctuation": _punctuation,
     "truncated": _truncation,
     "not_a_question": _question,
-    "other_text": _other_text,
 }
 # What a record that was accepted has passed: goes into its provenance.
 NAMES = ("empty", *CHECKS, "lexicon")
 
 
-def check(source: str, target: str, *, source_lang: str, target_lang: str) -> list[str]:
+def check(
+    source: str, target: str, *, source_lang: str, target_lang: str, ends_matter: bool = True
+) -> list[str]:
     """Every reason why ``target`` is no faithful translation of ``source``; empty where none is found.
+
+    Args:
+        source: the text.
+        target: what is said to be its translation.
+        source_lang: BCP-47 tag.
+        target_lang: BCP-47 tag.
+        ends_matter: whether a missing full stop hints at a missing end; not in files that have none.
 
     >>> check("Two red stars.", "三个红色星形。", source_lang="en", target_lang="zh")
     ['numbers']
     """
     pair = Pair(source.strip(), target.strip(), source_lang.split("-")[0], target_lang.split("-")[0])
+    return list(_check(pair, ends_matter))
+
+
+@functools.lru_cache(maxsize=20_000)
+def _check(pair: Pair, ends_matter: bool) -> tuple[str, ...]:
     if not pair.target:
-        return ["empty"] if pair.source else []
+        return ("empty",) if pair.source else ()
     if not pair.source:
-        return ["empty_source"]
+        return ("empty_source",)
     reasons = [reason for judge in CHECKS.values() if (reason := judge(pair))]
-    if "language" in reasons or "refusal" in reasons:
-        return reasons  # nothing to compare
-    return reasons + _lexicon(pair)
+    if pair.bilingual and not {"language", "refusal"} & set(reasons):
+        english, chinese = (
+            (pair.source, pair.target) if pair.source_lang == "en" else (pair.target, pair.source)
+        )
+        cut = ends(pair.source) and not ends(pair.target) and ends_matter
+        found = compared(english, chinese, backwards=pair.source_lang == "zh", end_is_missing=cut)
+        reasons += [reason for reason in found if reason not in reasons]
+    return tuple(reasons)
 
 
-def check_pairs(path: Path, *, source_lang: str, target_lang: str, out: Path) -> dict[str, Any]:
-    """Judge every row of a JSONL file ``{id, source, target}`` into ``out``: ``{id, ok, reasons}``.
-
-    Rows keep their order. A row that is no pair is judged too: reason ``not_a_pair``.
-
-    Returns:
-        ``{"pairs": n, "ok": n, "reasons": {reason: rows}}``, most frequent reason first.
-
-    Raises:
-        DataError: the file cannot be read, or is no JSONL.
-    """
-    if source_lang == target_lang:
-        raise DataError(f"--from and --to are both {source_lang!r}; a translation has two languages")
-    rows, reasons = [], Counter[str]()
-    with progress("forge check", total=None) as bar:
-        for number, row in read_jsonl(path):
-            found = _judge_row(row, source_lang, target_lang)
-            name = row.get("id", number) if isinstance(row, dict) else number
-            rows.append({"id": name, "ok": not found, "reasons": found})
-            reasons.update(found)
-            bar.advance(bar.task_ids[0])
-    write_jsonl(out, rows)
-    return {"pairs": len(rows), "ok": sum(row["ok"] for row in rows), "reasons": dict(reasons.most_common())}
-
-
-def _judge_row(row: Any, source_lang: str, target_lang: str) -> list[str]:
-    texts = (row.get("source"), row.get("target")) if isinstance(row, dict) else (None, None)
-    if not isinstance(texts[0], str) or not isinstance(texts[1], str):
-        return ["not_a_pair"]
-    return check(texts[0], texts[1], source_lang=source_lang, target_lang=target_lang)
+def ends(text: str) -> bool:
+    """Whether a text has an end: a full stop or what stands for it."""
+    return bool(re.search(r"[.!?。！？…~](?:['\"”’)）】」]|<[^>]*>)*$", text))

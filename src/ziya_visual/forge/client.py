@@ -1,167 +1,20 @@
-"""Ask an OpenAI-compatible endpoint many things at once, patiently: retries, ``Retry-After``, one pool.
-
-The API key is read from the environment and stays there: it is in no log line, no ledger and no error.
-"""
+"""Ask many things at once, and commit every answer: workers, one ledger, a budget."""
 
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import json
-import os
-import random
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
-
-import openai
 
 from ziya_visual.core.errors import ConfigError, EndpointError
+from ziya_visual.core.log import logger
+from ziya_visual.forge.cost import Budget
+from ziya_visual.forge.endpoint import UNREACHABLE, Client
 from ziya_visual.forge.ledger import Ledger, Outcome
 
-KEY_VARIABLE = "OPENAI_API_KEY"
-COMMIT_SECONDS = 0.05
+COMMIT_SECONDS = 0.0
 COMMIT_ROWS = 64
-LONGEST_WAIT_SECONDS = 300.0
 STOP_AFTER_FAILURES = 16  # in a row: the endpoint is down, and the rest stays pending for the next run
-UNREACHABLE = "no connection"
-_RETRIED = frozenset({408, 409, 425, 429})
-_MISCONFIGURED = frozenset({401, 403, 404, 405})
-
-
-class Client:
-    """One endpoint. Open it inside the event loop that uses it, and close it there."""
-
-    def __init__(
-        self,
-        *,
-        base_url: str,
-        timeout_seconds: float = 120.0,
-        max_attempts: int = 6,
-        backoff_seconds: float = 0.5,
-        key_variable: str = KEY_VARIABLE,
-    ) -> None:
-        """Prepare the connection pool; nothing is sent yet.
-
-        Raises:
-            ConfigError: the URL has no scheme or host, or the key's variable is not set for a remote one.
-        """
-        url = urlsplit(base_url)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ConfigError(f"--base-url {base_url!r} is no URL; expected e.g. http://127.0.0.1:8000/v1")
-        loopback = url.hostname in ("127.0.0.1", "localhost", "::1")
-        self._key = os.environ.get(key_variable, "")
-        if not self._key and not loopback:
-            raise ConfigError(f"{base_url} needs a key: set the environment variable {key_variable}")
-        self.base_url = base_url
-        self._max_attempts = max_attempts
-        self._backoff_seconds = backoff_seconds
-        self._not_before = 0.0  # loop time: a 429 holds everybody back
-        # A proxy of the environment is for the world outside, not for a server on this machine.
-        self._openai = openai.AsyncOpenAI(
-            base_url=base_url,
-            api_key=self._key or "none",
-            timeout=timeout_seconds,
-            max_retries=0,
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=not loopback),
-        )
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._openai.close()
-
-    async def ask(self, key: str, body: Mapping[str, Any]) -> Outcome:
-        """Send one request until it is answered or given up.
-
-        Raises:
-            EndpointError: the endpoint refuses everything: a wrong key, model or path.
-        """
-        started = time.monotonic()
-        reason, attempts, state = "", 0, "failed"
-        while attempts < self._max_attempts:
-            await self._hold()
-            attempts += 1
-            wait = self._backoff_seconds * 2.0 ** (attempts - 1)
-            try:
-                reply = await self._openai.chat.completions.with_raw_response.create(**body)
-                return _answered(key, reply.content, time.monotonic() - started, attempts)
-            except openai.APIStatusError as error:
-                reason, status = self._explain(error), error.status_code
-                if status in _MISCONFIGURED:
-                    raise EndpointError(
-                        f"{self.base_url}: {reason}; check --base-url, --model, key"
-                    ) from error
-                if status < 500 and status not in _RETRIED:
-                    state = "rejected"
-                    break
-                asked = retry_after_seconds(error.response.headers)
-                if asked is not None and asked > LONGEST_WAIT_SECONDS:
-                    break
-                if status == 429 and asked is not None:
-                    self._not_before = max(self._not_before, asyncio.get_running_loop().time() + asked)
-                wait = max(wait, asked or 0.0)
-            except openai.APIConnectionError as error:
-                timed_out = isinstance(error, openai.APITimeoutError)
-                reason = "timeout" if timed_out else f"{UNREACHABLE}: {self._redact(_root(error))}"
-            except _UnusableReplyError as error:
-                reason = str(error)
-            if attempts < self._max_attempts:
-                await asyncio.sleep(min(wait, LONGEST_WAIT_SECONDS) * random.uniform(1.0, 1.25))
-        seconds = time.monotonic() - started
-        return Outcome(key, state, seconds=seconds, attempts=attempts, reason=reason)
-
-    async def _hold(self) -> None:
-        """Wait out a ``Retry-After`` that any request has met."""
-        loop = asyncio.get_running_loop()
-        while (left := self._not_before - loop.time()) > 0:
-            await asyncio.sleep(left + random.uniform(0.0, 0.05))
-
-    def _explain(self, error: openai.APIStatusError) -> str:
-        return f"http_{error.status_code}: {self._redact(error.message)[:200]}"
-
-    def _redact(self, text: str) -> str:
-        text = " ".join(text.split())
-        return text.replace(self._key, "***") if self._key else text
-
-
-class _UnusableReplyError(Exception):
-    """A reply with status 200 that is no chat completion."""
-
-
-def _root(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return str(cause) or type(cause).__name__
-
-
-def _answered(key: str, content: bytes, seconds: float, attempts: int) -> Outcome:
-    """Read the reply's JSON by hand: the typed model costs more than the rest of the request's handling."""
-    try:
-        reply = json.loads(content)
-        choice = reply["choices"][0]
-        answer = choice["message"]["content"] or choice["message"].get("refusal") or ""
-        usage = reply.get("usage") or {}
-        prompt, completion = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        shown = content[:80].decode("utf-8", "replace")
-        raise _UnusableReplyError(f"no chat completion: {shown!r}") from error
-    finish = choice.get("finish_reason")
-    return Outcome(key, "done", str(answer), finish, prompt, completion, seconds, attempts)
-
-
-def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """``Retry-After`` (seconds or an HTTP date) or ``retry-after-ms``; None where absent or unreadable."""
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        value = headers.get("retry-after")
-        if value is None:
-            return None
-        if value.strip().replace(".", "", 1).isdigit():
-            return float(value)
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return None
 
 
 class _Committer:
@@ -199,10 +52,8 @@ class _Committer:
         started, self._started = self._started, []
         ended, self._ended = self._ended, []
         try:
-            if started:
-                self._ledger.start(started)
-            if ended:
-                self._ledger.finish([outcome for outcome, _ in ended])
+            if started or ended:
+                self._ledger.record(started, [outcome for outcome, _ in ended])
         except Exception as error:
             for _, future in ended:
                 if not future.done():
@@ -215,58 +66,74 @@ class _Committer:
                 future.set_result(None)
 
 
-async def _run(
-    ledger: Ledger,
-    keys: Sequence[str],
-    client: Client,
-    concurrency: int,
-    commit_seconds: float,
-    on_done: Callable[[Outcome], None],
-) -> None:
+class _Pool:
     """Workers take keys in turn; a commit holds one up only where no time is given to gather commits."""
-    committer = _Committer(ledger, commit_seconds)
-    queue = iter(keys)
-    failures, answered = 0, 0
 
-    async def settle(outcome: Outcome) -> None:
-        await committer.finish(outcome)
-        on_done(outcome)
+    def __init__(
+        self,
+        ledger: Ledger,
+        client: Client,
+        committer: _Committer,
+        budget: Budget | None,
+        on_done: Callable[[Outcome], None],
+        *,
+        settle_first: bool,
+    ) -> None:
+        self._ledger = ledger
+        self._client = client
+        self._committer = committer
+        self._budget = budget
+        self._on_done = on_done
+        self._settle_first = settle_first
+        self._failures = self._answered = 0
+        self.sent = 0
 
-    async def work(settling: asyncio.TaskGroup) -> None:
-        nonlocal failures, answered
-        for key in queue:
-            committer.start(key)
-            outcome = await client.ask(key, ledger.body(key))
-            settled = settling.create_task(settle(outcome))
-            if not commit_seconds:
-                await settled  # a kill then loses what is in flight and nothing more
-            answered += outcome.state != "failed"
-            failures = failures + 1 if outcome.state == "failed" else 0
-            unreachable = not answered and (outcome.reason or "").startswith(UNREACHABLE)
-            if failures >= STOP_AFTER_FAILURES or unreachable:
-                raise EndpointError(
-                    f"{client.base_url}: gave up after {outcome.attempts} attempts ({outcome.reason});"
-                    " what was answered is kept, run the same command again to go on"
-                )
+    async def run(self, keys: Sequence[str], workers: int) -> None:
+        """Until every key is settled, or the budget or the endpoint is at its end."""
+        queue = iter(keys)
 
-    try:
+        async def work(group: asyncio.TaskGroup) -> None:
+            for key in queue:
+                body = self._ledger.body(key)
+                if self._budget is not None and not await self._budget.reserve(key, body):
+                    return
+                self._committer.start(key)
+                self.sent += 1
+                outcome = await self._client.ask(key, body)
+                if self._budget is not None:
+                    self._budget.settle(outcome)
+                settled = group.create_task(self._settle(outcome))
+                if self._settle_first:
+                    await settled  # a kill then loses what is in flight and nothing more
+                self._count(outcome)
+
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(concurrency, len(keys))):
+            for _ in range(workers):
                 group.create_task(work(group))
-    except ExceptionGroup as group_error:
-        raise group_error.exceptions[0] from None
-    finally:
-        committer.commit()
-        await client.close()
+
+    async def _settle(self, outcome: Outcome) -> None:
+        await self._committer.finish(outcome)
+        self._on_done(outcome)
+
+    def _count(self, outcome: Outcome) -> None:
+        self._answered += outcome.state != "failed"
+        self._failures = self._failures + 1 if outcome.state == "failed" else 0
+        unreachable = not self._answered and (outcome.reason or "").startswith(UNREACHABLE)
+        if self._failures >= STOP_AFTER_FAILURES or unreachable:
+            raise EndpointError(
+                f"{self._client.base_url}: gave up after {outcome.attempts} attempts ({outcome.reason});"
+                " what was answered is kept, run the same command again to go on"
+            )
 
 
 def ask_all(
     ledger: Ledger,
     keys: Sequence[str],
     *,
-    base_url: str,
+    base_url: str | Sequence[str],
     concurrency: int = 64,
     commit_seconds: float = COMMIT_SECONDS,
+    budget: Budget | None = None,
     on_done: Callable[[Outcome], None] = lambda outcome: None,
     **options: Any,
 ) -> int:
@@ -275,12 +142,13 @@ def ask_all(
     Args:
         ledger: holds the requests.
         keys: from :meth:`Ledger.add`.
-        base_url: of the endpoint, with ``/v1``.
-        concurrency: requests in flight at once, at least 1.
+        base_url: of the endpoint, with ``/v1``; of several, the first that works is asked.
+        concurrency: requests in flight at once at most, at least 1; fewer while an endpoint is overloaded.
         commit_seconds: how long an answer may wait for others to be committed with; a kill loses those. At 0
             each worker waits for its answer's commit, and a kill loses what is in flight alone.
+        budget: what may be spent; where it is used up the rest stays pending.
         on_done: called with each outcome after it is committed.
-        options: of :class:`Client`.
+        options: of :class:`ziya_visual.forge.endpoint.Client`.
 
     Raises:
         EndpointError: the endpoint cannot be reached, or refuses everything; the rest stays pending.
@@ -289,12 +157,23 @@ def ask_all(
     if concurrency < 1:
         raise ConfigError(f"concurrency is {concurrency}, expected at least 1")
     waiting = ledger.waiting(keys)
-    if waiting:
+    if not waiting:
+        return 0
 
-        async def main() -> None:
-            await _run(
-                ledger, waiting, Client(base_url=base_url, **options), concurrency, commit_seconds, on_done
-            )
+    async def main() -> int:
+        client = Client(base_url=base_url, concurrency=concurrency, **options)
+        committer = _Committer(ledger, commit_seconds)
+        pool = _Pool(ledger, client, committer, budget, on_done, settle_first=not commit_seconds)
+        try:
+            await pool.run(waiting, min(concurrency, len(waiting)))
+        except ExceptionGroup as group_error:
+            raise group_error.exceptions[0] from None
+        finally:
+            committer.commit()
+            await client.close()
+        return pool.sent
 
-        asyncio.run(main())
-    return len(waiting)
+    sent = asyncio.run(main())
+    if budget is not None and budget.exhausted:
+        logger.warning("forge: the budget of $%.2f is used up; the rest is not sent", budget.limit_usd)
+    return sent

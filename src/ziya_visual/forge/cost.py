@@ -1,34 +1,24 @@
-"""What a forge run would cost, before it is paid: requests, tokens and, with a price table, dollars."""
+"""What requests cost: tokens, prices, and a budget that is never passed."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ziya_visual.core.errors import ConfigError, nearest
-from ziya_visual.core.io import read_examples, read_text
-from ziya_visual.forge.planning import Settings, first_requests, record_of, refusal
-from ziya_visual.forge.prompting import load_prompt
+from ziya_visual.core.io import read_text
+from ziya_visual.forge.ledger import Outcome
 
 _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 TOKENS_PER_DENSE_CHARACTER = 0.8  # of current models' tokenizers on Chinese, rounded up
 CHARACTERS_PER_TOKEN = 4.0  # English
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Of the first round; each repaired record adds about its own share. ``usd`` is None without a price."""
-
-    records: int
-    requests: int
-    prompt_tokens: int
-    completion_tokens: int
-    usd: float | None
+Price = tuple[float, float]  # dollars per million tokens of the prompt and of the completion
 
 
 def estimate_tokens(text: str) -> int:
@@ -37,7 +27,7 @@ def estimate_tokens(text: str) -> int:
     return round(dense * TOKENS_PER_DENSE_CHARACTER + (len(text) - dense) / CHARACTERS_PER_TOKEN) or 1
 
 
-def read_prices(path: Path) -> dict[str, tuple[float, float]]:
+def read_prices(path: Path) -> dict[str, Price]:
     """A price table: YAML ``model: {prompt: 0.15, completion: 0.6}``, in dollars per million tokens."""
     try:
         table = yaml.safe_load(read_text(path))
@@ -49,36 +39,57 @@ def read_prices(path: Path) -> dict[str, tuple[float, float]]:
         ) from error
 
 
-def estimate_translation(
-    in_path: Path,
-    *,
-    to: str,
-    model: str,
-    prompt: str = "translate",
-    texts_per_request: int = 6,
-    prices: Mapping[str, tuple[float, float]] | None = None,
-    params: Mapping[str, Any] | None = None,
-) -> Estimate:
-    """Plan a translation without sending or storing anything.
-
-    Raises:
-        ConfigError: a price table that lacks the model.
-    """
-    if prices is not None and model not in prices:
+def price_of(model: str, prices: Mapping[str, Price]) -> Price:
+    """A model's price; ``ConfigError`` where the table lacks it."""
+    if model not in prices:
         raise ConfigError(f"no price for model {model!r}{nearest(model, prices)}")
-    settings = Settings(to, model, load_prompt(prompt), {"temperature": 0, **(params or {})})
-    examples = [example for example in read_examples(in_path) if refusal(example, settings) is None]
-    records = {record.key: record for record in (record_of(example, settings) for example in examples)}
-    requests = prompt_tokens = completion_tokens = 0
-    for group, body in first_requests(records.values(), settings, texts_per_request):
-        requests += 1
-        prompt_tokens += estimate_tokens(body["messages"][0]["content"])
-        # A translation is about as many tokens as its source, Chinese a little more, and its line's frame.
-        completion_tokens += sum(
-            round(1.3 * estimate_tokens(t)) + 4 for record in group for t in record.texts
-        )
-    usd = None
-    if prices is not None:
-        per_prompt, per_completion = prices[model]
-        usd = round((prompt_tokens * per_prompt + completion_tokens * per_completion) / 1e6, 4)
-    return Estimate(len(records), requests, prompt_tokens, completion_tokens, usd)
+    return prices[model]
+
+
+def dollars(price: Price, prompt_tokens: int, completion_tokens: int) -> float:
+    """What tokens cost."""
+    return (prompt_tokens * price[0] + completion_tokens * price[1]) / 1e6
+
+
+class Budget:
+    """A hard cap: a request is sent only where its most that it can cost is left.
+
+    The most is a token a byte of the prompt and ``max_tokens`` of the reply, for every endpoint's tokenizer.
+    What came back without token counts is taken to have cost that much, and so is what was given up.
+    """
+
+    def __init__(self, limit_usd: float, price: Price, *, spent_usd: float) -> None:
+        """``spent_usd`` is what earlier runs of the ledger paid."""
+        self.limit_usd = limit_usd
+        self.spent_usd = spent_usd
+        self.exhausted = False
+        self._price = price
+        self._held: dict[str, float] = {}
+        self._changed = asyncio.Event()
+
+    async def reserve(self, key: str, body: Mapping[str, Any]) -> bool:
+        """Whether the request may be sent; waits while others' reserves may still come back."""
+        while not self.exhausted and not self.hold(key, body):
+            if not self._held:
+                self.exhausted = True
+            else:
+                self._changed.clear()
+                await self._changed.wait()
+        return not self.exhausted
+
+    def hold(self, key: str, body: Mapping[str, Any]) -> bool:
+        """Set the most that a request can cost aside, if that much is left."""
+        size = len(json.dumps(body["messages"], ensure_ascii=False).encode())
+        most = dollars(self._price, size, int(body.get("max_tokens", 0)))
+        if self.spent_usd + sum(self._held.values()) + most > self.limit_usd:
+            return False
+        self._held[key] = most
+        return True
+
+    def settle(self, outcome: Outcome) -> None:
+        """Take what a request cost instead of what was held for it."""
+        most = self._held.pop(outcome.key, 0.0)
+        cost = dollars(self._price, outcome.prompt_tokens, outcome.completion_tokens)
+        refused = outcome.state == "rejected" or (outcome.reason or "").startswith(("no connection", "http_"))
+        self.spent_usd += 0.0 if refused else cost or most
+        self._changed.set()

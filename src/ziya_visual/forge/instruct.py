@@ -1,8 +1,9 @@
-"""Captions and boxes become conversations by in-context learning (as LLaVA and Ziya-Visual were made)."""
+"""Captions, boxes and questions become dialogues by in-context learning (as for LLaVA and Ziya-Visual)."""
 
 from __future__ import annotations
 
-import re
+import functools
+import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,47 +17,72 @@ from ziya_visual.core.errors import ConfigError, nearest
 from ziya_visual.core.io import read_examples, read_text, write_json, write_jsonl, write_records
 from ziya_visual.core.log import progress
 from ziya_visual.core.records import Box, Example, ImageRef, Message, Provenance
-from ziya_visual.forge import checks
+from ziya_visual.forge import batch
 from ziya_visual.forge.client import ask_all
-from ziya_visual.forge.ledger import Ledger, Outcome
-from ziya_visual.forge.planning import refuse_unusable
-from ziya_visual.forge.prompting import FOLDER, Prompt, language_name, load_prompt, read_json_reply
-from ziya_visual.forge.translate import ACCEPTED, REJECTED, REPORT
+from ziya_visual.forge.cost import Price, dollars
+from ziya_visual.forge.dialogue import CHECKS, GROUNDED, read_dialogue
+from ziya_visual.forge.ledger import Ledger
+from ziya_visual.forge.near import near_duplicates
+from ziya_visual.forge.planning import batched, vetted
+from ziya_visual.forge.prompting import FOLDER, Prompt, language_name, load_prompt
+from ziya_visual.forge.review import picture
+from ziya_visual.forge.translate import ACCEPTED, REJECTED, REPORT, budget_of
 
-KINDS = ("conversation", "detail", "reasoning")
-CHECKS = ("language", "refusal", "repetition", "placeholders", "mentions_source", "same_question")
-_SOURCE_WORDS = re.compile(
-    r"\bcaptions?\b|\bbounding box|\bthe descriptions?\b|\bcoordinates?\b|根据描述|描述中|标题"
-    r"|说明文字|坐标|边界框",
-    re.IGNORECASE,
-)
+KINDS = ("conversation", "detail", "reasoning", GROUNDED, "false_premise")
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Everything that is known in words about one picture."""
+    """Everything that is known in words about one picture; ``asked`` are questions with their answers."""
 
     image_id: str
     image: ImageRef | None
     captions: tuple[str, ...]
     boxes: tuple[Box, ...]
+    asked: tuple[tuple[str, str], ...]
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One dialogue to make."""
+
+    picture: Picture
+    kind: str
+    lang: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.picture.image_id}:{self.kind}:{self.lang}"
+
+
 def pictures_of(examples: Sequence[Example]) -> list[Picture]:
-    """Captions (assistant turns of ``caption`` examples) and boxes by picture, in order of appearance."""
+    """Captions, boxes, questions and answers by picture, in order of appearance; without a caption, none."""
     grouped: dict[str, list[Example]] = {}
     for example in examples:
-        if example.task == "caption":
+        if example.task in ("caption", "vqa", "grounded"):
             grouped.setdefault(example.image_id or example.id, []).append(example)
     found = []
     for image_id, group in grouped.items():
-        said = [m.content.strip() for example in group for m in example.messages if m.role == "assistant"]
+        captions = [e for e in group if e.task == "caption"]
+        said = [m.content.strip() for e in captions for m in e.messages if m.role == "assistant"]
+        asked = [pair for e in group if e.task != "caption" for pair in _turns(e.messages)]
         boxes = dict.fromkeys(box for example in group for box in example.boxes)
-        captions = tuple(dict.fromkeys(text for text in said if text))
-        if captions:
-            found.append(Picture(image_id, group[0].image, captions, tuple(boxes), group[0].source))
+        texts = tuple(dict.fromkeys(text for text in said if text))
+        if texts:
+            first = captions[0]
+            found.append(
+                Picture(image_id, first.image, texts, tuple(boxes), tuple(dict.fromkeys(asked)), first.source)
+            )
     return found
+
+
+def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    return [
+        (ask.content.strip(), reply.content.strip())
+        for ask, reply in itertools.pairwise(messages)
+        if (ask.role, reply.role) == ("user", "assistant")
+    ]
 
 
 def instruct(
@@ -65,29 +91,37 @@ def instruct(
     lang: str,
     out: Path,
     model: str,
-    base_url: str,
+    base_url: str | Sequence[str],
     kinds: Sequence[str] = KINDS,
     turns: int = 3,
     prompt: str = "instruct",
+    with_image: bool = False,
     params: Mapping[str, Any] | None = None,
+    price: Price | None = None,
+    budget_usd: float | None = None,
+    use_batches: bool = False,
     **sending: Any,
 ) -> dict[str, Any]:
     """Make a dialogue of every kind for every captioned picture; accepted.jsonl, rejected.jsonl, report.json.
 
     Args:
-        examples: those of task ``caption`` are used, in any language.
+        examples: captions, in any language, and what else is known of their pictures.
         lang: of the conversations.
         out: the folder, with the ledger; a second run with the same arguments sends nothing.
         model: the endpoint's name of it.
-        base_url: of an OpenAI-compatible endpoint, with ``/v1``.
-        kinds: of :data:`KINDS`.
+        base_url: of an OpenAI-compatible endpoint, with ``/v1``; of several, the first that works is asked.
+        kinds: of :data:`KINDS`; ``grounded`` for pictures with boxes alone.
         turns: questions in a conversation.
         prompt: a name or a ``.jinja`` file.
+        with_image: show the picture too.
         params: more of the request's body; temperature 0.7 unless given.
-        sending: ``concurrency`` and the options of :class:`ziya_visual.forge.client.Client`.
+        price: dollars per million tokens of prompt and completion.
+        budget_usd: what the folder may cost in all; needs ``price``.
+        use_batches: through the Batch API.
+        sending: ``concurrency`` and the options of :class:`ziya_visual.forge.endpoint.Client`.
 
     Returns:
-        The report: pictures, records, accepted, rejected by reason, requests, sent, tokens, seconds.
+        The report: pictures, records, accepted, rejected by reason, requests, sent, tokens, usd, seconds.
 
     Raises:
         ConfigError, DataError, EndpointError: as :func:`ziya_visual.forge.translate.translate`.
@@ -96,48 +130,36 @@ def instruct(
     for kind in kinds:
         if kind not in KINDS:
             raise ConfigError(f"no kind of conversation {kind!r}{nearest(kind, KINDS)}")
-    refuse_unusable(examples)
-    template, pictures = load_prompt(prompt), pictures_of(examples)
-    jobs = [(picture, kind) for picture in pictures for kind in kinds]
-    made: list[Example] = []
-    rejected: list[dict[str, Any]] = []
+    template, pictures = load_prompt(prompt), pictures_of(list(vetted(examples)))
+    jobs = [_Job(p, kind, lang) for p in pictures for kind in kinds if p.boxes or kind != GROUNDED]
     with Ledger(out) as ledger:
-        bodies = (_body(p, kind, template, lang, model, turns, params or {}) for p, kind in jobs)
-        keys = ledger.add(bodies)
+        sending = {"base_url": base_url, **sending}
+        if budget_usd is not None:
+            sending["budget"] = budget_of(ledger, budget_usd, price)
+        bodies = (
+            body_of(j.picture, j.kind, template, lang, model, turns, params or {}, with_image=with_image)
+            for j in jobs
+        )
+        keys = [key for some in batched(bodies, 100) for key in ledger.add(some)]
         with progress("forge instruct", total=len(ledger.waiting(keys))) as bar:
-            sent = ask_all(
-                ledger,
-                keys,
-                base_url=base_url,
-                on_done=lambda outcome: bar.advance(bar.task_ids[0]),
-                **sending,
-            )
-        for (picture, kind), key in zip(jobs, keys, strict=True):
-            outcome = ledger.outcome(key)
-            dialogue, reasons = read_dialogue(outcome, lang)
-            if reasons:
-                name = f"{picture.image_id}:{kind}:{lang}"
-                row = {"id": name, "reasons": reasons, "source": picture.captions, "target": outcome.answer}
-                rejected.append(row)
-            else:
-                made.append(
-                    _example(picture, kind, dialogue, lang=lang, model=model, prompt_hash=template.hash)
-                )
-        ledger.reject({key: "checks" for key in keys if read_dialogue(ledger.outcome(key), lang)[1]})
+            send = batch.ask_all if use_batches else ask_all
+            sent = send(ledger, keys, on_done=lambda outcome: bar.advance(bar.task_ids[0]), **sending)
+        made, rejected = _read(ledger, jobs, keys, model, template.hash)
         totals = ledger.totals()
     write_records(out / ACCEPTED, made)
     write_jsonl(out / REJECTED, rejected)
-    reasons_by_count = Counter(reason.split(":")[0] for row in rejected for reason in row["reasons"])
+    reasons = Counter(reason.split(":")[0] for row in rejected for reason in row["reasons"])
+    tokens = {name: totals[name] for name in ("prompt_tokens", "completion_tokens")}
     report = {
         "pictures": len(pictures),
         "records": len(jobs),
         "accepted": len(made),
-        "rejected": dict(reasons_by_count.most_common()),
+        "rejected": dict(reasons.most_common()),
         "accepted_percent": round(100 * len(made) / max(1, len(jobs)), 2),
         "requests": len(set(keys)),
         "sent": sent,
-        "prompt_tokens": totals["prompt_tokens"],
-        "completion_tokens": totals["completion_tokens"],
+        **tokens,
+        "usd": None if price is None else round(dollars(price, **tokens), 6),
         "seconds": round(time.monotonic() - started, 3),
     }
     write_json(out / REPORT, report)
@@ -145,87 +167,86 @@ def instruct(
 
 
 def instruct_file(
-    in_path: Path, *, lang: str, out: Path, model: str, base_url: str, **options: Any
+    in_path: Path, *, lang: str, out: Path, model: str, base_url: str | Sequence[str], **options: Any
 ) -> dict[str, Any]:
     """:func:`instruct` over a JSONL file of examples."""
     return instruct(read_examples(in_path), lang=lang, out=out, model=model, base_url=base_url, **options)
 
 
-def read_dialogue(outcome: Outcome, lang: str) -> tuple[tuple[Message, ...], list[str]]:
-    """The dialogue in a reply, and the reasons against it (then the dialogue may be empty)."""
-    if outcome.answer is None:
-        return (), [f"endpoint_{outcome.state}: {outcome.reason}"]
-    if outcome.finish_reason == "length":
-        return (), ["truncated"]
-    value = read_json_reply(outcome.answer)
-    turns = value.get("turns") if isinstance(value, dict) else None
-    if not isinstance(turns, list) or not turns:
-        return (), ["refusal" if checks.refuses(outcome.answer) else "not_json"]
-    messages: list[Message] = []
-    for turn in turns:
-        asked, answered = (
-            (turn.get("question"), turn.get("answer")) if isinstance(turn, dict) else (None, None)
-        )
-        if (
-            not isinstance(asked, str)
-            or not isinstance(answered, str)
-            or not asked.strip()
-            or not answered.strip()
-        ):
-            return (), ["turn_without_question_or_answer"]
-        messages += [Message("user", asked.strip()), Message("assistant", answered.strip())]
-    return tuple(messages), _judge(messages, lang)
+def _read(
+    ledger: Ledger, jobs: Sequence[_Job], keys: Sequence[str], model: str, prompt_hash: str
+) -> tuple[list[Example], list[dict[str, Any]]]:
+    """What passed, and rows of what did not; one that nearly repeats an earlier one does not."""
+    made: list[Example] = []
+    rejected: list[dict[str, Any]] = []
+    for job, key in zip(jobs, keys, strict=True):
+        outcome = ledger.outcome(key)
+        dialogue, reasons = read_dialogue(outcome, job.lang, kind=job.kind, boxes=job.picture.boxes)
+        if reasons:
+            if outcome.answer is not None:
+                ledger.reject({key: reasons[0]})
+            source = job.picture.captions
+            rejected.append({"id": job.id, "reasons": reasons, "source": source, "target": outcome.answer})
+        else:
+            made.append(_example(job, dialogue, model=model, prompt_hash=prompt_hash))
+    texts = ["\n".join(message.content for message in example.messages) for example in made]
+    twins = {later: earlier for earlier, later in near_duplicates(texts)}
+    for later, earlier in twins.items():
+        reason = f"near_duplicate: {made[earlier].id}"
+        source = tuple(message.content for message in made[earlier].messages)
+        rejected.append({"id": made[later].id, "reasons": [reason], "source": source, "target": texts[later]})
+    return [example for place, example in enumerate(made) if place not in twins], rejected
 
 
-def _judge(messages: Sequence[Message], lang: str) -> list[str]:
-    texts = [message.content for message in messages]
-    questions = [message.content for message in messages if message.role == "user"]
-    found = {
-        "language": not all(checks.in_language(text, lang) for text in texts),
-        "refusal": any(checks.refuses(text) for text in texts),
-        "repetition": any(checks.repeats(text) for text in texts),
-        "placeholders": any("<image>" in text for text in texts),
-        "mentions_source": any(_SOURCE_WORDS.search(text) for text in texts),
-        "same_question": len(set(questions)) < len(questions),
-    }
-    assert tuple(found) == CHECKS
-    return [reason for reason, holds in found.items() if holds]
-
-
-def _body(
-    picture: Picture,
+def body_of(
+    known: Picture,
     kind: str,
     template: Prompt,
     lang: str,
     model: str,
     turns: int,
     params: Mapping[str, Any],
+    *,
+    with_image: bool = False,
 ) -> dict[str, Any]:
-    examples = yaml.safe_load(read_text(FOLDER / "instruct_examples.yaml"))
+    """The request for one dialogue."""
+    examples = _shown()
     shown = examples.get(lang.split("-")[0], examples["en"])[kind]
     values = {
         "language": language_name(lang),
         "kind": kind,
         "turns": turns,
         "examples": [shown],
-        "captions": picture.captions,
-        "boxes": picture.boxes,
+        "captions": known.captions,
+        "boxes": known.boxes,
+        "asked": known.asked,
     }
-    messages = [{"role": "user", "content": template.render(values)}]
+    content: Any = template.render(values)
+    if with_image:
+        seen = Example(known.image_id, lang, "caption", (), image=known.image)
+        content = [{"type": "text", "text": content}, picture(seen)]
+    messages = [{"role": "user", "content": content}]
     return {"model": model, "messages": messages, "max_tokens": 1024, "temperature": 0.7, **params}
 
 
-def _example(
-    picture: Picture, kind: str, dialogue: tuple[Message, ...], *, lang: str, model: str, prompt_hash: str
-) -> Example:
+@functools.cache
+def _shown() -> dict[str, Any]:
+    """One example of each kind, by language."""
+    examples: dict[str, Any] = yaml.safe_load(read_text(FOLDER / "instruct_examples.yaml"))
+    return examples
+
+
+def _example(job: _Job, dialogue: tuple[Message, ...], *, model: str, prompt_hash: str) -> Example:
+    grounded = job.kind == GROUNDED
     return Example(
-        id=f"{picture.image_id}:{kind}:{lang}",
-        lang=lang,
-        task="dialogue",
+        id=job.id,
+        lang=job.lang,
+        task="grounded" if grounded else "dialogue",
         messages=dialogue,
-        image=picture.image,
-        image_id=picture.image_id,
-        meta={"kind": kind},
-        source=picture.source,
+        image=job.picture.image,
+        image_id=job.picture.image_id,
+        boxes=job.picture.boxes if grounded else (),
+        meta={"kind": job.kind},
+        source=job.picture.source,
         provenance=Provenance(origin="forge", model=model, prompt_hash=prompt_hash, checks=CHECKS),
     )

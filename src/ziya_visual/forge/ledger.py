@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.core.io import hash_json
+from ziya_visual.core.io import canonical_json, hash_bytes
 
 LEDGER_FILE = "ledger.sqlite"
 STATES = ("pending", "in_flight", "done", "rejected", "failed")
@@ -36,17 +36,20 @@ CREATE TABLE IF NOT EXISTS requests (
     seconds REAL NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
     reason TEXT
-) WITHOUT ROWID;
+);
 CREATE INDEX IF NOT EXISTS by_state ON requests (state);
-CREATE TABLE IF NOT EXISTS asks (
+CREATE TABLE IF NOT EXISTS plans (  -- request:  the rowid of requests
     record TEXT NOT NULL,
     round INTEGER NOT NULL,
-    request TEXT NOT NULL,
+    request INTEGER NOT NULL,
     line INTEGER NOT NULL,
     lines INTEGER NOT NULL,
     PRIMARY KEY (record, round)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, endpoint TEXT NOT NULL, state TEXT NOT NULL);
 """
+_OUTCOME = "key, state, answer, finish_reason, prompt_tokens, completion_tokens, seconds, attempts, reason"
+_AT_ONCE = 500  # values in one IN (...)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class Ledger:
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute("PRAGMA cache_size=-131072")  # 128 MB: keys are random, and so are their pages
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             self.close()
@@ -130,7 +134,11 @@ class Ledger:
         os.close(self._lock)
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
+        """All that is written inside is committed at the end, or none of it; may be inside another."""
+        if self._db.in_transaction:
+            yield
+            return
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -141,28 +149,51 @@ class Ledger:
 
     def add(self, bodies: Iterable[Mapping[str, Any]]) -> list[str]:
         """Enter requests; one that is already there stays as it is. Returns their keys in order."""
-        rows = [(hash_json(body), json.dumps(body, ensure_ascii=False)) for body in bodies]
-        with self._transaction():
+        texts = [canonical_json(body) for body in bodies]
+        rows = [(hash_bytes(text.encode()), text) for text in texts]
+        with self.transaction():
             self._db.executemany("INSERT OR IGNORE INTO requests (key, body) VALUES (?, ?)", rows)
         return [key for key, _ in rows]
 
     def plan(self, asks: Iterable[Ask]) -> None:
         """Remember which request serves which record; a record keeps its first request of a round."""
         rows = [(ask.record, ask.round, ask.request, ask.line, ask.lines) for ask in asks]
-        with self._transaction():
-            self._db.executemany("INSERT OR IGNORE INTO asks VALUES (?, ?, ?, ?, ?)", rows)
+        with self.transaction():
+            self._db.executemany(
+                "INSERT OR IGNORE INTO plans VALUES (?, ?, (SELECT rowid FROM requests WHERE key = ?), ?, ?)",
+                rows,
+            )
 
-    def planned(self, round_: int) -> dict[str, Ask]:
-        """Every record's ask of a round."""
-        rows = self._db.execute(
-            "SELECT record, round, request, line, lines FROM asks WHERE round = ?", (round_,)
-        )
-        return {row[0]: Ask(*row) for row in rows}
+    def planned(self, records: Sequence[str]) -> dict[str, list[Ask]]:
+        """The asks of those records that have any, by round."""
+        found: dict[str, list[Ask]] = {}
+        for row in self._select(
+            (
+                "SELECT p.record, p.round, r.key, p.line, p.lines FROM plans p"
+                " JOIN requests r ON r.rowid = p.request WHERE p.record IN"
+            ),
+            records,
+        ):
+            found.setdefault(row[0], []).append(Ask(*row))
+        return {record: sorted(asks, key=lambda ask: ask.round) for record, asks in found.items()}
 
-    def waiting(self, keys: Sequence[str]) -> list[str]:
+    def waiting(self, keys: Iterable[str]) -> list[str]:
         """Those of ``keys`` that still have to be sent, each once, in order."""
-        pending = {row[0] for row in self._db.execute("SELECT key FROM requests WHERE state = 'pending'")}
-        return [key for key in dict.fromkeys(keys) if key in pending]
+        distinct = list(dict.fromkeys(keys))
+        found: list[str] = []
+        for start in range(0, len(distinct), _AT_ONCE):
+            some = distinct[start : start + _AT_ONCE]
+            # The plus keeps SQLite from going through all that is pending instead of looking the keys up.
+            query = "SELECT key FROM requests WHERE +state = 'pending' AND key IN"
+            pending = {row[0] for row in self._select(query, some)}
+            found += [key for key in some if key in pending]
+        return found
+
+    def _select(self, query: str, values: Sequence[str]) -> Iterator[Any]:
+        """Rows of a query that ends in ``IN``, for any number of values."""
+        for start in range(0, len(values), _AT_ONCE):
+            some = values[start : start + _AT_ONCE]
+            yield from self._db.execute(f"{query} ({','.join('?' * len(some))})", some)
 
     def body(self, key: str) -> dict[str, Any]:
         """What is sent for ``key``."""
@@ -173,19 +204,23 @@ class Ledger:
 
     def start(self, keys: Sequence[str]) -> None:
         """Mark requests as in flight."""
-        with self._transaction():
-            self._db.executemany(
-                "UPDATE requests SET state = 'in_flight' WHERE key = ?", [(key,) for key in keys]
-            )
+        self.record(keys, ())
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Commit how requests ended; after this returns a kill loses none of them."""
+        self.record((), outcomes)
+
+    def record(self, started: Sequence[str], outcomes: Sequence[Outcome]) -> None:
+        """Both in one transaction."""
         rows = [
             (o.state, o.answer, o.finish_reason, o.prompt_tokens, o.completion_tokens, o.seconds, o.attempts,
              o.reason, o.key)
             for o in outcomes
         ]  # fmt: skip
-        with self._transaction():
+        with self.transaction():
+            self._db.executemany(
+                "UPDATE requests SET state = 'in_flight' WHERE key = ?", [(key,) for key in started]
+            )
             self._db.executemany(
                 "UPDATE requests SET state = ?, answer = ?, finish_reason = ?, prompt_tokens = ?,"
                 " completion_tokens = ?, seconds = ?, attempts = attempts + ?, reason = ? WHERE key = ?",
@@ -194,7 +229,7 @@ class Ledger:
 
     def reject(self, reasons: Mapping[str, str]) -> None:
         """Mark answered requests (key -> reason) whose answer was of no use; they are not sent again."""
-        with self._transaction():
+        with self.transaction():
             self._db.executemany(
                 "UPDATE requests SET state = 'rejected', reason = ? WHERE key = ? AND answer IS NOT NULL",
                 [(reason, key) for key, reason in reasons.items()],
@@ -202,13 +237,24 @@ class Ledger:
 
     def outcome(self, key: str) -> Outcome:
         """What is known of a request."""
-        row = self._db.execute(
-            "SELECT key, state, answer, finish_reason, prompt_tokens, completion_tokens, seconds, attempts,"
-            " reason FROM requests WHERE key = ?",
-            (key,),
-        ).fetchone()
-        assert row is not None, key
-        return Outcome(*row)
+        return self.outcomes([key])[key]
+
+    def outcomes(self, keys: Sequence[str]) -> dict[str, Outcome]:
+        """What is known of several requests, all of which must be there."""
+        rows = self._select(f"SELECT {_OUTCOME} FROM requests WHERE key IN", keys)
+        found = {row[0]: Outcome(*row) for row in rows}
+        assert len(found) == len(set(keys)), set(keys) - set(found)
+        return found
+
+    def batches(self, endpoint: str) -> list[str]:
+        """Jobs of the Batch API whose results have not been read yet."""
+        query = "SELECT id FROM batches WHERE endpoint = ? AND state = 'sent' ORDER BY rowid"
+        return [row[0] for row in self._db.execute(query, (endpoint,))]
+
+    def note_batch(self, name: str, endpoint: str, *, done: bool) -> None:
+        """Remember a job of the Batch API before its results are waited for, or that they are read."""
+        row = (name, endpoint, "done" if done else "sent")
+        self._db.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?)", row)
 
     def totals(self) -> dict[str, Any]:
         """Requests by state, tokens, attempts and seconds of waiting, over the ledger's whole life."""

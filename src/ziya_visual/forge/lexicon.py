@@ -2,7 +2,7 @@
 
 The better the lexicon covers a text, the stricter the comparison. In a *closed* text, whose English words are
 all known, every concept must be said equally often on both sides, attributes must stay with their nouns, and
-the nouns keep their roles. In any other text only firm mentions are compared, as people translate freely.
+the nouns keep their roles. For any other text see :mod:`ziya_visual.forge.open_text`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ class Reading:
     lang: str
     mentions: tuple[Mention, ...]
     numbers: Numbers
-    loose_numbers: set[str]
     closed: bool
 
     def count(self, *, category: str, strong: bool = False) -> Counter[str]:
@@ -61,17 +60,12 @@ class Reading:
             if s.category == category and (s.strong or not strong)
         )
 
-    def concepts(self, *, category: str, strong: bool = False) -> set[str]:
-        """The concepts mentioned; with ``strong`` only those said by an unambiguous word."""
-        return set(self.count(category=category, strong=strong))
-
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
     """The file, indexed: surface form -> senses by language."""
 
-    open_rules: Mapping[str, str]
-    opposites: tuple[tuple[str, str], ...]
+    categories: tuple[str, ...]
     attributes: frozenset[str]
     heads: frozenset[str]
     grounds: Mapping[str, tuple[str, ...]]
@@ -87,8 +81,7 @@ class Lexicon:
         data: dict[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
         senses = {lang: _index(data, lang) for lang in ("en", "zh")}
         return Lexicon(
-            open_rules={name: category["open"] for name, category in data["categories"].items()},
-            opposites=tuple((a, b) for a, b in data["opposites"]),
+            categories=tuple(data["categories"]),
             attributes=frozenset(data["attributes"]),
             heads=frozenset(data["heads"]),
             grounds={lang: tuple(words) for lang, words in data["grounds"].items()},
@@ -111,9 +104,9 @@ class Lexicon:
             mentions = [Mention(0, len(text), whole)]
         # 三角形 and 一起 say no number.
         masked = _mask(text, mentions) if lang == "zh" else text
-        numbers, loose = read_numbers(masked, lang)
+        numbers = read_numbers(masked, lang)[0]
         closed = lang == "en" and self._is_closed(text, mentions, numbers)
-        return Reading(text, lang, tuple(mentions), numbers, loose, closed)
+        return Reading(text, lang, tuple(mentions), numbers, closed)
 
     def _is_closed(self, text: str, mentions: list[Mention], numbers: Numbers) -> bool:
         words = re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", _mask(text, mentions).lower())
@@ -131,7 +124,7 @@ def _index(data: Mapping[str, Any], lang: str) -> dict[str, tuple[Sense, ...]]:
             index[str(word)] = (*index.get(str(word), ()), sense)
 
     for name, category in data["categories"].items():
-        for concept, by_lang in category["concepts"].items():
+        for concept, by_lang in category.items():
             for force in ("strong", "weak"):
                 add(by_lang[lang][force], Sense(name, concept, force == "strong"))
     for force in ("strong", "weak"):
@@ -175,7 +168,7 @@ def compare_closed(english: Reading, chinese: Reading) -> list[str]:
     lexicon = Lexicon.load()
     reasons = [
         category
-        for category in lexicon.open_rules
+        for category in lexicon.categories
         if english.count(category=category) != chinese.count(category=category)
     ]
     negations = [side.count(category="negation", strong=True) for side in (english, chinese)]
@@ -231,58 +224,3 @@ def _is_ground(lexicon: Lexicon, reading: Reading, start: int) -> bool:
     articles = r"\s+(?:the|an|a)$" if reading.lang == "en" else r"(?:一个|这个|那个)$"
     before = re.sub(articles, "", before)
     return before.endswith(lexicon.grounds[reading.lang])
-
-
-def compare_open(a: Reading, b: Reading) -> list[str]:
-    """Reasons why two freely translated texts contradict each other."""
-    lexicon = Lexicon.load()
-    reasons = []
-    for category, rule in lexicon.open_rules.items():
-        ours, theirs = a.concepts(category=category), b.concepts(category=category)
-        firm_ours, firm_theirs = (side.concepts(category=category, strong=True) for side in (a, b))
-        missing = bool(firm_ours - theirs or firm_theirs - ours)
-        swapped = any(
-            (x in ours and y not in ours and y in theirs and x not in theirs)
-            for pair in lexicon.opposites
-            for x, y in (pair, pair[::-1])
-        )
-        if (rule == "both" and missing) or (rule in ("both", "opposite") and swapped):
-            reasons.append(category)
-    if set(a.numbers) - b.loose_numbers or set(b.numbers) - a.loose_numbers:
-        reasons.append("numbers")
-    if _negation_differs(a, b):
-        reasons.append("negation")
-    return reasons
-
-
-def _negation_differs(a: Reading, b: Reading) -> bool:
-    """A firm "not" on one side, and nothing like it on the other; only short texts are that literal."""
-    said = [side.concepts(category="negation") for side in (a, b)]
-    firm = [side.concepts(category="negation", strong=True) for side in (a, b)]
-    english = a if a.lang == "en" else b
-    affixed = re.search(r"\b(?:un|im|in|dis|non|ir|il)[a-z]{3,}|[a-z]+less\b", english.text.lower())
-    if firm[0] and firm[1]:
-        return False
-    short = len(english.text.split()) <= 40
-    only_chinese = bool(firm[1] if a is english else firm[0]) and not (said[0] and said[1])
-    if only_chinese:
-        return short and not affixed
-    return short and bool((firm[0] and not said[1]) or (firm[1] and not said[0]))
-
-
-@functools.cache
-def _things() -> dict[str, dict[str, re.Pattern[str]]]:
-    data = yaml.safe_load(_FILE.read_text(encoding="utf-8"))["things"]
-    return {
-        name: {
-            "en": re.compile(rf"\b(?:{'|'.join(words['en'])})(?:s|es)?\b", re.IGNORECASE),
-            "zh": re.compile("|".join(words["zh"])),
-        }
-        for name, words in data.items()
-    }
-
-
-def shares_no_thing(source: str, target: str, source_lang: str, target_lang: str) -> bool:
-    """Whether the source names three things or more of the lexicon, and the target none of them."""
-    named = [patterns for patterns in _things().values() if patterns[source_lang].search(source)]
-    return len(named) >= 3 and not any(patterns[target_lang].search(target) for patterns in named)

