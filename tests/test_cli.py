@@ -75,7 +75,7 @@ def test_help_needs_no_heavy_library() -> None:
         (["train", "{tmp}/absent.yaml"], "absent.yaml"),
         (["train", "{tmp}/recipe.yaml"], "unknown key 'precison'; did you mean 'precision'?"),
         (["train", FOLDER, "stages.0.setps=3"], "unknown key 'stages.0.setps'; did you mean 'steps'?"),
-        (["train", FOLDER, "data.path=[{tmp}]", "out={tmp}/o"], "captions.csv not found"),
+        (["train", FOLDER, "data.path=[{tmp}]", "out={tmp}/o"], "there is no captions.csv"),
         (["init", "--llm", "{tmp}", "--out", "{tmp}/o"], "give --bridge, or both"),
         (
             ["apply-delta", "--base", "{tmp}/a", "--delta", "{tmp}", "--out", "{tmp}/o"],
@@ -93,4 +93,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, arguments: list[str], text: s
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
     assert text.format(tmp=tmp_path) in lines[0]
-    assert "Traceback" in run("--debug", *(a.format(tmp=tmp_path) for a in arguments), text="hi\n").stderr
+
+
+def test_debug_shows_where() -> None:
+    assert "Traceback" in run("--debug", "train", "absent.yaml").stderr

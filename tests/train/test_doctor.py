@@ -14,6 +14,7 @@ from doctor_cases import one_stage, plan, recipe
 
 from ziya_visual.core.io import write_json
 from ziya_visual.train.doctor import examine, machine
+from ziya_visual.train.doctor.data import examine_data
 from ziya_visual.train.doctor.machine import examine_machine
 from ziya_visual.train.doctor.recipe import examine_recipe
 
@@ -62,10 +63,8 @@ def spoil(folder: Path, how: str) -> list[str]:
     elif how == "broken picture":
         (folder / "broken.png").write_text("no picture")
         text = "\n".join(rows).replace("red.png", "broken.png")
-    elif how == "bad row":
-        text = "\n".join([*rows, json.dumps({"id": "x", "lang": "en", "task": "caption"})])
-    elif how == "not JSON":
-        text = "\n".join([*rows, "{"])
+    elif how == "no records":
+        text = "{}\n{"
     else:
         assert how == "no templates"
         text = "\n".join(rows).replace('"lang": "zh"', '"lang": "xx"')
@@ -77,14 +76,13 @@ def spoil(folder: Path, how: str) -> list[str]:
     ("how", "pattern"),
     [
         ("no file", r"absent\.jsonl: cannot be read"),
-        ("no folder table", r"captions\.csv not found"),
+        ("no folder table", r"there is no captions\.csv"),
         ("unknown task", r"stage align: tasks: unknown task 'captoin'; did you mean 'caption'\?"),
         ("no such task", r"stage align: tasks: no record has the task 'dialogue'"),
         ("no model", r"model: give a checkpoint, or both"),
         ("absent picture", r"1 of 4 pictures are not there, the first .*gone\.png"),
         ("broken picture", r"broken\.png: no picture that can be read"),
-        ("bad row", r"1 rows are no records, the first at line 17: .*missing fields \['messages'\]"),
-        ("not JSON", r"line 17 is not JSON"),
+        ("no records", r"none of 2 rows is a record, the first at no-records\.jsonl:1: "),
         ("no templates", r"no instruction templates for language 'xx'"),
     ],
 )
@@ -98,6 +96,15 @@ def test_bad_input_of_a_recipe_is_one_line(
     assert any(re.search(pattern, line) for line in found.problems), found.problems
     assert all("\n" not in line for line in found.problems)
     assert str(found.facts["probe"]).startswith("not probed")
+
+
+def test_rows_that_training_leaves_out_are_counted(folder: Path, tmp_path: Path) -> None:
+    rows = (folder / "data.jsonl").read_text().splitlines()
+    (tmp_path / "some.jsonl").write_text("\n".join([*rows, '{"id": "x"}', "{"]))
+    found = examine_data(recipe(folder, f"data.path=[{tmp_path / 'some.jsonl'}]"))
+    (source,) = found.sources
+    assert (source["records"], source["rejects"], found.problems) == (len(rows), 2, [])
+    assert source["first_rejects"][0].startswith("some.jsonl:17: ")
 
 
 def test_what_cannot_be_used_ends_with_code_2_and_its_line(folder: Path, tmp_path: Path) -> None:

@@ -18,6 +18,22 @@ _SHOWN = 5  # rejects
 Dataset = Annotated[Path, typer.Argument(help="A dataset's folder or file, or pictures with a captions.csv.")]
 
 
+@data.command()
+def scenes(
+    out: Annotated[Path, typer.Option(help="Folder for images/ and records.jsonl.")],
+    images: Annotated[int, typer.Option(min=1, help="So many pictures.")] = 3000,
+    questions: Annotated[int, typer.Option(min=0, help="About each picture.")] = 8,
+    dialogues: Annotated[int, typer.Option(min=0, help="Pictures that have a dialogue too.")] = 600,
+    seed: Seed = 0,
+) -> None:
+    """Draw the miniature's training pictures and write their English records, as the quickstart does."""
+    from ziya_visual.core.io import write_records
+    from ziya_visual.scenes.dataset import write_training
+
+    made = write_training(out, seed=seed, images=images, questions_per_image=questions, dialogues=dialogues)
+    show({"records": write_records(out / "records.jsonl", made)})
+
+
 @data.command("import")
 def import_(
     name: Annotated[str, typer.Argument(help="coco, karpathy, vqav2, llava ... (docs/data.md has all)")],
