@@ -110,6 +110,7 @@ def test_logits_in_pieces_are_all_logits(model: LlamaForCausalLM, monkeypatch: p
         assert torch.allclose(pieces, whole, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_flex_attention_sees_what_the_dense_mask_shows(model: LlamaForCausalLM) -> None:
     """Forward alone: torch has its backward pass on GPUs only."""
     batch = pack(random_rows(np.random.default_rng(0), 3))

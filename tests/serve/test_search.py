@@ -86,6 +86,7 @@ def test_without_pictures_or_an_index_it_says_what_to_do(checkpoint: Path, tmp_p
         find("  ", tmp_path, checkpoint)
 
 
+@pytest.mark.slow
 def test_the_commands_as_they_are_typed(checkpoint: Path, pictures: Path) -> None:
     def run(*words: str) -> str:
         command = [sys.executable, "-m", "ziya_visual", *words, "--model", str(checkpoint)]
