@@ -220,7 +220,7 @@ def test_speed_is_of_what_was_counted(folder: Path, tmp_path: Path, monkeypatch:
     assert flops > 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_compiled_blocks_learn_the_same(folder: Path, tmp_path: Path) -> None:
     for name in ("plain", "compiled"):
         run_recipe(recipe(folder, tmp_path / name, f"compile={str(name == 'compiled').lower()}"))
