@@ -24,8 +24,9 @@ from ziya_visual.core.config import load_recipe
 from ziya_visual.core.io import read_examples, read_json, write_json, write_records, write_text
 from ziya_visual.core.records import Example, Message
 from ziya_visual.eval.runner import evaluate
+from ziya_visual.eval.suites.scenes import build_suite
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.quickstart import RECIPE, build_suite, quickstart
+from ziya_visual.quickstart import RECIPE, quickstart
 from ziya_visual.scenes.grammar import QUESTION_TYPES, TRAIN_PHRASINGS, Language, parse
 from ziya_visual.train import batches
 from ziya_visual.train.parts import SHIPPED

@@ -172,7 +172,7 @@ def main() -> None:
     images = 4 if chosen.tiny else IMAGES
     model = build(config(chosen.tiny), chosen.device)
     bench = Bench(model, album(images, TEXTS), chosen.device)
-    flops = Cost.of(model).step(bench.batch, online=True)
+    flops = Cost.of(model).step(bench.batch)
     with torch.no_grad():
         losses = {"ours": bench.ours(min(AT_ONCE)), "stock": bench.stock(min(ROWS))}
     at_once, tried = fastest(bench, bench.ours, tuple(n for n in AT_ONCE if n <= images) or (images,))

@@ -1,6 +1,7 @@
 """What a run says on its way: validation and best weights, answers, trackers, steps that went wrong."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from tiny_models import write_base_and_pictures
 
 from ziya_visual.core.config import Recipe, load_recipe
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.core.io import read_examples, read_json, read_jsonl, write_records
+from ziya_visual.core.io import read_json, read_jsonl, write_records
 from ziya_visual.core.records import Example, ImageRef, Message, Provenance
-from ziya_visual.model.checkpoint import load_checkpoint
+from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
 from ziya_visual.train import loop
 from ziya_visual.train.run import run_recipe
 from ziya_visual.train.schedule import Optimizer
@@ -200,7 +201,29 @@ def test_what_a_step_without_a_finite_loss_was_of_is_kept(
     run_recipe(recipe(folder, tmp_path))
     (path,) = (tmp_path / "bad").iterdir()
     assert path.name == "one-000000002-0.jsonl"
-    assert {example.image_id for example in read_examples(path)} == set(COLORS)
+    assert {row["image_id"] for _, row in read_jsonl(path)} == set(COLORS)
+
+
+def test_the_same_weights_have_the_same_loss(folder: Path, tmp_path: Path) -> None:
+    """What learns may have dropout, which BLIP-2's Q-Former brings: none of it where a loss is measured."""
+    model, alignment, processor = load_checkpoint(folder / "base")
+    model.config.qformer_config.hidden_dropout_prob = 0.5
+    save_checkpoint(tmp_path / "base", model=model, alignment=alignment, processor=processor)
+    changes = [*validated(folder, every=1)[:2], f"model.checkpoint={tmp_path / 'base'}"]
+    frozen = ["stages.0.trains=[qformer, lora]", "stages.0.learning_rate=1e-30", "optimizer=adamw"]
+    run_recipe(recipe(folder, tmp_path / "run", *changes, *frozen))
+    losses = points(tmp_path / "run", "validation/loss").values()
+    assert max(losses) == min(losses)
+    assert len(set(points(tmp_path / "run", "language_model/en").values())) > 1
+
+
+def test_a_dialogue_of_an_answer_alone_is_not_asked(folder: Path, tmp_path: Path) -> None:
+    found = records(folder, COLORS)
+    alone = [replace(one, id=f"{one.id}-d", task="dialogue") for one in found[:1]]
+    write_records(tmp_path / "data.jsonl", alone + found)
+    run_recipe(recipe(folder, tmp_path, f"data.path=[{tmp_path / 'data.jsonl'}]", "sample_every=6"))
+    ((_, row), _) = list(read_jsonl(tmp_path / "samples" / "one-000000005.jsonl"))
+    assert row["asked"] != row["wanted"]
 
 
 def test_speed_is_of_what_was_counted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

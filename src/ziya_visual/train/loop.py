@@ -153,25 +153,44 @@ def _count_bad(run: Run, stage: Stage, step: int, rows: Any, bad: int) -> None:
 
 
 def _look(run: Run, number: int, step: int, held: See | None, best: float) -> float:
-    """Measure and show what is due after a step; returns the best loss so far.
+    """Measure and show what is due after a step, in evaluation mode; returns the best loss so far.
 
     A stage that is to end with its best weights has them when its last step is done.
     """
-    recipe, stage = run.recipe, run.recipe.stages[number]
+    training, recipe = run.training, run.recipe
+    stage = recipe.stages[number]
     last = step + 1 == stage.steps
-    due, wanted = recipe.sample_every, recipe.validation
-    if due and (last or (step + 1) % due == 0):
+
+    def due(every: int | None) -> bool:
+        return every is not None and (last or (step + 1) % every == 0)
+
+    wanted = recipe.validation
+    sampled, measured = due(recipe.sample_every), wanted is not None and due(wanted.every)
+    if not sampled and not measured:
+        return best
+    training.model.eval()
+    training.alignment.eval()
+    if sampled:
         run.watch.sample(step)
-        freeze_all_but(run.training.model, run.training.alignment, stage.trains)
-        prepare_blocks(run.training.model, recompute=recipe.recompute, compiled=recipe.compile)
-    if wanted and held and (last or (step + 1) % wanted.every == 0):
-        losses = validate(run.training, recipe, number, held)
-        run.watch.note(step, {f"validation/{name}": value for name, value in losses.items()})
-        if wanted.best and losses[wanted.best] < best:
-            best = losses[wanted.best]
-            write_weights(run.states / f"best-{number:02d}.pt", run.training.trained())
-        if wanted.best and last and math.isfinite(best):
-            run.training.restore(read_weights(run.states / f"best-{number:02d}.pt"))
+    if measured and held is not None:
+        best = _measure(run, number, step, held, best)
+    freeze_all_but(training.model, training.alignment, stage.trains)
+    prepare_blocks(training.model, recompute=recipe.recompute, compiled=recipe.compile)
+    run.watch.go_on()
+    return best
+
+
+def _measure(run: Run, number: int, step: int, held: See, best: float) -> float:
+    """The loss on what is held back; the best weights are kept, and the stage's last are replaced by them."""
+    recipe, path = run.recipe, run.states / f"best-{number:02d}.pt"
+    losses = validate(run.training, recipe, number, held)
+    run.watch.note(step, {f"validation/{name}": value for name, value in losses.items()})
+    wanted = recipe.validation and recipe.validation.best
+    if wanted and losses[wanted] < best:
+        best = losses[wanted]
+        write_weights(path, run.training.trained())
+    if wanted and math.isfinite(best) and step + 1 == recipe.stages[number].steps:
+        run.training.restore(read_weights(path))
     return best
 
 

@@ -1,7 +1,8 @@
 """How fast a run is: tokens and pictures a second, and the share of the GPU's peak that it makes use of.
 
 FLOPs are counted by hand: of a parameter and a token 2 in the forward pass, 2 more where gradients cross it,
-2 more where it learns; attention scores and what is computed twice are not counted.
+2 more where it learns; attention scores, what is computed twice, and the passes of contrast, matching and
+grounded generation are not counted.
 """
 
 from __future__ import annotations
@@ -21,49 +22,6 @@ from ziya_visual.train.batches import Batch
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}
 
 
-@dataclass
-class Speed:
-    """Counts what was done since it was last asked."""
-
-    model: ZiyaVisualModel
-    online: bool  # the ViT runs in every step
-
-    def __post_init__(self) -> None:
-        self._cost = Cost.of(self.model)
-        self._start()
-
-    def _start(self) -> None:
-        self._since, self._tokens, self._pictures, self._flops = time.perf_counter(), 0, 0, 0.0
-
-    def count(self, batch: Batch) -> None:
-        """Add a step."""
-        assert batch.texts is not None
-        self._tokens += len(batch.texts.input_ids)
-        self._pictures += len(batch.pictures)
-        self._flops += self._cost.step(batch, online=self.online)
-
-    def measured(self) -> dict[str, float]:
-        """Per second on all processes since the last call; ``mfu`` in percent on a GPU that is known."""
-        seconds, many = time.perf_counter() - self._since, processes.count()
-        found = {
-            "tokens_per_second": many * self._tokens / seconds,
-            "images_per_second": many * self._pictures / seconds,
-        }
-        peak = peak_of(self.model.device)
-        if peak is not None:
-            found["mfu"] = 100 * self._flops / seconds / peak
-        self._start()
-        return found
-
-
-def peak_of(device: torch.device) -> float | None:
-    """FLOP/s of a GPU in bfloat16, None where it is not known."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in PEAKS.items() if known in name), None)
-
-
 @dataclass(frozen=True, slots=True)
 class Cost:
     """FLOPs of a picture in the ViT and in the Q-Former, of a token, and of a token that is learnt."""
@@ -74,8 +32,8 @@ class Cost:
     learnt: float
 
     @staticmethod
-    def of(model: ZiyaVisualModel) -> Cost:
-        """As the model is frozen now."""
+    def of(model: ZiyaVisualModel, *, encodes: bool = True, queries: bool = True) -> Cost:
+        """As the model is frozen now; without ``encodes`` no ViT runs, without ``queries`` no Q-Former."""
         settings = model.config.vision_config
         patches = (settings.image_size // settings.patch_size) ** 2 + 1
         language_model = model.language_model
@@ -83,16 +41,18 @@ class Cost:
         words = {id(p) for m in (head, language_model.get_input_embeddings()) for p in m.parameters()}
         body = [p for p in language_model.parameters() if id(p) not in words]
         return Cost(
-            vision=patches * _each(list(model.vision_model.parameters()), crossed=False),
-            qformer=model.query_tokens.shape[1] * _each(list(model.qformer.parameters()), crossed=False),
+            vision=encodes * patches * _each(list(model.vision_model.parameters()), crossed=False),
+            qformer=queries
+            * model.query_tokens.shape[1]
+            * _each(list(model.qformer.parameters()), crossed=False),
             token=_each(body, crossed=True),
             learnt=_each(list(head.parameters()), crossed=True),
         )
 
-    def step(self, batch: Batch, *, online: bool) -> float:
-        """FLOPs of a step; ``online`` runs the ViT too."""
+    def step(self, batch: Batch) -> float:
+        """FLOPs of a step."""
         assert batch.texts is not None
-        images = len(batch.pictures) * (self.qformer + online * self.vision)
+        images = len(batch.pictures) * (self.qformer + self.vision)
         learnt = int((batch.texts.labels != IGNORE).sum())
         return images + len(batch.texts.input_ids) * self.token + learnt * self.learnt
 
@@ -102,3 +62,55 @@ def _each(parameters: list[nn.Parameter], *, crossed: bool) -> float:
     learning = sum(p.numel() for p in parameters if p.requires_grad)
     frozen = sum(p.numel() for p in parameters) - learning
     return 6 * learning + (4 if crossed else 2) * frozen
+
+
+class Speed:
+    """Counts the steps since it was last asked, and the seconds that they took."""
+
+    def __init__(self, device: torch.device, cost: Cost) -> None:
+        self._device, self._cost = device, cost
+        self._forget()
+        self.go_on()
+
+    def _forget(self) -> None:
+        self._seconds, self._tokens, self._pictures, self._flops = 0.0, 0, 0, 0.0
+
+    def go_on(self) -> None:
+        """What was done since the last step was none of a step's work."""
+        self._since = time.perf_counter()
+
+    def count(self, batch: Batch) -> None:
+        """Add a step that ends now."""
+        assert batch.texts is not None
+        now = time.perf_counter()
+        self._seconds += now - self._since
+        self._since = now
+        self._tokens += len(batch.texts.input_ids)
+        self._pictures += len(batch.pictures)
+        self._flops += self._cost.step(batch)
+
+    def measured(self) -> dict[str, float]:
+        """Per second on all processes since the last call; ``mfu`` in percent on a GPU that is known.
+
+        Nothing where no step was taken since.
+        """
+        if not self._seconds:
+            return {}
+        many = processes.count()
+        found = {
+            "tokens_per_second": many * self._tokens / self._seconds,
+            "images_per_second": many * self._pictures / self._seconds,
+        }
+        peak = peak_of(self._device)
+        if peak is not None:
+            found["mfu"] = 100 * self._flops / self._seconds / peak
+        self._forget()
+        return found
+
+
+def peak_of(device: torch.device) -> float | None:
+    """FLOP/s of a GPU in bfloat16, None where it is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in PEAKS.items() if known in name), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self
@@ -12,15 +13,15 @@ from PIL import Image
 from ziya_visual.core import log
 from ziya_visual.core.config import Recipe
 from ziya_visual.core.errors import ConfigError
-from ziya_visual.core.io import write_jsonl, write_records
+from ziya_visual.core.io import write_jsonl
 from ziya_visual.core.records import Example
 from ziya_visual.core.stage import Stage
 from ziya_visual.data.templates import instruct
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.train import processes
 from ziya_visual.train.batches import Batch
-from ziya_visual.train.sight import trains_vision
-from ziya_visual.train.speed import Speed
+from ziya_visual.train.sight import reads_queries_only, trains_vision
+from ziya_visual.train.speed import Cost, Speed
 from ziya_visual.train.step import computing
 from ziya_visual.train.training import Training
 
@@ -59,11 +60,17 @@ class Watch:
         self._stage, self._bar = stage, bar
         names = [one.name for one in self._recipe.stages]
         self._done = sum(one.steps for one in self._recipe.stages[: names.index(stage.name)])
-        self._speed = Speed(self._training.model, trains_vision(self._recipe))
+        model = self._training.model
+        cost = Cost.of(model, encodes=trains_vision(self._recipe), queries=not reads_queries_only(stage))
+        self._speed = Speed(model.device, cost)
 
     def count(self, batch: Batch) -> None:
         """A step was taken."""
         self._speed.count(batch)
+
+    def go_on(self) -> None:
+        """Answers and losses on what is held back took time that is no step's."""
+        self._speed.go_on()
 
     def note(self, step: int, values: dict[str, float]) -> None:
         """Points of the curve."""
@@ -81,7 +88,7 @@ class Watch:
             tracker.log({**values, **speed}, step=self._done + step)
 
     def sample(self, step: int) -> None:
-        """Answer a text of each language, to be looked at; networks are in evaluation mode afterwards."""
+        """Answer a text of each language, to be looked at; the networks are in evaluation mode."""
         training = self._training
         engine = ZiyaVisual(training.model, training.alignment, training.processor)
         images = {str(e.image_id): Image.fromarray(pixels) for e, pixels in self._asked}
@@ -99,11 +106,14 @@ class Watch:
         write_jsonl(self._recipe.out / SAMPLES / f"{self._stage.name}-{step:09d}.jsonl", rows)
 
     def dump(self, step: int, rows: np.ndarray) -> None:
-        """Keep the records of a step without a finite loss, each process its own."""
+        """Keep the texts of the pictures of a step without a finite loss, each process its own."""
         album = self._training.data.album
-        name = f"{self._stage.name}-{step:09d}-{processes.rank()}.jsonl"
-        path = self._recipe.out / "bad" / name
-        write_records(path, [example for row in rows for example in album.examples[row]])
+        path = self._recipe.out / "bad" / f"{self._stage.name}-{step:09d}-{processes.rank()}.jsonl"
+        some = [example for row in rows for example in album.examples[row]]
+        write_jsonl(
+            path,
+            [{"id": e.id, "image_id": e.image_id, "messages": list(map(asdict, e.messages))} for e in some],
+        )
         log.logger.warning("step %d had no finite loss or gradient and is skipped; it was of %s", step, path)
 
 
@@ -113,15 +123,16 @@ def _asked(training: Training) -> list[tuple[Example, np.ndarray]]:
     found = []
     for lang in data.album.langs:
         of_lang = (
-            (_TURN.get(example.task, len(_TURN)), row, example)
+            (_TURN[example.task], row, example)
             for row, examples in enumerate(data.album.examples)
             for example in examples
-            if example.lang == lang
+            if example.lang == lang and example.task in _TURN
         )
-        first = min(of_lang, key=lambda one: one[:2], default=None)
-        if first is not None:
-            _, row, example = first
-            found.append((instruct(example, seed=0, split="train"), data.pictures[row]))
+        for _, row, example in sorted(of_lang, key=lambda one: one[:2]):
+            told = instruct(example, seed=0, split="train")
+            if len(told.messages) > 1 and told.messages[-1].role == "assistant":  # there is a question
+                found.append((told, data.pictures[row]))
+                break
     return found
 
 

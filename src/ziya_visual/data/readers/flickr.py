@@ -5,7 +5,7 @@ A line is ``1000092795.jpg#0<tab>Two young guys ...``. Splits are lists of pictu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example
@@ -16,16 +16,36 @@ from ziya_visual.data.readers.rows import attempt, caption, lines, names_of_spli
 SPLITS = ("{split}.txt", "Flickr_8k.{split}Images.txt")
 
 
+Parts = tuple[str, str, str]  # picture, what tells its captions apart, caption
+
+
 def read(source: Source) -> Iterator[Found]:
     """A record a line; with ``--split`` those whose picture the split's list names."""
-    wanted = split_names(source, SPLITS)
+    return read_lines(source, SPLITS, _parts, _example)
+
+
+def read_lines(
+    source: Source,
+    splits: tuple[str, ...],
+    parts: Callable[[str], Parts],
+    example: Callable[[str, str, str, Pictures, Source], Example],
+) -> Iterator[Found]:
+    """A record a line of a file of captions; with ``--split`` those whose picture the split's list names.
+
+    Args:
+        source: the file.
+        splits: what lists of a split are called.
+        parts: of a line.
+        example: of its parts.
+    """
+    wanted = split_names(source, splits)
     pictures = Pictures(source.folder)
     for where, line in lines(source.path):
-        found = line if isinstance(line, Reject) else attempt(where, _parts, line)
+        found = line if isinstance(line, Reject) else attempt(where, parts, line)
         if isinstance(found, Reject):
             yield found
         elif wanted is None or found[0].removesuffix(".jpg") in wanted:
-            yield attempt(where, _example, *found, pictures, source)
+            yield attempt(where, example, *found, pictures, source)
 
 
 def split_names(source: Source, patterns: tuple[str, ...]) -> set[str] | None:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example
-from ziya_visual.data.readers import Found, Reject, Source
-from ziya_visual.data.readers.flickr import split_names
+from ziya_visual.data.readers import Found, Source
+from ziya_visual.data.readers.flickr import read_lines
 from ziya_visual.data.readers.pictures import Pictures
-from ziya_visual.data.readers.rows import attempt, caption, lines, text_of
+from ziya_visual.data.readers.rows import caption, text_of
 
 SPLITS = ("{split}.txt", "flickr8k-cn-{split}.txt", "flickr30k-cn-{split}.txt")
 _TAGGED = re.compile(r"(\S+?):[a-zA-Z]+$")
@@ -22,14 +22,7 @@ _TAGGED = re.compile(r"(\S+?):[a-zA-Z]+$")
 
 def read(source: Source) -> Iterator[Found]:
     """A record a line; with ``--split`` those whose picture the split's list names."""
-    wanted = split_names(source, SPLITS)
-    pictures = Pictures(source.folder)
-    for where, line in lines(source.path):
-        found = line if isinstance(line, Reject) else attempt(where, _parts, line)
-        if isinstance(found, Reject):
-            yield found
-        elif wanted is None or found[0] in wanted:
-            yield attempt(where, _example, *found, pictures, source)
+    return read_lines(source, SPLITS, _parts, _example)
 
 
 def _parts(line: str) -> tuple[str, str, str]:
