@@ -15,6 +15,7 @@ from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
 from ziya_visual.model.interop import ALIGNMENT
 from ziya_visual.model.model import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
+from ziya_visual.model.weights import open_file
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,15 @@ def test_a_truncated_file_is_one_line(parts: Any, tmp_path: Path, damage: str) -
     with pytest.raises(CheckpointError, match=rf"{damage}: 5000 bytes that are no whole") as caught:
         load_checkpoint(tmp_path / "c")
     assert "\n" not in str(caught.value)
+
+
+def test_a_dtype_that_stock_does_not_know_is_named(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(2, dtype=torch.float8_e8m0fnu)}, path)
+    with pytest.raises(CheckpointError, match=r"model.safetensors: .* dtype 'F8_E8M0'"):
+        open_file(path)
 
 
 def test_a_foreign_key_is_refused(parts: Any, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def load_processor(folder: Path, config: Any) -> ZiyaProcessor:
             said = " ".join(str(error).split())[:160]
             raise CheckpointError(f"{folder}: the processor cannot be read ({said})") from error
     else:
-        tokenizer = open_tokenizer(folder)
+        tokenizer = open_tokenizer(folder, config)
         add_image_token(tokenizer)
         add_chat_template(tokenizer)
         processor = ZiyaProcessor(tokenizer, image_size=wanted[0], num_query_tokens=wanted[1])

@@ -16,15 +16,15 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", 
 CHAT_KEYS = ("human_name", "assistant_name", "prompt_prefix")  # of the published Ziya layout's config.json
 
 
-def open_tokenizer(folder: Path) -> Any:
-    """A folder's tokenizer, as fast ones are.
+def open_tokenizer(folder: Path, config: Any = None) -> Any:
+    """A folder's tokenizer, as fast ones are; ``config`` is the folder's where it has been read already.
 
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
     require_vocabulary(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, config=config)
     except Exception as error:  # tokenizers raises plain Exception where a file is damaged
         raise CheckpointError(
             f"{folder}: the tokenizer cannot be read ({' '.join(str(error).split())[:160]})"

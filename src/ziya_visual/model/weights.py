@@ -11,6 +11,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers.modeling_utils import str_to_torch_dtype
 
 from ziya_visual.core import log
 from ziya_visual.core.errors import CheckpointError
@@ -102,15 +104,20 @@ def _open_safetensors(file: Path) -> Weights:
 
     try:
         with safe_open(file, framework="pt") as opened:
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}
+            headers = {key: opened.get_slice(key) for key in opened.keys()}
+        dtypes = {key: str_to_torch_dtype[header.get_dtype()] for key, header in headers.items()}
     except (SafetensorError, OSError) as error:
         size = file.stat().st_size if file.is_file() else 0
         raise CheckpointError(
             f"{file}: {size} bytes that are no whole safetensors file ({_said(error)}); fetch it again"
         ) from error
+    except KeyError as error:
+        raise CheckpointError(
+            f"{file}: its weights are of dtype {error}, which transformers cannot load"
+        ) from error
     return {
-        key: Entry(file, key, tuple(tensor.shape), tensor.dtype, lambda key=key: read(key))  # type: ignore[misc]
-        for key, tensor in tensors.items()
+        key: Entry(file, key, tuple(header.get_shape()), dtypes[key], partial(read, key))
+        for key, header in headers.items()
     }
 
 
