@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ziya_visual.data.chat_format import Encoded
 from ziya_visual.data.packing import IGNORE, Branch, Lengths, PackedBatch, Row, pack
-from ziya_visual.model import packed
+from ziya_visual.model import token_loss
 from ziya_visual.model.attention import PLAIN, plain_attention
 from ziya_visual.model.packed import dense_mask, mean_loss, packed_loss
 from ziya_visual.model.tree import build_tree
@@ -100,14 +100,38 @@ def test_a_row_of_texts_alone_stands_beside_those_of_pictures(model: LlamaForCau
 def test_logits_in_pieces_are_all_logits(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = pack(random_rows(np.random.default_rng(0), 3))
     found = []
-    for most in (packed.LOGITS, 7 * VOCABULARY):
-        monkeypatch.setattr(packed, "LOGITS", most)
+    for most in (token_loss.LOGITS, 7 * VOCABULARY):
+        monkeypatch.setattr(token_loss, "LOGITS", most)
         model.zero_grad()
         loss = mean_loss(packed_loss(model, batch))
         loss.backward()
         found.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
     for whole, pieces in zip(*found, strict=True):
         assert torch.allclose(pieces, whole, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_frozen_head_gives_the_same_losses_and_gradients(
+    bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each token's gradient is made on the way forward, whatever its loss is multiplied with later."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, VOCABULARY, bias=bias)
+    states = torch.randn(23, 16, requires_grad=True)
+    targets = torch.randint(0, VOCABULARY, (23,)).index_fill_(0, torch.tensor([4, 22]), IGNORE)
+    weights = torch.rand(23)
+    monkeypatch.setattr(token_loss, "FROZEN_LOGITS", 5 * VOCABULARY)
+    found = []
+    for learns in (True, False):
+        head.requires_grad_(learns)
+        states.grad = None
+        losses = token_loss.token_losses(head, states, targets)
+        (losses * weights).sum().backward()
+        assert states.grad is not None
+        found.append((losses.detach(), states.grad.clone()))
+    for usual, frozen in zip(*found, strict=True):
+        assert torch.allclose(frozen, usual, rtol=1e-5, atol=1e-6)
+    assert found[1][0][4] == 0
 
 
 @pytest.mark.slow

@@ -14,18 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from torch.utils.checkpoint import checkpoint
 
 from ziya_visual.data.packing import IGNORE, Lengths, PackedBatch, segments
 from ziya_visual.model.attention import PLAIN
+from ziya_visual.model.token_loss import compute_dtype, token_losses
 from ziya_visual.model.tree import build_tree, even
 
 FLEX = "flex_attention"  # transformers' name of it
 PIECE = 16  # tokens of a segment of those that are added
-LOGITS = 1 << 27  # at once: 0.5 GB in float32, and as much for their gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ def decoder_states(language_model: Any, embeds: Tensor, position_ids: Tensor, le
             f"{name} takes no position_ids, and cannot be told where the branches of a row begin"
         )
     tokens = len(embeds)
-    dtype = _compute_dtype(embeds)
+    dtype = compute_dtype(embeds)
     if decoder.config._attn_implementation == PLAIN:
         more = even(tokens) - tokens
         embeds, position_ids = F.pad(embeds, (0, 0, 0, more)), F.pad(position_ids, (0, more))
@@ -132,34 +131,12 @@ def packed_loss(
     places = F.pad(learnt, (0, even(count) - count))
     targets = labels[places]
     targets[count:] = IGNORE
-    losses = _token_losses(causal_lm(language_model).get_output_embeddings(), states[places], targets)[:count]
+    losses = token_losses(causal_lm(language_model).get_output_embeddings(), states[places], targets)[:count]
     langs = torch.from_numpy(batch.langs).to(states.device)[learnt]
     return {
         int(lang): LossSum(losses[langs == lang].sum(), int((langs == lang).sum()))
         for lang in torch.unique(langs)
     }
-
-
-def _token_losses(head: nn.Linear, states: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropies of tokens, float[S, D], int64[S] -> float32[S]: logits only where something is learnt.
-
-    Where they would be too many they are computed in pieces, and each piece again in the backward pass.
-    """
-    pieces = -(-len(states) * len(head.weight) // LOGITS)
-    if pieces <= 1:
-        return _losses(head, states, targets)
-    some = zip(states.chunk(pieces), targets.chunk(pieces), strict=True)
-    return torch.cat([checkpoint(_losses, head, s, t, use_reentrant=False) for s, t in some])
-
-
-def _losses(head: nn.Linear, states: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(head(states).float(), targets, reduction="none", ignore_index=IGNORE)
-
-
-def _compute_dtype(embeds: Tensor) -> torch.dtype:
-    """What attention scores are computed in: a mask of that dtype is not converted anew in every layer."""
-    device = embeds.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embeds.dtype
 
 
 def causal_lm(language_model: Any) -> Any:
