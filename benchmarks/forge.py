@@ -248,7 +248,7 @@ def main() -> None:
 
 def measure(rounds: int, rows: int, qa90: Path | None, peer: Path | None) -> None:
     started_at = os.getloadavg()[0]
-    fractions = [throughput(0.5, 1280) for _ in range(rounds)]
+    fractions = [throughput(0.5, 2560) for _ in range(rounds)]
     costs = [overhead(1500) for _ in range(rounds)]
     kills = killed(KILLS, 600)
     plans = planning(rows)

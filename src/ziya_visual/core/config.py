@@ -79,6 +79,15 @@ class Data(Strict):
     shared: tuple[str, ...] = Field(
         (), description="paths of validation that may share pictures with these, and are meant to"
     )
+    temperature: float | None = Field(
+        None,
+        ge=1,
+        description="draw pictures of each source by its size ** (1 / temperature), languages alike; "
+        "without, every picture once before any again",
+    )
+    phrasings: Literal["plain", "varied"] = Field(
+        "plain", description="how tasks are put: as in the quickstart, or in twelve and more ways each"
+    )
 
 
 class Validation(Strict):

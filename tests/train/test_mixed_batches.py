@@ -1,0 +1,82 @@
+"""Batches of several sources: drawn by temperature, counted exactly, put in many words."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ziya_visual.core.records import Box, Example, ImageRef, Message
+from ziya_visual.model.processor import ZiyaProcessor
+from ziya_visual.train.batches import Batches, album
+from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
+
+SIZES = {"coco": 40, "vqa": 4, "cn": 3}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return train_tokenizer(corpus_texts(np.random.default_rng(0), 30))
+
+
+def records(folder: Path) -> list[Example]:
+    path = folder / "a.png"
+    Image.new("RGB", (100, 50)).save(path)
+    found = []
+    for source, size in SIZES.items():
+        lang = "zh" if source == "cn" else "en"
+        for number in range(size):
+            name = f"{source}{number}"
+            common: dict[str, Any] = {"image": ImageRef(path=str(path)), "image_id": name, "source": source}
+            said = (Message("assistant", f"picture {number}"),)
+            asked = (Message("user", "What color?"), Message("assistant", "red"))
+            found.append(Example(f"{name}c", lang, "caption", said, **common))
+            found.append(Example(f"{name}q", lang, "vqa", asked, **common))
+            box = (Box("ring", (10, 5, 60, 25)),)
+            found.append(Example(f"{name}g", lang, "grounded", said, boxes=box, **common))
+    return found
+
+
+def batches(folder: Path, tokenizer: Any, **more: Any) -> Batches:
+    chat = ZiyaProcessor(tokenizer, image_size=16, num_query_tokens=4).chat
+    return Batches(
+        album(records(folder)), chat, tasks={"caption": 1.0, "vqa": 1.0, "grounded": 1.0}, images_per_step=8,
+        texts_per_image=3, num_image_tokens=4, seed=5, max_pair_tokens=16, **more,
+    )  # fmt: skip
+
+
+def test_small_sources_are_lifted_and_what_was_seen_is_counted(tmp_path: Path, tokenizer: Any) -> None:
+    mixed = batches(tmp_path, tokenizer, temperature=2.0)
+    sources = [source for source, size in SIZES.items() for _ in range(size)]
+    steps = 60
+    rows = [row for step in range(steps) for row in mixed[step].pictures]
+    counted = Counter(sources[row] for row in rows)
+    report = {row["name"]: row for row in mixed.seen(steps)}
+    assert {name: row["drawn"] for name, row in report.items()} == counted
+    assert report["cn"]["share"] == 0.5, "Chinese as often as English"
+    assert report["vqa"]["share"] == pytest.approx(0.5 * 2 / (2 + 40**0.5))
+    for source in SIZES:
+        own = Counter(row for row in rows if sources[row] == source)
+        assert max(own.values()) - min(own.values()) <= 1
+    again = batches(tmp_path, tokenizer, temperature=2.0)
+    for step in (59, 3, 30):
+        assert (again[step].pictures == mixed[step].pictures).all()
+    assert batches(tmp_path, tokenizer).seen(steps) == []
+
+
+def test_a_task_is_put_in_many_words(tmp_path: Path, tokenizer: Any) -> None:
+    def told(varied: bool) -> set[str]:
+        made = batches(tmp_path, tokenizer, varied=varied)
+        texts = [made[step].texts for step in range(12)]
+        decode = made._chat.tokenizer.decode
+        found = set()
+        for some in texts:
+            assert some is not None
+            found |= {part.split("<bot>")[0] for part in decode(some.input_ids).split("<human>:")}
+        return found
+
+    plain, varied = told(False), told(True)
+    assert len(varied) > 2 * len(plain)
+    assert any("[100, 100, 600, 500]" in text for text in varied), "a region's box, in thousandths"
