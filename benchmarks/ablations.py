@@ -9,6 +9,7 @@ their last stage is measured as Chat is. A job has one thread. What is done alre
 
 import argparse
 import copy
+import os
 import statistics
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -169,6 +170,7 @@ def main() -> None:
     parser.add_argument("--steps", type=float, default=0.5)
     parser.add_argument("--jobs", type=int, default=2)
     chosen = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # also of the server that a job's forge asks
     with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         list(pool.map(make_data, chosen.seeds))
         todo = [(seed, variant, chosen.steps) for variant in VARIANTS for seed in chosen.seeds]
