@@ -3,8 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint bench bench-train bench-eval bench-data soak
-.PHONY: help setup quickstart test test-slow lint bench bench-train bench-eval bench-forge soak
+.PHONY: help setup quickstart test test-slow lint bench bench-train bench-eval bench-data bench-forge bench-serve soak
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -44,8 +43,12 @@ bench-eval: setup  ## scoring and asking beside their peers: runs/bench/eval.jso
 
 bench-data: setup  ## importing, decoding, shuffling, the leak guard: runs/bench/data.json
 	$(BIN)/python benchmarks/data.py
+
 bench-forge: setup  ## the forge against its targets (PEER_PYTHON=... beside distilabel): runs/bench/forge.json
 	$(BIN)/python benchmarks/forge.py
+
+bench-serve: setup  ## answers beside transformers serve: runs/bench/serve.json
+	$(BIN)/python benchmarks/serve.py
 
 soak: setup  ## what takes longer: the quickstart from scratch, the parts compared, and two more seeds
 	rm -rf runs/soak

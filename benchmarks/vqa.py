@@ -20,7 +20,7 @@ import torch
 from train_setting import BOS, IMAGE_ID, PAD, QUERIES, album, models
 
 from ziya_visual.data.text_batch import pad
-from ziya_visual.infer.decode import Prompt, generate
+from ziya_visual.infer.decode import Prompt, compute_prefixes, generate
 
 PICTURES, QUESTIONS = 16, 8
 LENGTHS = (3, 8, 16)  # new tokens; `vqa_k8` is of the first: a word, or two, and the end
@@ -45,12 +45,15 @@ class Setting:
         """As the engine does it: a prefix a picture, all its questions behind it."""
         tokens = self.ours.image_prefix(self.ours.query_images(self.ours.encode_images(self.pixels)))
         ids = torch.tensor([IMAGE_ID] * QUERIES + [BOS])
-        prefixes = self.ours.language_model.get_input_embeddings()(ids).repeat(PICTURES, 1, 1)
-        prefixes[:, :QUERIES] = tokens
+        embeds = self.ours.language_model.get_input_embeddings()(ids).repeat(PICTURES, 1, 1)
+        embeds[:, :QUERIES] = tokens
+        prefixes = compute_prefixes(self.ours.language_model, embeds)
         prompts = [
-            Prompt(question, length, place) for place, some in enumerate(self.questions) for question in some
+            Prompt(question, length, prefix)
+            for prefix, some in zip(prefixes, self.questions, strict=True)
+            for question in some
         ]
-        return generate(self.ours.language_model, prompts, eos_id=-1, prefixes=prefixes)
+        return generate(self.ours.language_model, prompts, eos_id=-1)
 
     @torch.inference_mode()
     def answer_stock(self, length: int, batch: int) -> list[list[int]]:

@@ -31,7 +31,7 @@ from ziya_visual.forge.translate import translate
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.scenes import dataset
 from ziya_visual.scenes.grammar import forge_side
-from ziya_visual.serve.api import running_server
+from ziya_visual.serve.server import running_server
 from ziya_visual.train.parts import SHIPPED, pretrain_parts, read_card
 from ziya_visual.train.run import run_recipe
 

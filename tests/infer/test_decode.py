@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ziya_visual.infer.decode import Decoder, Prompt, Sampling, generate
+from ziya_visual.infer.decode import Decoder, Prompt, Sampling, compute_prefixes, generate
+from ziya_visual.infer.prefixes import Prefix
 from ziya_visual.model.attention import PLAIN
 
 EOS = 2
@@ -27,10 +28,10 @@ def model(request: pytest.FixtureRequest) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-def alone(model: LlamaForCausalLM, prompt: Prompt, prefixes: torch.Tensor | None = None) -> list[int]:
+def alone(model: LlamaForCausalLM, prompt: Prompt, prefix: torch.Tensor | None = None) -> list[int]:
     embeds = model.get_input_embeddings()(torch.tensor([prompt.ids]))
-    if prefixes is not None:
-        embeds = torch.cat([prefixes[prompt.prefix][None], embeds], 1)
+    if prefix is not None:
+        embeds = torch.cat([prefix[None], embeds], 1)
     tokens = model.generate(
         inputs_embeds=embeds,
         attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
@@ -41,13 +42,13 @@ def alone(model: LlamaForCausalLM, prompt: Prompt, prefixes: torch.Tensor | None
     return tokens[: tokens.index(EOS)] if EOS in tokens else tokens
 
 
-def prompts(count: int, prefix_of: int | None = None) -> list[Prompt]:
+def prompts(count: int, prefixes: list[Prefix] | None = None) -> list[Prompt]:
     made = torch.Generator().manual_seed(1)
     found = []
     for number in range(count):
         size = int(torch.randint(1, 12, (1,), generator=made))
         ids = torch.randint(3, 50, (size,), generator=made).tolist()
-        found.append(Prompt(ids, 1 + number % 17, None if prefix_of is None else number % prefix_of))
+        found.append(Prompt(ids, 1 + number % 17, prefixes[number % len(prefixes)] if prefixes else None))
     return found
 
 
@@ -58,10 +59,10 @@ def test_many_prompts_of_mixed_lengths_equal_stock_generate(model: LlamaForCausa
 
 
 def test_prompts_behind_shared_prefixes_equal_stock_generate(model: LlamaForCausalLM) -> None:
-    prefixes = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(2))
-    asked = prompts(14, prefix_of=3)
-    found = generate(model, asked, eos_id=EOS, prefixes=prefixes, rows=6)
-    assert found == [alone(model, prompt, prefixes) for prompt in asked]
+    embeds = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(2))
+    asked = prompts(14, compute_prefixes(model, embeds))
+    found = generate(model, asked, eos_id=EOS, rows=6)
+    assert found == [alone(model, prompt, embeds[number % 3]) for number, prompt in enumerate(asked)]
 
 
 def test_prompts_that_join_late_change_nothing(model: LlamaForCausalLM) -> None:
@@ -79,12 +80,28 @@ def test_prompts_that_join_late_change_nothing(model: LlamaForCausalLM) -> None:
 
 
 def test_sampling_follows_its_seed(model: LlamaForCausalLM) -> None:
-    def sampled(seed: int) -> list[int]:
+    def sampled(seed: int | None) -> list[int]:
         prompt = Prompt([5, 6], 20, sampling=Sampling(temperature=1.5, top_p=0.95, seed=seed))
         return generate(model, [prompt], eos_id=EOS)[0]
 
     assert sampled(1) == sampled(1)
+    assert len({tuple(sampled(None)) for _ in range(5)}) > 1, "without a seed each is another"
     assert len({tuple(sampled(seed)) for seed in range(5)}) > 1
+
+
+def test_log_probabilities_are_those_of_the_logits(model: LlamaForCausalLM) -> None:
+    decoder = Decoder(model, eos_id=-1)
+    decoder.add([Prompt([5, 6, 7], 4, sampling=Sampling(top_logprobs=3)), Prompt([9], 4)], [0, 1])
+    for _ in range(3):
+        decoder.step()
+    first, second = decoder.slots
+    assert not second.likelihoods
+    with torch.no_grad():
+        logits = model(torch.tensor([[5, 6, 7, *first.tokens]])).logits[0, 2:-1]
+    expected = logits.log_softmax(-1)
+    for row, found in zip(expected, first.likelihoods, strict=True):
+        assert found.logprob == pytest.approx(row[found.token].item(), abs=1e-4)
+        assert [token for token, _ in found.likeliest] == row.topk(3).indices.tolist()
 
 
 def test_nothing_asked_is_nothing_answered(model: LlamaForCausalLM) -> None:

@@ -1,7 +1,9 @@
 """Several pictures, one, or none: each dialogue is answered as by stock, alone or among others."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -10,9 +12,9 @@ from PIL import Image
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Message
-from ziya_visual.data.chat_format import Turn
+from ziya_visual.data.chat_format import Said, Turn
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.infer.scheduler import Finished, Request, Scheduler
+from ziya_visual.infer.scheduler import Finished, Piece, Request, Scheduler
 
 LENGTH = 24
 
@@ -63,18 +65,25 @@ def test_each_dialogue_is_answered_as_stock_does(model: ZiyaVisual, pictures: li
 def test_dialogues_that_are_decoded_together_are_answered_as_alone(
     model: ZiyaVisual, pictures: list[Image.Image]
 ) -> None:
-    scheduler = Scheduler(model, max_context=512)
-    requests = [Request(turns, shown, LENGTH) for shown, turns in dialogues(pictures) * 2]
-    for request in requests:
-        scheduler.submit(request)
-    answers = [
-        "".join(piece for piece in scheduler.pieces(request) if not isinstance(piece, Finished))
-        for request in requests
-    ]
-    for refused in (Request([Turn("user", "a", (0,))], pictures, 9), Request([], pictures[:1], 9)):
-        scheduler.submit(refused)
-        with pytest.raises(DataError, match=r"shows 1 pictures|at least one turn"):
-            list(scheduler.pieces(refused))
+    scheduler = Scheduler(model)
+
+    def ask(turns: Sequence[Said], shown: Sequence[Image.Image], length: int) -> SimpleQueue[Any]:
+        found: SimpleQueue[Any] = SimpleQueue()
+        scheduler.submit(Request(turns, shown, length, put=found.put))
+        return found
+
+    waiting = [ask(turns, shown, LENGTH) for shown, turns in dialogues(pictures) * 2]
+    answers = []
+    for found in waiting:
+        said = ""
+        while isinstance(piece := found.get(timeout=60), Piece):
+            said += piece.text
+        assert isinstance(piece, Finished)
+        answers.append(said)
+    for refused in (ask([Turn("user", "a", (0,))], pictures, 9), ask([], pictures[:1], 9)):
+        error = refused.get(timeout=60)
+        assert isinstance(error, DataError)
+        assert re.search(r"shows 1 pictures|at least one turn", str(error))
     scheduler.close()
     assert answers == [
         model.chat_about(shown, turns, max_new_tokens=LENGTH) for shown, turns in dialogues(pictures) * 2

@@ -11,81 +11,20 @@ import httpx
 import numpy as np
 import openai
 import pytest
-import torch
-import uvicorn
 from PIL import Image
-from transformers import Blip2VisionConfig, Blip2VisionModel, LlamaConfig, LlamaForCausalLM
 
 from ziya_visual.core.errors import ConfigError, EndpointError
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat_format import Turn
+from ziya_visual.infer import scheduler
+from ziya_visual.infer.decode import Decoder
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.model.compose import compose
-from ziya_visual.model.processor import ZiyaProcessor
-from ziya_visual.serve.api import create_app, running_server, serve
-from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
+from ziya_visual.infer.scheduler import BusyError, Scheduler
+from ziya_visual.serve.api import create_app
+from ziya_visual.serve.server import running_server, serve
 
-
-def tiny_model() -> ZiyaVisual:
-    tokenizer = train_tokenizer(corpus_texts(np.random.default_rng(0), 30))
-    torch.manual_seed(0)
-    vision = Blip2VisionModel(
-        Blip2VisionConfig(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=1,
-            num_attention_heads=4,
-            image_size=16,
-            patch_size=8,
-            initializer_range=0.02,
-        )
-    )
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=48,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=512,
-            initializer_range=0.3,
-            attn_implementation="plain",
-        )
-    )
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
-    model, alignment = compose(
-        vision=vision,
-        language_model=llama,
-        tokenizer=tokenizer,
-        qformer={**sizes, "cross_attention_frequency": 1},
-        num_query_tokens=4,
-        projection_size=16,
-        seed=0,
-    )
-    return ZiyaVisual(model, alignment, ZiyaProcessor(tokenizer, image_size=16, num_query_tokens=4))
-
-
-@pytest.fixture(scope="module")
-def model() -> ZiyaVisual:
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def url(model: ZiyaVisual) -> Iterator[str]:
-    config = uvicorn.Config(create_app(model, name="tiny", api_key="sesame"), port=0, log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        pass
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-
-
-@pytest.fixture(scope="module")
-def client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="sesame", max_retries=0)
+HEADERS = {"Authorization": "Bearer sesame"}
+JSON = {"Content-Type": "application/json"}
 
 
 def uri(color: str = "red", kind: str = "PNG") -> str:
@@ -179,17 +118,28 @@ def test_a_caller_that_goes_away_frees_its_slot(client: openai.OpenAI, url: str)
 @pytest.mark.parametrize(
     ("messages", "extra", "text"),
     [
-        ([], {}, "at least one message"),
+        ([], {}, "messages: List should have at least 1 item"),
         ([{"role": "user", "content": "  "}], {}, "not empty"),
-        ([{"role": "boss", "content": "x"}], {}, "role must be one of"),
-        ([{"role": "user", "content": [{"type": "audio"}]}], {}, "text or image_url"),
-        (about("http://127.0.0.1/cat.png", "x"), {}, "data: URIs"),
-        (about("file:///etc/passwd", "x"), {}, "data: URIs"),
+        ([{"role": "boss", "content": "x"}], {}, "messages.0.role: Input should be 'system'"),
+        ([{"role": "user", "content": [{"type": "audio"}]}], {}, "'text', 'image_url'"),
+        (about("http://127.0.0.1/cat.png", "x"), {}, "must be data: URIs"),
+        (about("file:///etc/passwd", "x"), {}, "must be data: URIs"),
         (about("data:image/png;base64,%%%", "x"), {}, "base64 is broken"),
         (about("data:image/png;base64,aGVsbG8=", "x"), {}, "no picture"),
-        ([{"role": "user", "content": "x"}], {"max_tokens": 0}, "'max_tokens' must be a number"),
-        ([{"role": "user", "content": "x"}], {"temperature": 9}, "'temperature' must be a number"),
+        (
+            [{"role": "user", "content": "x"}],
+            {"max_tokens": 0},
+            "max_tokens: Input should be greater",
+        ),
+        (
+            [{"role": "user", "content": "x"}],
+            {"temperature": 9},
+            "temperature: Input should be less",
+        ),
         ([{"role": "user", "content": "word " * 600}], {}, "the model's context 512"),
+        ([{"role": "user", "content": "x"}], {"top_logprobs": 2}, "needs logprobs"),
+        ([{"role": "user", "content": "x"}], {"presence_penalty": 1.0}, "presence_penalty"),
+        ([{"role": "user", "content": "x"}], {"n": 99}, "n: Input should be less than or equal to 16"),
     ],
 )
 def test_bad_requests_are_told_so(client: openai.OpenAI, messages: Any, extra: Any, text: str) -> None:
@@ -229,3 +179,172 @@ def test_a_character_is_never_cut_in_half(model: ZiyaVisual) -> None:
     whole = model.chat_about(picture, asked, max_new_tokens=60)
     assert whole.rstrip("\ufffd").startswith("".join(pieces).rstrip("\ufffd"))
     assert len(pieces) > 5
+
+
+def test_several_answers_are_each_their_seeds(client: openai.OpenAI) -> None:
+    ask: dict[str, Any] = {"model": "tiny", "messages": about(uri(), "go"), "max_tokens": 12}
+    three = client.chat.completions.create(**ask, n=3, temperature=1.5, seed=7)
+    texts = [choice.message.content for choice in three.choices]
+    assert [choice.index for choice in three.choices] == [0, 1, 2]
+    assert len(set(texts)) > 1
+    second = client.chat.completions.create(**ask, temperature=1.5, seed=8)
+    assert second.choices[0].message.content == texts[1]
+    streamed = ["", "", ""]
+    for chunk in client.chat.completions.create(**ask, n=3, temperature=1.5, seed=7, stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == texts
+    assert three.usage is not None
+    assert three.usage.completion_tokens > 12
+
+
+def test_log_probabilities_say_how_sure_each_token_is(client: openai.OpenAI) -> None:
+    ask: dict[str, Any] = {"model": "tiny", "messages": about(uri(), "go"), "max_tokens": 9}
+    whole = client.chat.completions.create(**ask, logprobs=True, top_logprobs=3).choices[0]
+    assert whole.logprobs is not None
+    tokens = whole.logprobs.content
+    assert tokens is not None
+    assert len(tokens) == 9
+    for token in tokens:
+        assert token.top_logprobs[0].logprob == pytest.approx(token.logprob), (
+            "a greedy token is the likeliest"
+        )
+        assert [one.logprob for one in token.top_logprobs] == sorted(
+            (one.logprob for one in token.top_logprobs), reverse=True
+        )
+        assert bytes(token.bytes or []) == token.token.encode()
+    parts: list[Any] = []
+    for chunk in client.chat.completions.create(**ask, logprobs=True, top_logprobs=3, stream=True):
+        found = chunk.choices[0].logprobs
+        parts += (found.content or []) if found else []
+    assert [part.token for part in parts] == [token.token for token in tokens]
+    assert client.chat.completions.create(**ask).choices[0].logprobs is None
+
+
+def test_embeddings_are_those_of_the_retrieval_side(client: openai.OpenAI, model: ZiyaVisual) -> None:
+    red = Image.new("RGB", (16, 16), "red")
+    text, image = model.embed(["a red ring", red])
+    for encoding in ({}, {"encoding_format": "float"}):
+        found = client.embeddings.create(model="tiny", input=["a red ring", uri("red")], **encoding)  # type: ignore[arg-type]
+        assert np.allclose(found.data[0].embedding, text, atol=1e-6)
+        shape = found.data[1].model_extra["shape"] if found.data[1].model_extra else None
+        assert shape == [4, 16]
+        assert np.allclose(np.reshape(found.data[1].embedding, shape), image, atol=1e-6)
+    with pytest.raises(openai.BadRequestError, match="no picture"):
+        client.embeddings.create(model="tiny", input=["data:image/png;base64,aGVsbG8="])
+
+
+def test_a_second_turn_encodes_nothing_again(client: openai.OpenAI, url: str) -> None:
+    def encoded() -> int:
+        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("ziya_visual_pictures_encoded"))
+
+    first = about(uri("#123456"), "What?")
+    said = client.chat.completions.create(model="tiny", messages=first, max_tokens=8)
+    before = encoded()
+    more = [*first, {"role": "assistant", "content": said.choices[0].message.content}]
+    more.append({"role": "user", "content": "红色?"})
+    client.chat.completions.create(model="tiny", messages=more, max_tokens=8)
+    assert encoded() == before > 0
+
+
+def test_messages_as_langchain_and_llamaindex_write_them(url: str) -> None:
+    """With the keys that they add; what they leave at its default is no reason to refuse."""
+    picture = {"url": uri(), "detail": "auto"}
+    bodies: list[dict[str, Any]] = [
+        {
+            "messages": [
+                {"content": "You see pictures.", "role": "system"},
+                {
+                    "content": [
+                        {"type": "text", "text": "What?"},
+                        {"type": "image_url", "image_url": picture},
+                    ],
+                    "role": "user",
+                },
+            ],
+            "model": "tiny",
+            "n": 1,
+            "stream": False,
+            "temperature": 0.7,
+            "max_completion_tokens": 5,
+        },
+        {
+            "messages": [
+                {"role": "developer", "content": "Be brief."},
+                {"role": "user", "content": [{"type": "text", "text": "hi"}], "name": None},
+                {"role": "assistant", "content": "hello", "refusal": None},
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": picture},
+                        {"type": "text", "text": "What?"},
+                    ],
+                },
+            ],
+            "model": "tiny",
+            "max_tokens": 5,
+            "temperature": 0.1,
+            "stream": False,
+            "user": "somebody",
+            "tools": [],
+            "logit_bias": {},
+            "presence_penalty": 0,
+            "frequency_penalty": 0.0,
+            "response_format": {"type": "text"},
+        },
+    ]
+    for body in bodies:
+        reply = httpx.post(f"{url}/v1/chat/completions", json=body, headers=HEADERS)
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["choices"][0]["message"]["role"] == "assistant"
+
+
+def test_who_may_ask_and_how_much(url: str, model: ZiyaVisual, serve_app: Any) -> None:
+    path = f"{url}/v1/chat/completions"
+    assert httpx.post(path, content=b"x" * 33_000_000, headers=HEADERS).status_code == 413
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(330):
+            yield b"x" * 100_000
+
+    with httpx.Client() as some:
+        assert some.post(path, content=endless(), headers=JSON | HEADERS).status_code == 413
+    refused = httpx.options(
+        path, headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    )
+    assert "access-control-allow-origin" not in refused.headers
+    with serve_app(create_app(model, name="open")) as address:
+        assert httpx.get(f"{address}/v1/models").status_code == 200
+        rebound = httpx.get(f"{address}/v1/models", headers={"Host": "evil.example"})
+        assert rebound.status_code == 403
+        assert "own machine" in rebound.json()["error"]["message"]
+
+
+def test_a_full_queue_says_when_to_come_again(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise BusyError("many requests are waiting already")
+
+    monkeypatch.setattr(Scheduler, "submit", full)
+    with pytest.raises(openai.RateLimitError) as caught:
+        client.chat.completions.create(model="tiny", messages=about(uri(), "x"))
+    assert caught.value.response.headers["retry-after"] == "2"
+
+
+def test_a_fault_in_a_step_is_told_and_does_not_end_the_server(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask: dict[str, Any] = {"model": "tiny", "messages": about(uri(), "x"), "max_tokens": 30}
+    with monkeypatch.context() as patched:
+        patched.setattr(Decoder, "step", lambda _: 1 / 0)
+        with pytest.raises(openai.InternalServerError, match="ZeroDivisionError"):
+            client.chat.completions.create(**ask)
+    assert client.chat.completions.create(**ask).choices[0].message.content
+
+
+def test_an_answer_that_takes_too_long_is_given_up(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "LIMIT_SECONDS", 0.0)
+    with pytest.raises(openai.InternalServerError, match="not done within"):
+        client.chat.completions.create(model="tiny", messages=about(uri(), "x"), max_tokens=400)

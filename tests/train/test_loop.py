@@ -113,6 +113,7 @@ def weights(done: Training) -> dict[str, torch.Tensor]:
     return {k: v.clone() for m in (done.model, done.alignment) for k, v in m.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_four_pictures_are_learnt_by_heart(tokenizer: Any, tmp_path: Path) -> None:
     done = training(tokenizer)
     curve = loop.train(

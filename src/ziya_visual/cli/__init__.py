@@ -25,6 +25,7 @@ app.add_typer(data, name="data")
 
 Host = Annotated[str, typer.Option(help="Address to listen on; a public one needs a key.")]
 Port = Annotated[int, typer.Option(min=0, max=65535)]
+KeyEnv = Annotated[str | None, typer.Option(help="Environment variable with the key.")]
 
 
 def _version(wanted: bool) -> None:
@@ -169,20 +170,31 @@ def serve(
     checkpoint: Checkpoint,
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key.")] = None,
+    api_key_env: KeyEnv = None,
+    allow_image_hosts: Annotated[
+        str | None, typer.Option(help="Fetch pictures from these hosts, with commas; else from none.")
+    ] = None,
 ) -> None:
     """Serve a checkpoint through an OpenAI-compatible API."""
-    from ziya_visual.serve.api import serve as run
+    from ziya_visual.serve.server import serve as run
 
-    run(checkpoint, host=host, port=port, api_key_env=api_key_env)
+    hosts = (allow_image_hosts or "").split(",") if allow_image_hosts else ()
+    run(checkpoint, host=host, port=port, api_key_env=api_key_env, image_hosts=hosts)
 
 
 @app.command()
-def web(checkpoint: Checkpoint, host: Host = "127.0.0.1", port: Port = 7860) -> None:
+def web(
+    checkpoint: Checkpoint,
+    against: Annotated[Path | None, typer.Option(help="A second checkpoint, to vote between them.")] = None,
+    votes: Annotated[Path, typer.Option(help="Folder of the votes, for leaderboard.")] = Path("runs/votes"),
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
+    api_key_env: KeyEnv = None,
+) -> None:
     """Open a web page to talk about pictures."""
     from ziya_visual.serve.web import web as run
 
-    run(checkpoint, host=host, port=port)
+    run(checkpoint, against=against, votes=votes, host=host, port=port, api_key_env=api_key_env)
 
 
 @app.command()

@@ -6,7 +6,6 @@ give the server and the evaluation the same few methods.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from ziya_visual.core.errors import CheckpointError, DataError
-from ziya_visual.core.io import hash_bytes, read_json
+from ziya_visual.core.io import read_json
 from ziya_visual.core.records import Example, Message
 from ziya_visual.data.chat_format import Said
 from ziya_visual.data.images import Pictures, open_picture, open_pictures
 from ziya_visual.data.text_batch import text_batch
-from ziya_visual.infer.decode import Decoder, Prompt, Sampling, generate
+from ziya_visual.infer.decode import Decoder, Prompt, Sampling, compute_prefixes, generate
+from ziya_visual.infer.prefixes import ByteCache, Prefix, Shown, kept, named
 from ziya_visual.infer.text_model import TextModel
 from ziya_visual.model.adapter_files import RECORD
 from ziya_visual.model.alignment import Alignment
@@ -34,7 +34,7 @@ from ziya_visual.model.model import VisualModel, ZiyaInstructModel
 from ziya_visual.model.processor import ZiyaProcessor
 
 Floats = NDArray[np.float32]
-KEPT_PICTURES = 256  # prefixes of pictures, least recently used dropped first
+KEPT_BYTES = 1_000_000_000  # of pictures' tokens, and as much of their keys and values
 AT_ONCE = 128
 
 
@@ -52,7 +52,9 @@ class ZiyaVisual(TextModel):
         self.model = model.eval()
         self._alignment = None if alignment is None else alignment.eval()
         self.processor = processor
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self.encoded = 0  # pictures so far
+        self.tokens: ByteCache[Tensor] = ByteCache(KEPT_BYTES)
+        self.kept: ByteCache[Prefix] = ByteCache(KEPT_BYTES)
 
     @staticmethod
     def from_pretrained(folder: Path | str) -> ZiyaVisual:
@@ -113,15 +115,13 @@ class ZiyaVisual(TextModel):
         keys = [(str(example.image_id), self._instruction(example.asked)) for example in examples]
         one = dict(zip(keys, examples, strict=True))  # record of each picture and instruction
         pictures = [open_picture(one[key]) if images is None else images[key[0]] for key in one]
-        place = {key: index for index, key in enumerate(one)}
+        found_prefixes = self.prefixes(pictures, [example.asked for example in one.values()])
+        prefixes = dict(zip(one, found_prefixes, strict=True))
         prompts = [
-            self.prompt(example.asked, max_new_tokens, Sampling(), prefix=place[key])
+            self.prompt(example.asked, max_new_tokens, Sampling(), prefix=prefixes[key])
             for key, example in zip(keys, examples, strict=True)
         ]
-        prefixes = self.prefixes(pictures, [example.asked for example in one.values()])
-        found = generate(
-            self.language_model, prompts, eos_id=self.format.eos_id, prefixes=prefixes, rows=AT_ONCE
-        )
+        found = generate(self.language_model, prompts, eos_id=self.format.eos_id, rows=AT_ONCE)
         return [self.decode(tokens) for tokens in found]
 
     def has_prefix(self, messages: Sequence[Said], num_pictures: int) -> bool:
@@ -133,7 +133,7 @@ class ZiyaVisual(TextModel):
         messages: Sequence[Said],
         max_new_tokens: int,
         sampling: Sampling,
-        prefix: int | None = None,
+        prefix: Prefix | None = None,
         pictures: Sequence[Image.Image] = (),
     ) -> Prompt:
         """A dialogue as token ids: the branch alone behind a ``prefix``, else all, its pictures within."""
@@ -148,43 +148,54 @@ class ZiyaVisual(TextModel):
             add_generation_prompt=True,
         )
         starts = [start for start, _ in whole.image_spans]
-        asked = [self._instruction(messages)] * len(pictures)
-        tokens = tuple(zip(starts, self._tokens(pictures, asked), strict=True))
+        shown = named(pictures, [self._instruction(messages)] * len(pictures))
+        tokens = tuple(zip(starts, self._tokens(shown), strict=True))
         return Prompt(whole.ids, max_new_tokens, sampling=sampling, pictures=tokens)
 
     @torch.inference_mode()
-    def prefixes(self, pictures: Sequence[Image.Image], dialogues: Sequence[Sequence[Said]]) -> Tensor | None:
-        """What dialogues about each picture begin with, float[N, P, D]; None without pictures.
+    def prefixes(self, pictures: Sequence[Image.Image], dialogues: Sequence[Sequence[Said]]) -> list[Prefix]:
+        """What dialogues about each picture begin with; what was asked about before is kept.
 
         An instruction-aware Q-Former reads the last question of the picture's dialogue, and each question
         gives another prefix.
         """
-        if not pictures:
-            return None
+        shown = named(pictures, [self._instruction(messages) for messages in dialogues])
         ids = torch.tensor(self.format.prefix_ids(self.processor.num_query_tokens))
-        embeds = self.language_model.get_input_embeddings()(ids).repeat(len(pictures), 1, 1)
-        tokens = self._tokens(pictures, [self._instruction(messages) for messages in dialogues])
-        embeds[:, ids == self.format.image_id] = torch.stack(tokens).to(embeds.dtype)
-        return embeds
+
+        def make(some: Sequence[Shown]) -> list[Prefix]:
+            embeds = self.language_model.get_input_embeddings()(ids).repeat(len(some), 1, 1)
+            embeds[:, ids == self.format.image_id] = torch.stack(self._tokens(some)).to(embeds.dtype)
+            return compute_prefixes(self.language_model, embeds)
+
+        return kept(self.kept, shown, make, at_once=AT_ONCE)
 
     @torch.inference_mode()
-    def _tokens(self, pictures: Sequence[Image.Image], asked: Sequence[str]) -> list[Tensor]:
+    def _tokens(self, shown: Sequence[Shown]) -> list[Tensor]:
         """Each picture's tokens, float[Q, D]; one seen before is not encoded again for the same question."""
-        pairs = list(zip(pictures, asked, strict=True))
-        keys = [hash_bytes(picture.tobytes() + f"{picture.size}{text}".encode()) for picture, text in pairs]
-        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._kept}
-        fresh = list(new)
-        for start in range(0, len(fresh), AT_ONCE):
-            some = fresh[start : start + AT_ONCE]
-            queries = self._queries(*zip(*(new[key] for key in some), strict=True))
-            self._kept.update(zip(some, self.model.image_prefix(queries), strict=True))
-        found = []
-        for key in keys:
-            self._kept.move_to_end(key)
-            found.append(self._kept[key])
-        while len(self._kept) > KEPT_PICTURES:
-            self._kept.popitem(last=False)
-        return found
+
+        def make(some: Sequence[Shown]) -> list[Tensor]:
+            self.encoded += len(some)
+            _, pictures, asked = zip(*some, strict=True)
+            encoded = self.model.image_prefix(self._queries(pictures, asked))
+            return [tokens.clone() for tokens in encoded]  # not views that would keep all of them
+
+        return kept(self.tokens, shown, make, at_once=AT_ONCE)
+
+    def embed(self, contents: Sequence[str | Path | Image.Image]) -> list[Floats]:
+        """Unit vectors that can be compared: float32[Dp] of each text, float32[Q, Dp] of each picture.
+
+        Texts are strings, pictures are open or paths. How well a text fits a picture is the largest of the
+        picture's dot products with it.
+
+        Raises:
+            CheckpointError: the checkpoint has no retrieval side.
+            DataError: a picture cannot be read.
+        """
+        texts = [one for one in contents if isinstance(one, str)]
+        pictures = open_pictures([one for one in contents if not isinstance(one, str)])
+        of_texts = iter(self.embed_texts(texts) if texts else ())
+        of_pictures = iter(self.embed_images(pictures) if pictures else ())
+        return [next(of_texts if isinstance(one, str) else of_pictures) for one in contents]
 
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Image.Image]) -> Floats:
@@ -239,6 +250,10 @@ class ZiyaVisual(TextModel):
             return ""
         return next((turn.content for turn in reversed(messages) if turn.role == "user"), "")
 
+    def look(self, picture: Image.Image, messages: Sequence[Said]) -> Tensor:
+        """What the Q-Former reads out of a picture, float[1, Q, Dq], computed anew."""
+        return self._queries([picture], [self._instruction(messages)])
+
     def _queries(self, pictures: Sequence[Image.Image], instructions: Sequence[str] = ()) -> Tensor:
         embeds = self.model.encode_images(self.processor.pixels(pictures))
         if isinstance(self.model, ZiyaInstructModel):
@@ -255,10 +270,10 @@ class ZiyaVisual(TextModel):
         self, pictures: Sequence[Image.Image], messages: Sequence[Said], max_new_tokens: int
     ) -> Iterator[list[int]]:
         sharing = self.has_prefix(messages, len(pictures))
-        prefixes = self.prefixes(pictures if sharing else [], [messages])
-        prompt = self.prompt(messages, max_new_tokens, Sampling(), 0 if sharing else None, pictures)
+        prefix = self.prefixes(pictures, [messages])[0] if sharing else None
+        prompt = self.prompt(messages, max_new_tokens, Sampling(), prefix, pictures)
         decoder = Decoder(self.language_model, eos_id=self.format.eos_id)
-        decoder.add([prompt], [0], prefixes)
+        decoder.add([prompt], [0])
         (slot,) = decoder.slots
         while True:
             if slot.tokens[-1] != self.format.eos_id:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from PIL import Image
 
+from ziya_visual.core import log
 from ziya_visual.core.errors import DataError, EndpointError
 from ziya_visual.data.chat_format import Said
-from ziya_visual.infer.decode import Decoder, Prompt, Sampling, Slot
+from ziya_visual.infer.decode import Decoder, Likelihood, Prompt, Sampling, Slot
 from ziya_visual.infer.text_model import TextModel
 
 SLOTS = 128
 ROOM = 24  # free slots before requests join a nearly full decoder: prefilling a few is as dear as many
 MAX_WAITING = 512
+LIMIT_SECONDS = 600.0  # from the request to the end of its answer
 HALF_CHARACTER = "\ufffd"
 GREEDY = Sampling()
 
@@ -26,23 +28,38 @@ class BusyError(EndpointError):
     """More requests are waiting than the server takes; try again later."""
 
 
+class LateError(EndpointError):
+    """The answer was not done within the time that a request may take."""
+
+
 @dataclass
 class Request:
     """A dialogue to be answered, and the answer as it grows, or whole where it is not ``streamed``.
 
-    ``pieces`` gets texts and, at the end, the reason: a :class:`Finished` or an exception.
+    ``put`` gets :class:`Piece` after piece and at the end a :class:`Finished` or an exception; the
+    scheduler's thread calls it.
     """
 
     messages: Sequence[Said]
     pictures: Sequence[Image.Image]
     max_new_tokens: int
+    put: Callable[[Piece | Finished | Exception], None]
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     streamed: bool = False
-    pieces: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
     cancelled: bool = False
     prompt_tokens: int = 0
     said: str = ""
+    likelihoods_said: int = 0
+    expires: float = float("inf")  # by time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is new of an answer, and of its tokens' likelihoods where they were asked for."""
+
+    text: str
+    likelihoods: Sequence[Likelihood] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +74,9 @@ class Finished:
 class Scheduler:
     """Continuous batching over one model."""
 
-    def __init__(self, model: TextModel, *, max_context: int) -> None:
-        """Start the thread; ``max_context`` bounds prompt and answer together, in tokens."""
+    def __init__(self, model: TextModel) -> None:
+        """Start the thread."""
         self.model = model
-        self.max_context = max_context
         self._waiting: queue.Queue[Request | None] = queue.Queue(MAX_WAITING)
         # A prompt behind a prefix and one without cannot be prefilled together, but decode together.
         self._decoder = Decoder(model.language_model, eos_id=model.format.eos_id)
@@ -78,22 +94,13 @@ class Scheduler:
         """
         if self._closed:
             raise BusyError("the server is closing")
+        request.expires = time.monotonic() + LIMIT_SECONDS
         try:
             self._waiting.put_nowait(request)
         except queue.Full:
             raise BusyError(
                 f"{MAX_WAITING} requests are waiting already; try again in a few seconds"
             ) from None
-
-    def pieces(self, request: Request) -> Iterator[str | Finished]:
-        """The texts of a submitted request as they come, then how it ended; its exception is raised."""
-        while True:
-            piece = request.pieces.get()
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
-            if isinstance(piece, Finished):
-                return
 
     def close(self) -> None:
         """Answer what is queued, take nothing more, and end the thread."""
@@ -126,8 +133,19 @@ class Scheduler:
                     break
                 fresh.append(more)
             self._admit([request for request in fresh if not request.cancelled])
-            self._decoder.step()
+            try:
+                self._decoder.step()
+            except Exception as error:  # the fault of one step must not end the thread for all to come
+                log.logger.exception("a decoding step failed")
+                self._give_up(error)
             self._hand_out()
+
+    def _give_up(self, error: Exception) -> None:
+        """Tell everyone who is being answered, and start with an empty decoder."""
+        for request in self._active.values():
+            request.put(error)
+        self._active.clear()
+        self._decoder = Decoder(self.model.language_model, eos_id=self.model.format.eos_id)
 
     def _admit(self, fresh: list[Request]) -> None:
         """Prefill new requests, those behind a picture's prefix and others apart."""
@@ -136,33 +154,36 @@ class Scheduler:
             try:
                 groups[self.model.has_prefix(request.messages, len(request.pictures))].append(request)
             except DataError as error:
-                request.pieces.put(error)
+                request.put(error)
         for sharing, group in groups.items():
             if group:
                 try:
                     self._prefill(group, sharing)
                 except Exception as error:  # the fault of one group must not end the thread for all
+                    if not isinstance(error, DataError):
+                        log.logger.exception("a prompt could not be computed")
                     for request in group:
-                        request.pieces.put(error)
+                        request.put(error)
         self._hand_out()
 
     def _prefill(self, group: list[Request], sharing: bool) -> None:
-        seen = [request.pictures[0] for request in group] if sharing else []
-        prefixes = self.model.prefixes(seen, [request.messages for request in group])
-        width = 0 if prefixes is None else prefixes.shape[1]
+        prefixes = []
+        if sharing:
+            asked = [request.messages for request in group]
+            prefixes = self.model.prefixes([request.pictures[0] for request in group], asked)
         prompts: list[Prompt] = []
         tags, taken = [], []
-        for request in group:
-            row = None if prefixes is None else len(prompts)
+        for place, request in enumerate(group):
+            prefix = prefixes[place] if sharing else None
             prompt = self.model.prompt(
-                request.messages, request.max_new_tokens, request.sampling, row, request.pictures
+                request.messages, request.max_new_tokens, request.sampling, prefix, request.pictures
             )
-            request.prompt_tokens = width + len(prompt.ids)
+            request.prompt_tokens = len(prompt.ids) + (0 if prefix is None else prefix.length)
             prompts.append(prompt)
             tags.append(self._next)
             taken.append(request)
             self._next += 1
-        self._decoder.add(prompts, tags, prefixes)
+        self._decoder.add(prompts, tags)
         self._active.update(zip(tags, taken, strict=True))
 
     def _hand_out(self) -> None:
@@ -178,27 +199,30 @@ class Scheduler:
 
     def _tell(self, slot: Slot, request: Request) -> None:
         ended = slot.tokens[-1] == self.model.format.eos_id
-        if not (slot.done or request.cancelled or request.streamed or request.stop):
+        late = time.monotonic() > request.expires
+        if not (slot.done or late or request.cancelled or request.streamed or request.stop):
             return  # nobody reads the text before its end
         text = self.model.decode(slot.tokens)
         cut = min((at for at in (text.find(stop) for stop in request.stop) if at >= 0), default=None)
         if cut is not None:
             text, slot.done, ended = text[:cut], True, True
-        if slot.done or request.cancelled:
+        if slot.done or late or request.cancelled:
             slot.done = True
             del self._active[slot.tag]
-            self._put(request, text)
+            self._put(slot, request, text)
             reason = "stop" if ended else "length"
-            request.pieces.put(Finished(reason, request.prompt_tokens, len(slot.tokens)))
+            finished = Finished(reason, request.prompt_tokens, len(slot.tokens))
+            request.put(LateError(f"not done within {LIMIT_SECONDS:g} s") if late else finished)
         elif not text.endswith(HALF_CHARACTER) and not _may_stop(text, request.stop):
-            self._put(request, text)
+            self._put(slot, request, text)
 
     @staticmethod
-    def _put(request: Request, text: str) -> None:
-        new = text[len(request.said) :]
-        if new:
-            request.pieces.put(new)
+    def _put(slot: Slot, request: Request, text: str) -> None:
+        new, likelihoods = text[len(request.said) :], slot.likelihoods[request.likelihoods_said :]
+        if new or likelihoods:
+            request.put(Piece(new, likelihoods))
             request.said = text
+            request.likelihoods_said = len(slot.likelihoods)
 
 
 def _may_stop(text: str, stops: tuple[str, ...]) -> bool:

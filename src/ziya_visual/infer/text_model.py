@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ziya_visual.core.errors import CheckpointError, DataError
 from ziya_visual.data.chat_format import ChatFormat, Said
 from ziya_visual.infer.decode import Prompt, Sampling
+from ziya_visual.infer.prefixes import Prefix
 from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.packed import causal_lm
 
@@ -55,7 +55,7 @@ class TextModel:
         messages: Sequence[Said],
         max_new_tokens: int,
         sampling: Sampling,
-        prefix: int | None = None,
+        prefix: Prefix | None = None,
         pictures: Sequence[Image.Image] = (),
     ) -> Prompt:
         """The whole dialogue as token ids; there is never a ``prefix`` nor a picture."""
@@ -65,11 +65,11 @@ class TextModel:
         ids = self.format.encode(messages, add_generation_prompt=True).ids
         return Prompt(ids, max_new_tokens, sampling=sampling)
 
-    def prefixes(self, pictures: Sequence[Image.Image], dialogues: Sequence[Sequence[Said]]) -> Tensor | None:
+    def prefixes(self, pictures: Sequence[Image.Image], dialogues: Sequence[Sequence[Said]]) -> list[Prefix]:
         """Refuses pictures: this model has no eyes."""
         if pictures:
             raise DataError(BLIND)
-        return None
+        return []
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of new tokens."""

@@ -1,269 +1,254 @@
-"""An OpenAI-compatible server over one checkpoint: chat completions, models, health."""
+"""An OpenAI-compatible application over one checkpoint: chat completions, embeddings, models, health."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
-import json
-import os
-import socket
-import subprocess
-import sys
 import time
-import uuid
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import httpx
-import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from ziya_visual.core import log
-from ziya_visual.core.errors import ConfigError, DataError, EndpointError
-from ziya_visual.infer.decode import Sampling
-from ziya_visual.infer.engine import ZiyaVisual, open_model
-from ziya_visual.infer.scheduler import BusyError, Finished, Scheduler
+from ziya_visual.core.errors import DataError
+from ziya_visual.infer.engine import ZiyaVisual
+from ziya_visual.infer.scheduler import BusyError, Finished, LateError, Piece, Scheduler
 from ziya_visual.infer.scheduler import Request as Job
-from ziya_visual.infer.text_model import BLIND, TextModel
-from ziya_visual.serve.messages import read_messages
+from ziya_visual.infer.text_model import TextModel
+from ziya_visual.serve.answers import Answer, Form, embeddings, error
+from ziya_visual.serve.guard import Guard
+from ziya_visual.serve.pictures import Fetcher
+from ziya_visual.serve.requests import ChatRequest, EmbeddingRequest
 
-LIMIT_BODY_BYTES = 32_000_000
-DEFAULT_MAX_TOKENS = 256
-START_SECONDS = 120
+RETRY_SECONDS = "2"
+LOOKS = 0.5  # seconds between two looks whether the caller of a whole answer is still there
 
 
-def create_app(model: TextModel, *, name: str, api_key: str | None = None) -> FastAPI:
-    """The application; ``name`` is the model's id, requests must carry ``api_key`` where one is given."""
-    context = getattr(model.language_model.config, "max_position_embeddings", 2048)
-    scheduler = Scheduler(model, max_context=context)
-    answered = {"requests": 0, "tokens": 0}
+class Service:
+    """One model, its scheduler, and what was asked of it so far."""
+
+    def __init__(self, model: TextModel, name: str, fetcher: Fetcher) -> None:
+        """Start answering; ``name`` is the model's id for callers."""
+        self.model, self.name, self.fetcher = model, name, fetcher
+        self.context = int(getattr(model.language_model.config, "max_position_embeddings", 2048))
+        self.scheduler = Scheduler(model)
+        self.counts: Counter[str] = Counter(requests=0, completion_tokens=0, prompt_tokens=0)
+        self._embedding = asyncio.Lock()
+
+    def check(self, asked: str | None) -> None:
+        """Refuse another model's name."""
+        if asked not in (self.name, None):
+            raise HTTPException(404, f"model {asked!r:.80} is not served here, {self.name!r} is")
+
+    async def submit(self, body: ChatRequest) -> tuple[list[Job], asyncio.Queue[Any]]:
+        """Queue the answers that are asked for; the queue gets (choice, :class:`Piece` or how it ended)."""
+        self.check(body.model)
+        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Any]()
+
+        def put(number: int, piece: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens
+                loop.call_soon_threadsafe(pieces.put_nowait, (number, piece))
+
+        fetched = await self.fetcher.fetch(body.urls)
+        jobs = await asyncio.to_thread(body.jobs, self.model, self.context, fetched, put)
+        try:
+            for job in jobs:
+                self.scheduler.submit(job)
+        except BusyError:
+            cancel(jobs)
+            raise
+        self.counts["requests"] += 1
+        return jobs, pieces
+
+    async def follow(
+        self, answers: Sequence[Answer], pieces: asyncio.Queue[Any]
+    ) -> AsyncIterator[tuple[int, Piece | Finished]]:
+        """What comes until all have ended, taken down in ``answers``; an error of any is raised."""
+        while not all(answer.finished for answer in answers):
+            number, piece = await pieces.get()
+            answer = answers[number]
+            if isinstance(piece, DataError | LateError):
+                raise piece
+            if isinstance(piece, Exception):  # raised as it is, it would cost the caller the connection
+                raise HTTPException(500, f"a fault of the server ({type(piece).__name__})")
+            if isinstance(piece, Finished):
+                answer.finished = piece
+                self.counts["completion_tokens"] += piece.completion_tokens
+                self.counts["prompt_tokens"] += piece.prompt_tokens
+            else:
+                answer.text += piece.text
+                answer.likelihoods += piece.likelihoods
+            yield number, piece
+
+    async def embed(self, body: EmbeddingRequest) -> dict[str, Any]:
+        """Vectors of texts and pictures; ``DataError`` where the checkpoint has no retrieval side."""
+        self.check(body.model)
+        model = self.model
+        if not isinstance(model, ZiyaVisual) or not model.retrieves:
+            raise DataError("this checkpoint has no retrieval side, which embeddings come from")
+        fetched = await self.fetcher.fetch(body.urls)
+        contents = await asyncio.to_thread(body.contents, fetched)
+        async with self._embedding:  # one at a time: they share the processor with those who chat
+            vectors = await asyncio.to_thread(model.embed, contents)
+        self.counts["requests"] += 1
+        return embeddings(self.name, vectors, in_base64=body.encoding_format == "base64")
+
+    @property
+    def metrics(self) -> str:
+        """In Prometheus' text form."""
+        gauges: dict[str, int] = dict(self.scheduler.load)
+        counts = dict(self.counts)
+        if isinstance(self.model, ZiyaVisual):
+            counts["pictures_encoded"] = self.model.encoded
+            gauges["pictures_kept"] = len(self.model.kept)
+            gauges["pictures_kept_bytes"] = self.model.kept.nbytes + self.model.tokens.nbytes
+        lines = [f"# TYPE ziya_visual_{key} gauge\nziya_visual_{key} {n}\n" for key, n in gauges.items()]
+        for key, n in counts.items():
+            lines.append(f"# TYPE ziya_visual_{key}_total counter\nziya_visual_{key}_total {n}\n")
+        return "".join(lines)
+
+
+def cancel(jobs: Sequence[Job]) -> None:
+    """Give the slots of requests back; one that has ended has none."""
+    for job in jobs:
+        job.cancelled = True
+
+
+def create_app(
+    model: TextModel, *, name: str, api_key: str | None = None, image_hosts: Sequence[str] = ()
+) -> FastAPI:
+    """The application.
+
+    Args:
+        model: that answers.
+        name: its id for callers.
+        api_key: requests must carry it, where one is given.
+        image_hosts: where pictures may be fetched from.
+    """
+    service = Service(model, name, Fetcher(image_hosts))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(scheduler.close)
+        await asyncio.to_thread(service.scheduler.close)
 
     app = FastAPI(title="Ziya-Visual", lifespan=lifespan)
-
-    @app.exception_handler(DataError)
-    async def bad_request(_: Request, error: DataError) -> JSONResponse:
-        return _error(400, str(error))
-
-    @app.exception_handler(BusyError)
-    async def busy(_: Request, error: BusyError) -> JSONResponse:
-        return _error(429, str(error), headers={"Retry-After": "2"})
-
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Any) -> Any:
-        if request.url.path.startswith("/v1/") and api_key is not None:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), api_key.encode()):
-                return _error(401, "a valid API key is needed")
-        size = request.headers.get("content-length", "0")
-        if not size.isdigit() or int(size) > LIMIT_BODY_BYTES:
-            return _error(413, f"the body is larger than {LIMIT_BODY_BYTES:,} bytes")
-        return await call_next(request)
+    app.add_middleware(Guard, api_key=api_key)
+    _say_errors(app)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", **scheduler.load}
+        return {"status": "ok", **service.scheduler.load}
 
-    @app.get("/metrics")
-    async def metrics() -> Any:
-        values = {**scheduler.load, **{f"{key}_total": value for key, value in answered.items()}}
-        lines = "".join(f"ziya_visual_{key} {value}\n" for key, value in values.items())
-        return StreamingResponse(iter([lines]), media_type="text/plain")
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> str:
+        return service.metrics
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [{"id": name, "object": "model", "owned_by": "ziya-visual"}]}
 
+    @app.post("/v1/embeddings")
+    async def embed(body: EmbeddingRequest) -> dict[str, Any]:
+        return await service.embed(body)
+
     @app.post("/v1/chat/completions")
-    async def complete(request: Request) -> Any:
-        body = await _read_json(request)
-        if body.get("model") not in (name, None):
-            return _error(404, f"model {body.get('model')!r} is not served here, {name!r} is")
-        job = _job(body, model, scheduler.max_context)
-        scheduler.submit(job)
-        answered["requests"] += 1
-        made = {"id": f"chatcmpl-{uuid.uuid4().hex[:24]}", "created": int(time.time()), "model": name}
-        if body.get("stream"):
-            usage = bool((body.get("stream_options") or {}).get("include_usage"))
-            return StreamingResponse(_events(scheduler, job, made, usage), media_type="text/event-stream")
-        text, finished = await _whole(scheduler, job, request)
-        answered["tokens"] += finished.completion_tokens
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": text},
-            "finish_reason": finished.reason,
-        }
-        return JSONResponse(
-            {**made, "object": "chat.completion", "choices": [choice], "usage": _usage(finished)}
-        )
+    async def complete(body: ChatRequest, request: Request) -> Any:
+        started = time.monotonic()
+        jobs, pieces = await service.submit(body)
+        answers = [Answer() for _ in jobs]
+        form = Form(model, name, logprobs=bool(body.logprobs))
+        if body.stream:
+            usage = bool(body.stream_options and body.stream_options.include_usage)
+            events = _events(service, jobs, pieces, answers, form, usage)
+            return StreamingResponse(events, media_type="text/event-stream")
+        await _whole(service, jobs, pieces, answers, request)
+        log.logger.debug("answered in %.2f s", time.monotonic() - started)
+        return JSONResponse(form.whole(answers))
 
     return app
 
 
-async def _read_json(request: Request) -> dict[str, Any]:
+def _say_errors(app: FastAPI) -> None:
+    """Every error in OpenAI's form; what goes wrong inside is told without contents."""
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, found: RequestValidationError) -> JSONResponse:
+        deepest = max(found.errors(), key=lambda one: len(one["loc"]))  # of the forms that a key may have
+        where = ".".join(str(part) for part in deepest["loc"][1:])
+        said = str(deepest["msg"]).removeprefix("Value error, ")
+        return error(400, f"{where}: {said}" if where else said, param=where or None)
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, found: HTTPException) -> JSONResponse:
+        return error(found.status_code, str(found.detail))
+
+    @app.exception_handler(DataError)
+    async def unfit(_: Request, found: DataError) -> JSONResponse:
+        return error(400, str(found))
+
+    @app.exception_handler(BusyError)
+    async def busy(_: Request, found: BusyError) -> JSONResponse:
+        return error(429, str(found), headers={"Retry-After": RETRY_SECONDS})
+
+    @app.exception_handler(LateError)
+    async def late(_: Request, found: LateError) -> JSONResponse:
+        return error(504, str(found))
+
+    @app.exception_handler(Exception)
+    async def fault(_: Request, found: Exception) -> JSONResponse:
+        return error(500, f"a fault of the server ({type(found).__name__})")
+
+
+async def _whole(
+    service: Service,
+    jobs: Sequence[Job],
+    pieces: asyncio.Queue[Any],
+    answers: Sequence[Answer],
+    request: Request,
+) -> None:
+    """Wait for all answers; a caller that goes away frees their slots."""
+
+    async def watch() -> None:
+        while not await request.is_disconnected():
+            await asyncio.sleep(LOOKS)
+        cancel(jobs)
+
+    watching = asyncio.create_task(watch())
     try:
-        body = json.loads(await request.body())
-    except ValueError as error:
-        raise DataError("the body is not JSON") from error
-    if not isinstance(body, dict):
-        raise DataError("the body must be a JSON object")
-    return body
-
-
-def _job(body: dict[str, Any], model: TextModel, max_context: int) -> Job:
-    """Check what is asked for and make a request of it."""
-    messages, pictures = read_messages(body.get("messages"))
-    queries = model.processor.num_query_tokens if isinstance(model, ZiyaVisual) else 0
-    if pictures and not queries:
-        raise DataError(BLIND)
-    limit = _number(body, "max_completion_tokens", _number(body, "max_tokens", DEFAULT_MAX_TOKENS, 1), 1)
-    encoded = model.format.encode(
-        messages,
-        num_image_tokens=queries if pictures else 0,
-        num_images=len(pictures),
-        add_generation_prompt=True,
-    )
-    length = len(encoded.ids)
-    if length >= max_context:
-        raise DataError(f"the dialogue has {length} tokens, the model's context {max_context}")
-    stop = body.get("stop") or ()
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
-    if not all(isinstance(one, str) and one for one in stops):
-        raise DataError("'stop' must be a string or a list of strings")
-    seed = body.get("seed")
-    sampling = Sampling(
-        temperature=_number(body, "temperature", 0.0, 0.0, 2.0),
-        top_p=_number(body, "top_p", 1.0, 0.0, 1.0),
-        seed=seed if isinstance(seed, int) else None,
-    )
-    return Job(
-        messages, pictures, int(min(limit, max_context - length)), sampling, stops, bool(body.get("stream"))
-    )
-
-
-def _number(body: dict[str, Any], key: str, default: float, low: float, high: float = float("inf")) -> float:
-    value = body.get(key)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise DataError(f"{key!r} must be a number from {low:g} to {high:g}, found {value!r:.40}")
-    return value
-
-
-async def _next(scheduler: Scheduler, job: Job) -> str | Finished:
-    """The next piece, without a thread a request: most pieces are there at once or after a step."""
-    while job.pieces.empty():
-        await asyncio.sleep(0.004)
-    return next(scheduler.pieces(job))
-
-
-async def _whole(scheduler: Scheduler, job: Job, request: Request) -> tuple[str, Finished]:
-    texts: list[str] = []
-    try:
-        while True:
-            piece = await _next(scheduler, job)
-            if isinstance(piece, Finished):
-                return "".join(texts), piece
-            texts.append(piece)
-            if len(texts) % 32 == 0 and await request.is_disconnected():
-                job.cancelled = True
-    except asyncio.CancelledError:
-        job.cancelled = True
-        raise
-
-
-async def _events(scheduler: Scheduler, job: Job, made: dict[str, Any], usage: bool) -> AsyncIterator[str]:
-    def event(delta: dict[str, Any], reason: str | None = None, **more: Any) -> str:
-        choice = {"index": 0, "delta": delta, "finish_reason": reason}
-        chunk = {**made, "object": "chat.completion.chunk", "choices": [choice], **more}
-        return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
-
-    try:
-        yield event({"role": "assistant", "content": ""})
-        while True:
-            piece = await _next(scheduler, job)
-            if isinstance(piece, Finished):
-                yield event({}, piece.reason)
-                if usage:
-                    chunk = {**made, "object": "chat.completion.chunk", "choices": [], "usage": _usage(piece)}
-                    yield f"data: {json.dumps(chunk)}\n\n"
-                yield "data: [DONE]\n\n"
-                return
-            yield event({"content": piece})
+        async for _ in service.follow(answers, pieces):
+            pass
     finally:
-        job.cancelled = True  # a caller that went away frees its slot; one that was answered has none
+        watching.cancel()
+        cancel(jobs)
 
 
-def _usage(finished: Finished) -> dict[str, int]:
-    asked, said = finished.prompt_tokens, finished.completion_tokens
-    return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
-
-
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    kind = "invalid_request_error" if status < 429 else "rate_limit_error"
-    return JSONResponse({"error": {"message": message, "type": kind, "code": None}}, status, headers)
-
-
-def serve(path: Path, *, host: str = "127.0.0.1", port: int = 8000, api_key_env: str | None = None) -> None:
-    """Open a checkpoint and serve it until interrupted.
-
-    Raises:
-        ConfigError: a public address without a key, or the named environment variable is empty.
-        CheckpointError: the checkpoint cannot be opened.
-    """
-    key = os.environ.get(api_key_env) if api_key_env else None
-    if api_key_env and not key:
-        raise ConfigError(f"the environment variable {api_key_env} is empty; put the API key there")
-    if key is None and host not in ("127.0.0.1", "localhost", "::1"):
-        raise ConfigError(
-            f"{host} may be reached by others: give a key with --api-key-env NAME, or use 127.0.0.1"
-        )
-    name = path.resolve().name
-    app = create_app(open_model(path), name=name, api_key=key)
-    log.logger.info("serving %s at http://%s:%d/v1", name, host, port)
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
-
-
-@contextlib.contextmanager
-def running_server(path: Path) -> Iterator[str]:
-    """Serve a checkpoint from a process of its own on a free loopback port; yields the base URL.
-
-    Raises:
-        EndpointError: the server did not start; the message ends with what it said.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    code = "from pathlib import Path; from ziya_visual.serve.api import serve; "
-    code += f"serve(Path({str(path)!r}), port={port})"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+async def _events(
+    service: Service,
+    jobs: Sequence[Job],
+    pieces: asyncio.Queue[Any],
+    answers: Sequence[Answer],
+    form: Form,
+    usage: bool,
+) -> AsyncIterator[str]:
+    """A stream's lines; an error after its beginning is a line as well."""
     try:
-        _await_health(process, port)
-        yield f"http://127.0.0.1:{port}/v1"
+        for number in range(len(jobs)):
+            yield form.event(number, {"role": "assistant", "content": ""})
+        async for number, piece in service.follow(answers, pieces):
+            if isinstance(piece, Finished):
+                yield form.event(number, {}, reason=piece.reason)
+            else:
+                yield form.event(number, {"content": piece.text}, likelihoods=piece.likelihoods)
+        if usage:
+            yield form.usage_event(answers)
+        yield "data: [DONE]\n\n"
+    except (DataError, LateError, HTTPException) as found:
+        said = str(getattr(found, "detail", found))
+        yield f"data: {bytes(error(500, said).body).decode()}\n\n"
     finally:
-        process.terminate()
-        try:
-            process.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-
-
-def _await_health(process: subprocess.Popen[str], port: int) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            said = (process.stderr.read() if process.stderr else "").strip().splitlines()
-            raise EndpointError(f"the server ended at its start: {said[-1] if said else 'it said nothing'}")
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=1).status_code == 200:
-                return
-        time.sleep(0.1)
-    raise EndpointError(f"the server did not answer within {START_SECONDS} s")
+        cancel(jobs)  # a caller that went away frees its slots

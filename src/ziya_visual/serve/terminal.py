@@ -1,17 +1,24 @@
-"""Talk about a picture in the terminal, or answer the lines of a pipe."""
+"""Talk about pictures in the terminal, or answer the lines of a pipe."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
+
+from PIL import Image
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Message
 from ziya_visual.data.images import load_image
 from ziya_visual.infer.engine import ZiyaVisual
 
-HELP = "/image PATH looks at a picture, /reset forgets the dialogue, /quit ends"
+HELP = {
+    "en": "/image PATH ... looks at pictures, /reset forgets the dialogue, /lang zh: 中文, /quit ends;"
+    " answers come in the language of the question",
+    "zh": "/image 路径 ... 查看图片，/reset 清空对话，/lang en: English，/quit 退出；用提问的语言回答",
+}
 
 
 def chat(checkpoint: Path, *, image: Path | None = None, json_output: bool = False) -> None:
@@ -23,32 +30,40 @@ def chat(checkpoint: Path, *, image: Path | None = None, json_output: bool = Fal
         CheckpointError: the checkpoint cannot be opened.
         DataError: the picture cannot be read, or a pipe holds no question.
     """
-    picture = None if image is None else load_image(image)
+    pictures = [] if image is None else [load_image(image)]
     model = ZiyaVisual.from_pretrained(checkpoint)
-    if not sys.stdin.isatty():
-        questions = [line.strip() for line in sys.stdin if line.strip()]
-        if not questions:
-            raise DataError("no question came through the pipe; write one a line")
-        for question in questions:
-            _say(question, model.chat(picture, question), json_output)
+    if sys.stdin.isatty():
+        _talk(model, pictures, json_output)
         return
-    print(HELP)
+    questions = [line.strip() for line in sys.stdin if line.strip()]
+    if not questions:
+        raise DataError("no question came through the pipe; write one a line")
+    for question in questions:
+        _answer(model, pictures, [Message("user", question)], json_output)
+
+
+def _talk(model: ZiyaVisual, pictures: list[Image.Image], json_output: bool) -> None:
+    """A dialogue at the terminal; what is wrong with a line is said, and the dialogue goes on."""
+    print(HELP["en"])
     turns: list[Message] = []
-    while (line := _read()) is not None:
-        if line == "/quit":
-            return
-        if line == "/reset":
-            turns = []
-        elif line.startswith("/image"):
-            try:
-                picture, turns = load_image(Path(line.removeprefix("/image").strip())), []
-            except DataError as error:
-                print(error)
-        elif line:
-            turns.append(Message("user", line))
-            answer = model.chat_about(picture, turns)
-            turns.append(Message("assistant", answer))
-            _say(line, answer, json_output)
+    while (line := _read()) not in (None, "/quit"):
+        try:
+            if not line:
+                continue
+            if line == "/reset":
+                turns = []
+            elif line.startswith("/lang"):
+                print(HELP["zh" if line.removeprefix("/lang").strip() == "zh" else "en"])
+            elif line.startswith("/image"):
+                paths = shlex.split(line.removeprefix("/image"))
+                pictures, turns = [load_image(Path(path)) for path in paths], []
+            elif line.startswith("/"):
+                print(HELP["en"])
+            else:
+                asked = [*turns, Message("user", line)]
+                turns = [*asked, Message("assistant", _answer(model, pictures, asked, json_output))]
+        except (DataError, ValueError) as error:
+            print(error)
 
 
 def _read() -> str | None:
@@ -58,8 +73,13 @@ def _read() -> str | None:
         return None
 
 
-def _say(question: str, answer: str, json_output: bool) -> None:
-    print(
-        json.dumps({"question": question, "answer": answer}, ensure_ascii=False) if json_output else answer,
-        flush=True,
-    )
+def _answer(model: ZiyaVisual, pictures: list[Image.Image], asked: list[Message], json_output: bool) -> str:
+    """Print the answer to the last turn, as it comes or as one line of JSON."""
+    said = ""
+    for piece in model.stream(pictures, asked):
+        said += piece
+        if not json_output:
+            print(piece, end="", flush=True)
+    row = {"question": asked[-1].content, "answer": said}
+    print(json.dumps(row, ensure_ascii=False) if json_output else "", flush=True)
+    return said

@@ -1,0 +1,330 @@
+"""Serving beside ``transformers serve``, the same checkpoint and machine: ``runs/bench/serve.json``.
+
+    python benchmarks/serve.py [--rounds 3] [--tokens 32]
+
+The network of ``train_setting.py`` with random weights whose answers never end by themselves: every one has
+its full length. Both servers run in processes of their own, one at a time, and take turns round after round;
+callers are threads that stream through plain HTTP, each with pictures of its own. Stock serves in the dtype
+and attention that a trial finds faster; ours in bfloat16.
+
+- ``tokens_16_users``, ``tokens_1_user``: tokens a second, ours by theirs.
+- ``ttft_p95_16_users``: the 95th percentile of the seconds to the first token, ours by theirs.
+- ``reencoded_second_turn``: pictures that ours encoded again for a second question about one.
+- ``answers_equal``: of 200 mixed prompts, those whose greedy answer is stock ``generate``'s, in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import io
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from train_setting import QUERIES, SIDE, config
+from transformers import Blip2ForConditionalGeneration, PreTrainedTokenizerFast
+
+from ziya_visual.core.io import write_json
+from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
+from ziya_visual.model.model import ZiyaVisualModel
+from ziya_visual.model.processor import ZiyaProcessor
+from ziya_visual.model.tokenizers import add_chat_template
+
+USERS, TURNS = 16, 2  # answers each user asks for, one after another
+PROMPTS, LENGTH = 200, 12
+TRIALS = [("bfloat16", "sdpa"), ("bfloat16", "eager"), ("float32", "sdpa")]
+
+
+def build(folder: Path) -> None:
+    """The checkpoint in bfloat16; the end token's row is zero, so that its logit is never the highest."""
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<image>": 3}
+    vocabulary |= {f"w{number}": number for number in range(4, 32_000)}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="w4"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "w4"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    add_chat_template(tokenizer)
+    torch.manual_seed(0)
+    model = ZiyaVisualModel(config())
+    model.config.text_config.eos_token_id = 2
+    with torch.no_grad():
+        model.get_input_embeddings().weight[2] = 0
+        model.language_projection.weight.normal_(std=0.2)  # what is seen changes what is said
+    model.generation_config.eos_token_id = 2
+    model.generation_config.pad_token_id = 0
+    processor = ZiyaProcessor(tokenizer, image_size=SIDE, num_query_tokens=QUERIES)
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        save_checkpoint(folder / name, model=model.to(dtype), alignment=None, processor=processor)
+
+
+@contextlib.contextmanager
+def server(command: Sequence[str], home: Path) -> Iterator[str]:
+    """A server's address while it runs."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    with (home / "server.log").open("w") as log:
+        running = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", port], env=environment, stdout=log, stderr=log
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(900):
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{address}/health", timeout=1).status_code == 200:
+                    break
+            if running.poll() is not None:
+                sys.exit((home / "server.log").read_text()[-3000:])
+            time.sleep(0.2)
+        yield address
+    finally:
+        running.send_signal(signal.SIGTERM)
+        try:
+            running.wait(20)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+
+
+def ours(folder: Path) -> list[str]:
+    return [str(Path(sys.executable).with_name("ziya-visual")), "serve", str(folder / "bfloat16")]
+
+
+def theirs(folder: Path, dtype: str, attention: str) -> list[str]:
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder / dtype)]
+    more = ["--trust-remote-code", "--device", "cpu", "--dtype", dtype, "--attn-implementation", attention]
+    return [*command, *more]
+
+
+@dataclass
+class Timed:
+    """Of one answer: seconds to its first token and to its end, and its tokens."""
+
+    first: float
+    whole: float
+    tokens: int
+
+
+def picture(seed: int) -> str:
+    pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def question(seed: int) -> str:
+    rng = np.random.default_rng(seed)
+    return " ".join(f"w{number}" for number in rng.integers(4, 32_000, rng.integers(4, 13)))
+
+
+def about(seed: int) -> list[dict[str, Any]]:
+    shown = {"type": "image_url", "image_url": {"url": picture(seed)}}
+    return [{"role": "user", "content": [shown, {"type": "text", "text": question(seed)}]}]
+
+
+def ask(client: httpx.Client, address: str, name: str, seed: int, tokens: int) -> Timed:
+    """Stream one answer."""
+    body = {
+        "model": name,
+        "messages": about(seed),
+        "max_tokens": tokens,
+        "temperature": 0,
+        "stream": True,
+    }
+    started, first, pieces = time.perf_counter(), 0.0, 0
+    with client.stream("POST", f"{address}/v1/chat/completions", json=body) as reply:
+        assert reply.status_code == 200, reply.read()
+        for line in reply.iter_lines():
+            if not line.startswith("data: {"):
+                continue
+            for choice in json.loads(line[6:]).get("choices") or []:
+                text = choice["delta"].get("content")
+                if text:
+                    first = first or time.perf_counter() - started
+                    pieces += len(text.split())
+    return Timed(first, time.perf_counter() - started, pieces)
+
+
+def load(address: str, name: str, users: int, tokens: int, seed: int) -> dict[str, float]:
+    """Tokens a second, and the 95th percentile of the seconds to the first token."""
+    found: list[Timed] = []
+
+    def user(number: int) -> None:
+        with httpx.Client(timeout=600) as client:
+            for turn in range(TURNS):
+                found.append(ask(client, address, name, seed + 1000 * turn + number, tokens))
+
+    threads = [threading.Thread(target=user, args=(number,)) for number in range(users)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - started
+    assert len(found) == users * TURNS
+    assert {one.tokens for one in found} == {tokens}, {one.tokens for one in found}
+    firsts = sorted(one.first for one in found)
+    return {
+        "tokens_per_second": users * TURNS * tokens / seconds,
+        "ttft_p95": float(np.percentile(firsts, 95)),
+        "ttft_median": statistics.median(firsts),
+    }
+
+
+def measure(command: Sequence[str], home: Path, name: str, tokens: int, seed: int) -> dict[str, Any]:
+    """One server's turn: warmed, then one user, then sixteen."""
+    with server(command, home) as address:
+        load(address, name, 2, 4, seed + 500_000)
+        one = load(address, name, 1, tokens, seed + 10_000)
+        return {"one": one, "many": load(address, name, USERS, tokens, seed)}
+
+
+def second_turn(folder: Path, home: Path) -> int:
+    """Pictures encoded again when a dialogue goes on."""
+
+    def encoded() -> int:
+        lines = httpx.get(f"{address}/metrics").text.splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("ziya_visual_pictures_encoded"))
+
+    with server(ours(folder), home) as address, httpx.Client(timeout=600) as client:
+        dialogue = about(7)
+        for turn in range(2):
+            if turn:
+                before = encoded()
+            body = {"messages": dialogue, "max_tokens": 8}
+            said = client.post(f"{address}/v1/chat/completions", json=body).json()
+            text = said["choices"][0]["message"]["content"]
+            dialogue = [*dialogue, {"role": "assistant", "content": text}]
+            dialogue = [*dialogue, {"role": "user", "content": question(8)}]
+        return encoded() - before
+
+
+def answers_equal(folder: Path, home: Path) -> float:
+    """Mixed prompts (a picture and a question, several pictures' worth, text alone) beside ``generate``."""
+    model, _, processor = load_checkpoint(folder / "float32")
+    stock = Blip2ForConditionalGeneration.from_pretrained(folder / "float32").eval()
+    del model
+    command = [*ours(folder)[:-1], str(folder / "float32")]
+    prompts: list[list[dict[str, Any]]] = []
+    for number in range(PROMPTS):
+        text = [{"role": "user", "content": question(number)}]
+        prompts.append(text if number % 4 == 3 else about(number // 2))  # questions share pictures
+    said: dict[int, str] = {}
+    with server(command, home) as address:
+
+        def user(first: int) -> None:
+            with httpx.Client(timeout=600) as client:
+                for place in range(first, PROMPTS, USERS):
+                    body = {"messages": prompts[place], "max_tokens": LENGTH}
+                    reply = client.post(f"{address}/v1/chat/completions", json=body).json()
+                    said[place] = reply["choices"][0]["message"]["content"]
+
+        threads = [threading.Thread(target=user, args=(number,)) for number in range(USERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    equal = 0
+    for place, messages in enumerate(prompts):
+        inputs = processor.apply_chat_template(
+            [_stock_form(message) for message in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            found = stock.generate(**inputs, max_new_tokens=LENGTH, do_sample=False)
+        new = found[0, inputs["input_ids"].shape[1] :]
+        equal += processor.tokenizer.decode(new, skip_special_tokens=True) == said[place]
+    return equal / PROMPTS
+
+
+def _stock_form(message: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(message["content"], str):
+        return message
+    parts = [
+        {"type": "image", "url": part["image_url"]["url"]} if part["type"] == "image_url" else part
+        for part in message["content"]
+    ]
+    return {**message, "content": parts}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=32)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, home = Path(temporary), Path(temporary) / "home"
+        home.mkdir()
+        build(folder)
+        trials = {
+            trial: measure(theirs(folder, *trial), home, str(folder / trial[0]), 8, 900_000)
+            for trial in TRIALS
+        }
+        best = max(trials, key=lambda trial: trials[trial]["many"]["tokens_per_second"])
+        print({" ".join(trial): found for trial, found in trials.items()}, flush=True)
+        rounds = []
+        for number in range(options.rounds):
+            seed = 10 * number
+            sides = {
+                "theirs": (theirs(folder, *best), str(folder / best[0])),
+                "ours": (ours(folder), "bfloat16"),
+            }
+            rounds.append(
+                {
+                    side: measure(command, home, name, options.tokens, seed)
+                    for side, (command, name) in sides.items()
+                }
+            )
+            print(json.dumps(rounds[-1]), flush=True)
+        checks = {
+            "reencoded_second_turn": second_turn(folder, home),
+            "answers_equal": answers_equal(folder, home),
+        }
+    ratios = {}
+    for name, who, what in (
+        ("tokens_16_users", "many", "tokens_per_second"),
+        ("ttft_p95_16_users", "many", "ttft_p95"),
+        ("tokens_1_user", "one", "tokens_per_second"),
+    ):
+        values = [one["ours"][who][what] / one["theirs"][who][what] for one in rounds]
+        ratios[name] = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    result = {
+        "ratios": ratios,
+        "checks": checks,
+        "stock": " ".join(best),
+        "trials": {" ".join(trial): found for trial, found in trials.items()},
+        "rounds": rounds,
+        "versions": {name: version(name) for name in ("torch", "transformers")}
+        | {"python": platform.python_version()},
+    }
+    write_json(Path("runs/bench/serve.json"), result)
+    print(json.dumps({"ratios": ratios, "checks": checks}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

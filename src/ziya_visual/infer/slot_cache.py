@@ -1,0 +1,93 @@
+"""Keys and values of prompts that are decoded together: one buffer a layer, a row a slot.
+
+Every token is written at its own position of its slot, so that rows need not be aligned.
+
+Legend: B rows of a call, T tokens a row, H key heads, E head width, W visible positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ziya_visual.infer.prefixes import Prefix
+
+
+class SlotCache:
+    """Keys and values of all slots, and where the present call writes; stock attention calls ``update``."""
+
+    def __init__(self) -> None:
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._rows: Tensor = torch.empty(0, dtype=torch.long)
+        self._positions: Tensor = torch.empty(0, dtype=torch.long)
+        self._width = 0
+        self._reserved = (0, 0)
+
+    def reserve(self, rows: int, length: int) -> None:
+        """What will be needed soon, in rows and positions: room is made for it at once, not bit by bit."""
+        self._reserved = max(rows, self._reserved[0]), max(length, self._reserved[1])
+
+    def aim(self, rows: Tensor, positions: Tensor, width: int) -> None:
+        """The next call writes rows int64[B], side by side, at positions int64[B, T], and sees ``width``."""
+        assert rows[-1] - rows[0] + 1 == len(rows)
+        self._rows, self._positions, self._width = rows, positions, width
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
+        """Write float[B, H, T, E] and return what the rows see, float[B, H, W, E] each."""
+        if layer_idx == len(self._keys):
+            self._keys.append(keys.new_zeros(0, keys.shape[1], 0, keys.shape[3]))
+            self._values.append(values.new_zeros(0, values.shape[1], 0, values.shape[3]))
+        self._grow(layer_idx)
+        start, rows = int(self._positions[0, 0]), slice(int(self._rows[0]), int(self._rows[-1]) + 1)
+        seen = []
+        for buffer, new in ((self._keys[layer_idx], keys), (self._values[layer_idx], values)):
+            if self._positions.stride(0) == 0:  # the same positions in all rows: a plain copy
+                buffer[rows, :, start : start + new.shape[2]] = new
+            else:
+                buffer[self._rows[:, None], :, self._positions] = new.transpose(1, 2).to(buffer.dtype)
+            seen.append(buffer[rows, :, : self._width])
+        return seen[0], seen[1]
+
+    def put_prefixes(self, prefixes: Sequence[Prefix], rows: Tensor) -> None:
+        """Write prefixes of one length into rows int64[B], each from its first position."""
+        length = prefixes[0].length
+        self.aim(rows, torch.arange(length)[None].expand(len(rows), -1), length)
+        for layer in range(len(prefixes[0].keys)):
+            keys = torch.stack([prefix.keys[layer] for prefix in prefixes])
+            self.update(keys, torch.stack([prefix.values[layer] for prefix in prefixes]), layer)
+
+    def prefix(self, row: int) -> Prefix:
+        """A row, copied out of the buffers."""
+        keys, values = (
+            tuple(buffer[row, :, : self._width].clone() for buffer in buffers)
+            for buffers in (self._keys, self._values)
+        )
+        return Prefix(keys, values)
+
+    def keep(self, rows: Tensor) -> None:
+        """Move the given rows to the front, in their order; the others are given up."""
+        self._reserved = 0, self._reserved[1]
+        self._keys = [buffer[rows] for buffer in self._keys]
+        self._values = [buffer[rows] for buffer in self._values]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Of no use here, since positions are always given; stock code asks for it."""
+        return 0
+
+    def _grow(self, layer: int) -> None:
+        """Room for the rows and positions aimed at, in steps, so that copies are rare."""
+        buffer = self._keys[layer]
+        rows, length = int(self._rows.max()) + 1, max(self._width, int(self._positions.max()) + 1)
+        if rows <= buffer.shape[0] and length <= buffer.shape[2]:
+            return
+        shape = list(buffer.shape)
+        shape[0] = max(shape[0], rows, self._reserved[0])
+        shape[2] = max(shape[2], length, min(length + 64, self._reserved[1]))
+        for buffers in (self._keys, self._values):
+            grown = buffers[layer].new_zeros(shape)
+            grown[: buffer.shape[0], :, : buffer.shape[2]] = buffers[layer]
+            buffers[layer] = grown
