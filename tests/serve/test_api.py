@@ -226,6 +226,7 @@ def test_embeddings_are_those_of_the_retrieval_side(client: openai.OpenAI, model
     text, image = model.embed(["a red ring", red])
     for encoding in ({}, {"encoding_format": "float"}):
         found = client.embeddings.create(model="tiny", input=["a red ring", uri("red")], **encoding)  # type: ignore[arg-type]
+        assert found.usage.prompt_tokens == len(model.format.text_ids("a red ring"))
         assert np.allclose(found.data[0].embedding, text, atol=1e-6)
         shape = found.data[1].model_extra["shape"] if found.data[1].model_extra else None
         assert shape == [4, 16]

@@ -114,7 +114,9 @@ def usage(answers: Sequence[Answer]) -> dict[str, int]:
     return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
 
 
-def embeddings(name: str, vectors: Sequence[NDArray[np.float32]], *, in_base64: bool) -> dict[str, Any]:
+def embeddings(
+    name: str, vectors: Sequence[NDArray[np.float32]], *, tokens: int, in_base64: bool
+) -> dict[str, Any]:
     """A list of embeddings, each flat with its ``shape``: [Dp] of a text, [Q, Dp] of a picture."""
     data = [
         {
@@ -131,5 +133,5 @@ def embeddings(name: str, vectors: Sequence[NDArray[np.float32]], *, in_base64: 
         "object": "list",
         "data": data,
         "model": name,
-        "usage": {"prompt_tokens": 0, "total_tokens": 0},
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }

@@ -94,8 +94,10 @@ class Service:
         contents = await asyncio.to_thread(body.contents, fetched)
         async with self._embedding:  # one at a time: they share the processor with those who chat
             vectors = await asyncio.to_thread(model.embed, contents)
+        tokens = sum(len(model.format.text_ids(one)) for one in contents if isinstance(one, str))
         self.counts["requests"] += 1
-        return embeddings(self.name, vectors, in_base64=body.encoding_format == "base64")
+        in_base64 = body.encoding_format == "base64"
+        return embeddings(self.name, vectors, tokens=tokens, in_base64=in_base64)
 
     @property
     def metrics(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,10 +17,14 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor, nn
 
+# The others wait while the first one looks for pictures that training and validation share; where a process
+# dies torchrun ends them all, however patient they are.
+PATIENCE = timedelta(hours=12)
+
 
 def start() -> PartialState:
     """Join the processes that the launcher's environment names; on GPUs where there are any, else on CPU."""
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
 def count() -> int:
