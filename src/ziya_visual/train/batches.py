@@ -16,7 +16,6 @@ from torch.utils.data import Dataset
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example
 from ziya_visual.data.chat_format import ChatFormat
-from ziya_visual.data.images import picture_size
 from ziya_visual.data.mixture import Mixture, Part
 from ziya_visual.data.packing import IGNORE, Branch, PackedBatch, Row, pack, some_rows
 from ziya_visual.data.templates import instruct, phrase
@@ -271,6 +270,8 @@ class Batches(Dataset[Batch]):
 
 def _size_of(example: Example) -> tuple[int, int]:
     """Width and height of a record's picture, in pixels."""
+    from ziya_visual.data.images import picture_size  # where it is needed alone: Pillow
+
     assert example.image is not None
     return picture_size(Path(example.image.path) if example.image.path else example.image.bytes or b"")
 

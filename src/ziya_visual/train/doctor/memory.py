@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ziya_visual.core.config import Lora
@@ -24,6 +23,7 @@ from ziya_visual.data.packing import Lengths
 from ziya_visual.model.adapters import add_lora, freeze_all_but
 from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.packed import causal_lm, decoder_states
+from ziya_visual.model.token_loss import token_losses
 from ziya_visual.model.tree import even
 from ziya_visual.train.blocks import blocks
 from ziya_visual.train.doctor.skeleton import Skeleton, by_part, count
@@ -203,8 +203,7 @@ def _language_model_loss(model: Any, queries: Tensor, shape: Shape) -> Tensor:
     embeds = embeds.masked_scatter((ids == 1).unsqueeze(-1), model.image_prefix(queries).to(embeds.dtype))
     states = decoder_states(language_model, embeds, ids, shape.lengths)
     learnt = torch.zeros(even(shape.supervised), dtype=torch.long)
-    logits = inner.get_output_embeddings()(states[learnt]).float()
-    return F.cross_entropy(logits, learnt, reduction="none").sum()
+    return token_losses(inner.get_output_embeddings(), states[learnt], learnt).sum()
 
 
 def _pairs(count: int, length: int) -> Pairs:
