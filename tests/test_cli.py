@@ -1,10 +1,13 @@
 """The command line: quick to ask for help, one line where something is wrong."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from ziya_visual.cli import main
 
 FOLDER = "recipes/finetune-folder.yaml"
 
@@ -84,15 +87,36 @@ def test_help_needs_no_heavy_library() -> None:
         (["eval", "{tmp}", "--suite", "{tmp}/absent.jsonl", "--out", "{tmp}/o"], "absent.jsonl"),
     ],
 )
-def test_what_is_wrong_is_one_line(tmp_path: Path, arguments: list[str], text: str) -> None:
+def test_what_is_wrong_is_one_line(
+    tmp_path: Path,
+    arguments: list[str],
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In this process, since each of its own would import everything first."""
     (tmp_path / "not.png").write_text("not a picture")
     (tmp_path / "recipe.yaml").write_text("name: x\nprecison: fp32\n")
-    done = run(*(argument.format(tmp=tmp_path) for argument in arguments), text="hi\n")
-    assert done.returncode == 2, done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
+    typed = [argument.format(tmp=tmp_path) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["ziya-visual", *typed])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hi\n"))
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    one_line(capsys.readouterr().err, text.format(tmp=tmp_path))
+
+
+def one_line(said: str, text: str) -> None:
+    lines = said.strip().splitlines()
+    assert len(lines) == 1, said
     assert lines[0].startswith("error: ")
-    assert text.format(tmp=tmp_path) in lines[0]
+    assert text in lines[0]
+
+
+def test_the_command_itself_says_one_line_too(tmp_path: Path) -> None:
+    done = run("chat", str(tmp_path), text="hi\n")
+    assert done.returncode == 2, done.stderr
+    one_line(done.stderr, "no checkpoint there, config.json not found")
 
 
 def test_debug_shows_where() -> None:
