@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ziya_visual.cli import main
+from ziya_visual.core import log
 
 FOLDER = "recipes/finetune-folder.yaml"
 
@@ -20,6 +21,15 @@ def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         input=text,
         check=False,
     )
+
+
+@pytest.fixture
+def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``main`` sets of the log is set back: other tests listen to it."""
+    monkeypatch.setattr(log, "console", log.console)
+    for name, value in (("handlers", [*log.logger.handlers]), ("propagate", log.logger.propagate)):
+        monkeypatch.setattr(log.logger, name, value)
+    monkeypatch.setattr(log.logger, "level", log.logger.level)
 
 
 def test_help_needs_no_heavy_library() -> None:
@@ -93,6 +103,7 @@ def test_what_is_wrong_is_one_line(
     text: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    own_log: None,
 ) -> None:
     """In this process, since each of its own would import everything first."""
     (tmp_path / "not.png").write_text("not a picture")
