@@ -117,14 +117,32 @@ def test_a_dialogue_with_a_picture(
     assert page.faults == []
 
 
-def test_a_search_and_where_it_looks(browser: Any, page_at: tuple[str, Path], pictures: list[str]) -> None:
+def test_where_it_looks_is_shown(browser: Any, page_at: tuple[str, Path], pictures: list[str]) -> None:
     page = opened(browser, page_at[0], "zh-CN", PHONE)
     page.get_by_role("tab", name="关注区域").click()
-    page.locator("input[type=file]:visible, input[type=file]").nth(1).set_input_files(pictures[1])
-    page.wait_for_timeout(500)
-    page.get_by_role("button", name="显示").first.click()
-    page.wait_for_timeout(2500)
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    panel.locator("input[type=file]").first.set_input_files(pictures[1])
+    playwright.expect(panel.locator("img")).to_have_count(1, timeout=30_000)
+    panel.get_by_role("button", name="显示").click()
+    playwright.expect(panel.locator("img")).to_have_count(2, timeout=30_000)
     keep(page, "look")
+    assert page.faults == []
+
+
+def test_a_search_puts_the_best_first(
+    browser: Any, page_at: tuple[str, Path], model: ZiyaVisual, pictures: list[str]
+) -> None:
+    page = opened(browser, page_at[0], "en-US", WIDE)
+    page.get_by_role("tab", name="Find pictures").click()
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    panel.locator("input[type=file]").first.set_input_files(pictures)
+    panel.get_by_label("What they show").fill("a red ring")
+    page.wait_for_timeout(1000)
+    panel.get_by_role("button", name="Search").click()
+    text, *shown = model.embed(["a red ring", *map(Path, pictures)])
+    best = max(float((one @ text).max()) for one in shown)
+    page.get_by_text(f"{best:.3f}").first.wait_for(timeout=30_000)
+    keep(page, "find")
     assert page.faults == []
 
 

@@ -178,7 +178,7 @@ def serve(
     """Serve a checkpoint through an OpenAI-compatible API."""
     from ziya_visual.serve.server import serve as run
 
-    hosts = (allow_image_hosts or "").split(",") if allow_image_hosts else ()
+    hosts = allow_image_hosts.split(",") if allow_image_hosts else ()
     run(checkpoint, host=host, port=port, api_key_env=api_key_env, image_hosts=hosts)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -13,7 +12,6 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
-from ziya_visual.core import log
 from ziya_visual.core.errors import DataError
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.scheduler import BusyError, Finished, LateError, Piece, Scheduler
@@ -160,7 +158,6 @@ def create_app(
 
     @app.post("/v1/chat/completions")
     async def complete(body: ChatRequest, request: Request) -> Any:
-        started = time.monotonic()
         jobs, pieces = await service.submit(body)
         answers = [Answer() for _ in jobs]
         form = Form(model, name, logprobs=bool(body.logprobs))
@@ -169,7 +166,6 @@ def create_app(
             events = _events(service, jobs, pieces, answers, form, usage)
             return StreamingResponse(events, media_type="text/event-stream")
         await _whole(service, jobs, pieces, answers, request)
-        log.logger.debug("answered in %.2f s", time.monotonic() - started)
         return JSONResponse(form.whole(answers))
 
     return app

@@ -133,9 +133,7 @@ def _look(model: ZiyaVisual, words: Any) -> None:
 
     with gradio.Row():
         with gradio.Column(min_width=WIDTH):
-            picture = gradio.Image(type="pil", label=words("picture"), sources=["upload", "clipboard"])
-            question = gradio.Textbox(label=words("question"))
-            button = gradio.Button(words("show"), variant="primary")
+            picture, question, button = _asking(words)
         with gradio.Column(min_width=WIDTH):
             seen = gradio.Image(label=words("seen"), interactive=False)
     button.click(show, [picture, question], seen, api_visibility="private")
@@ -178,9 +176,7 @@ def _compare(models: tuple[ZiyaVisual, ZiyaVisual], names: tuple[str, str], vote
     duel = gradio.State()
     with gradio.Row():
         with gradio.Column(min_width=WIDTH):
-            picture = gradio.Image(type="pil", label=words("picture"), sources=["upload", "clipboard"])
-            question = gradio.Textbox(label=words("question"))
-            button = gradio.Button(words("show"), variant="primary")
+            picture, question, button = _asking(words)
         with gradio.Column(min_width=WIDTH):
             with gradio.Row():
                 shown = [gradio.Textbox(label=words(side), lines=4) for side in ("left", "right")]
@@ -195,6 +191,15 @@ def _compare(models: tuple[ZiyaVisual, ZiyaVisual], names: tuple[str, str], vote
         pressed.click(
             lambda duel, choice=choice: vote(duel, choice), duel, [count, *buttons], api_visibility="private"
         )
+
+
+def _asking(words: Any) -> tuple[Any, Any, Any]:
+    """A picture, a question, and the button to press."""
+    return (
+        gradio.Image(type="pil", label=words("picture"), sources=["upload", "clipboard"]),
+        gradio.Textbox(label=words("question")),
+        gradio.Button(words("show"), variant="primary"),
+    )
 
 
 def _shown(picture: Image.Image | None) -> Image.Image:
