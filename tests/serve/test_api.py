@@ -1,9 +1,6 @@
 """The server over real HTTP, asked by the ``openai`` client as anybody would."""
 
-import base64
-import io
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +8,14 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from asking import HEADERS, about, uri
 from PIL import Image
 
 from ziya_visual.core.errors import ConfigError, EndpointError
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat_format import Turn
-from ziya_visual.infer import scheduler
-from ziya_visual.infer.decode import Decoder
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.infer.scheduler import BusyError, Scheduler
-from ziya_visual.serve.api import create_app
 from ziya_visual.serve.server import running_server, serve
-
-HEADERS = {"Authorization": "Bearer sesame"}
-JSON = {"Content-Type": "application/json"}
-
-
-def uri(color: str = "red", kind: str = "PNG") -> str:
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 16), color).save(buffer, kind)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def about(picture: str, question: str) -> list[Any]:
-    parts = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": question}]
-    return [{"role": "user", "content": parts}]
 
 
 def test_an_answer_is_the_models_own(client: openai.OpenAI, model: ZiyaVisual) -> None:
@@ -299,53 +279,3 @@ def test_messages_as_langchain_and_llamaindex_write_them(url: str) -> None:
         reply = httpx.post(f"{url}/v1/chat/completions", json=body, headers=HEADERS)
         assert reply.status_code == 200, reply.text
         assert reply.json()["choices"][0]["message"]["role"] == "assistant"
-
-
-def test_who_may_ask_and_how_much(url: str, model: ZiyaVisual, serve_app: Any) -> None:
-    path = f"{url}/v1/chat/completions"
-    assert httpx.post(path, content=b"x" * 33_000_000, headers=HEADERS).status_code == 413
-
-    def endless() -> Iterator[bytes]:
-        for _ in range(330):
-            yield b"x" * 100_000
-
-    with httpx.Client() as some:
-        assert some.post(path, content=endless(), headers=JSON | HEADERS).status_code == 413
-    refused = httpx.options(
-        path, headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
-    )
-    assert "access-control-allow-origin" not in refused.headers
-    with serve_app(create_app(model, name="open")) as address:
-        assert httpx.get(f"{address}/v1/models").status_code == 200
-        rebound = httpx.get(f"{address}/v1/models", headers={"Host": "evil.example"})
-        assert rebound.status_code == 403
-        assert "own machine" in rebound.json()["error"]["message"]
-
-
-def test_a_full_queue_says_when_to_come_again(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise BusyError("many requests are waiting already")
-
-    monkeypatch.setattr(Scheduler, "submit", full)
-    with pytest.raises(openai.RateLimitError) as caught:
-        client.chat.completions.create(model="tiny", messages=about(uri(), "x"))
-    assert caught.value.response.headers["retry-after"] == "2"
-
-
-def test_a_fault_in_a_step_is_told_and_does_not_end_the_server(
-    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ask: dict[str, Any] = {"model": "tiny", "messages": about(uri(), "x"), "max_tokens": 30}
-    with monkeypatch.context() as patched:
-        patched.setattr(Decoder, "step", lambda _: 1 / 0)
-        with pytest.raises(openai.InternalServerError, match="ZeroDivisionError"):
-            client.chat.completions.create(**ask)
-    assert client.chat.completions.create(**ask).choices[0].message.content
-
-
-def test_an_answer_that_takes_too_long_is_given_up(
-    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scheduler, "LIMIT_SECONDS", 0.0)
-    with pytest.raises(openai.InternalServerError, match="not done within"):
-        client.chat.completions.create(model="tiny", messages=about(uri(), "x"), max_tokens=400)
