@@ -17,20 +17,14 @@ from __future__ import annotations
 
 import argparse
 import base64
-import contextlib
 import io
 import json
-import os
 import platform
-import signal
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -40,82 +34,16 @@ import httpx
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
-from train_setting import QUERIES, SIDE, config
-from transformers import Blip2ForConditionalGeneration, PreTrainedTokenizerFast
+from serve_sides import build, ours, server, theirs
+from train_setting import SIDE
+from transformers import Blip2ForConditionalGeneration
 
 from ziya_visual.core.io import write_json
-from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
-from ziya_visual.model.model import ZiyaVisualModel
-from ziya_visual.model.processor import ZiyaProcessor
-from ziya_visual.model.tokenizers import add_chat_template
+from ziya_visual.model.checkpoint import load_checkpoint
 
 USERS, TURNS = 16, 2  # answers each user asks for, one after another
 PROMPTS, LENGTH = 200, 12
 TRIALS = [("bfloat16", "sdpa"), ("bfloat16", "eager"), ("float32", "sdpa")]
-
-
-def build(folder: Path) -> None:
-    """The checkpoint in bfloat16; the end token's row is zero, so that its logit is never the highest."""
-    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<image>": 3}
-    vocabulary |= {f"w{number}": number for number in range(4, 32_000)}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="w4"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "w4"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **names)
-    tokenizer.add_tokens(["<image>"], special_tokens=True)
-    add_chat_template(tokenizer)
-    torch.manual_seed(0)
-    model = ZiyaVisualModel(config())
-    model.config.text_config.eos_token_id = 2
-    with torch.no_grad():
-        model.get_input_embeddings().weight[2] = 0
-        model.language_projection.weight.normal_(std=0.2)  # what is seen changes what is said
-    model.generation_config.eos_token_id = 2
-    model.generation_config.pad_token_id = 0
-    processor = ZiyaProcessor(tokenizer, image_size=SIDE, num_query_tokens=QUERIES)
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        save_checkpoint(folder / name, model=model.to(dtype), alignment=None, processor=processor)
-
-
-@contextlib.contextmanager
-def server(command: Sequence[str], home: Path) -> Iterator[str]:
-    """A server's address while it runs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    with (home / "server.log").open("w") as log:
-        running = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", port], env=environment, stdout=log, stderr=log
-        )
-    try:
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(900):
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{address}/health", timeout=1).status_code == 200:
-                    break
-            if running.poll() is not None:
-                sys.exit((home / "server.log").read_text()[-3000:])
-            time.sleep(0.2)
-        yield address
-    finally:
-        running.send_signal(signal.SIGTERM)
-        try:
-            running.wait(20)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
-
-
-def ours(folder: Path) -> list[str]:
-    return [str(Path(sys.executable).with_name("ziya-visual")), "serve", str(folder / "bfloat16")]
-
-
-def theirs(folder: Path, dtype: str, attention: str) -> list[str]:
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder / dtype)]
-    more = ["--trust-remote-code", "--device", "cpu", "--dtype", dtype, "--attn-implementation", attention]
-    return [*command, *more]
 
 
 @dataclass
@@ -223,9 +151,8 @@ def second_turn(folder: Path, home: Path) -> int:
 
 def answers_equal(folder: Path, home: Path) -> float:
     """Mixed prompts (a picture and a question, several pictures' worth, text alone) beside ``generate``."""
-    model, _, processor = load_checkpoint(folder / "float32")
+    *_, processor = load_checkpoint(folder / "float32")
     stock = Blip2ForConditionalGeneration.from_pretrained(folder / "float32").eval()
-    del model
     command = [*ours(folder)[:-1], str(folder / "float32")]
     prompts: list[list[dict[str, Any]]] = []
     for number in range(PROMPTS):
