@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ziya_visual.infer.decode import Decoder, Prompt, Sampling, compute_prefixes, generate
+from ziya_visual.infer.decode import PADDING, Decoder, Prompt, Sampling, alike, compute_prefixes, generate
 from ziya_visual.infer.prefixes import Prefix
 from ziya_visual.model.attention import PLAIN
 
@@ -94,7 +96,7 @@ def test_log_probabilities_are_those_of_the_logits(model: LlamaForCausalLM) -> N
     decoder.add([Prompt([5, 6, 7], 4, sampling=Sampling(top_logprobs=3)), Prompt([9], 4)], [0, 1])
     for _ in range(3):
         decoder.step()
-    first, second = decoder.slots
+    first, second = sorted(decoder.slots, key=lambda slot: slot.tag)
     assert not second.likelihoods
     with torch.no_grad():
         logits = model(torch.tensor([[5, 6, 7, *first.tokens]])).logits[0, 2:-1]
@@ -102,6 +104,16 @@ def test_log_probabilities_are_those_of_the_logits(model: LlamaForCausalLM) -> N
     for row, found in zip(expected, first.likelihoods, strict=True):
         assert found.logprob == pytest.approx(row[found.token].item(), abs=1e-4)
         assert [token for token, _ in found.likeliest] == row.topk(3).indices.tolist()
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=60))
+def test_what_is_prefilled_together_needs_little_padding(lengths: list[int]) -> None:
+    groups = alike(lengths)
+    assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
+    for group in groups:
+        longest = max(lengths[place] for place in group)
+        assert sum(longest - lengths[place] for place in group) <= PADDING
+    assert len(groups) <= len(set(lengths))
 
 
 def test_nothing_asked_is_nothing_answered(model: LlamaForCausalLM) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ziya_visual.infer.prefixes import Prefix
 from ziya_visual.infer.slot_cache import SlotCache
 
-LONGER = 1.5  # than the shortest prompt of a group that is prefilled together
+PADDING = 64  # tokens at most in what is prefilled together: beyond, another pass is cheaper
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,15 @@ class Decoder:
             prompts: all with prefixes of one length, or all without.
             tags: the caller's name of each.
         """
+        self.reserve(prompts)
+        for places in alike([len(prompt.ids) for prompt in prompts]):
+            self._prefill([prompts[place] for place in places], [tags[place] for place in places])
+
+    def _prefill(self, prompts: Sequence[Prompt], tags: Sequence[int]) -> None:
+        """In one pass, padded to the longest."""
         first = len(self.slots)
         rows = torch.arange(first, first + len(prompts))
         starts = _starts(prompts[0])
-        self.reserve(prompts)
         if starts:
             self._cache.put_prefixes([prompt.prefix for prompt in prompts if prompt.prefix], rows)
         lengths = torch.tensor([len(prompt.ids) for prompt in prompts])
@@ -220,9 +225,7 @@ def generate(
         free = rows - len(decoder.slots)
         if waiting and free >= min(max(1, rows // 2), len(waiting)):
             some, waiting = waiting[:free], waiting[free:]
-            decoder.reserve([prompts[place] for place in some])
-            for group in _alike(some, prompts):
-                decoder.add([prompts[place] for place in group], group)
+            decoder.add([prompts[place] for place in some], some)
         else:
             decoder.step()
         for slot in decoder.slots:
@@ -233,12 +236,15 @@ def generate(
     return answers
 
 
-def _alike(places: Sequence[int], prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Places, shortest prompt first, in groups that need little padding."""
+def alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Places, the shortest first, in groups that need little padding."""
     groups: list[list[int]] = []
-    for place in places:
-        if groups and len(prompts[place].ids) <= LONGER * len(prompts[groups[-1][0]].ids):
-            groups[-1].append(place)
-        else:
-            groups.append([place])
+    padding = longest = 0
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        padding += (lengths[place] - longest) * len(groups[-1]) if groups else 0
+        longest = lengths[place]
+        if not groups or padding > PADDING:
+            groups.append([])
+            padding = 0
+        groups[-1].append(place)
     return groups

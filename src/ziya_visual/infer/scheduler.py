@@ -190,11 +190,11 @@ class Scheduler:
         """Give each caller what is new of its answer, and free the slots of those that ended."""
         for slot in self._decoder.slots:
             request = self._active.get(slot.tag)
-            if request is not None:
+            if request is None:
+                slot.done = True  # also of a group that failed after its first prompts were computed
+            else:
                 self._tell(slot, request)
         if not self._active:
-            for slot in self._decoder.slots:
-                slot.done = True
             self._decoder.drop_done()
 
     def _tell(self, slot: Slot, request: Request) -> None:

@@ -38,10 +38,7 @@ class SlotCache:
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
         """Write float[B, H, T, E] and return what the rows see, float[B, H, W, E] each."""
-        if layer_idx == len(self._keys):
-            self._keys.append(keys.new_zeros(0, keys.shape[1], 0, keys.shape[3]))
-            self._values.append(values.new_zeros(0, values.shape[1], 0, values.shape[3]))
-        self._grow(layer_idx)
+        self._grow(layer_idx, keys[0], values[0])
         start, rows = int(self._positions[0, 0]), slice(int(self._rows[0]), int(self._rows[-1]) + 1)
         seen = []
         for buffer, new in ((self._keys[layer_idx], keys), (self._values[layer_idx], values)):
@@ -56,9 +53,11 @@ class SlotCache:
         """Write prefixes of one length into rows int64[B], each from its first position."""
         length = prefixes[0].length
         self.aim(rows, torch.arange(length)[None].expand(len(rows), -1), length)
-        for layer in range(len(prefixes[0].keys)):
-            keys = torch.stack([prefix.keys[layer] for prefix in prefixes])
-            self.update(keys, torch.stack([prefix.values[layer] for prefix in prefixes]), layer)
+        for layer, (keys, values) in enumerate(zip(prefixes[0].keys, prefixes[0].values, strict=True)):
+            self._grow(layer, keys, values)
+            for row, prefix in zip(rows.tolist(), prefixes, strict=True):
+                self._keys[layer][row, :, :length] = prefix.keys[layer]
+                self._values[layer][row, :, :length] = prefix.values[layer]
 
     def prefix(self, row: int) -> Prefix:
         """A row, copied out of the buffers."""
@@ -78,8 +77,14 @@ class SlotCache:
         """Of no use here, since positions are always given; stock code asks for it."""
         return 0
 
-    def _grow(self, layer: int) -> None:
-        """Room for the rows and positions aimed at, in steps, so that copies are rare."""
+    def _grow(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Room for the rows and positions aimed at, in steps, so that copies are rare.
+
+        A new layer has the heads and widths of what is written there, float[H, any, E].
+        """
+        if layer == len(self._keys):
+            self._keys.append(keys.new_zeros(0, keys.shape[0], 0, keys.shape[2]))
+            self._values.append(values.new_zeros(0, values.shape[0], 0, values.shape[2]))
         buffer = self._keys[layer]
         rows, length = int(self._rows.max()) + 1, max(self._width, int(self._positions.max()) + 1)
         if rows <= buffer.shape[0] and length <= buffer.shape[2]:

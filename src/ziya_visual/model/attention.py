@@ -1,7 +1,8 @@
 """Plain attention in the compute dtype, for CPUs, and over packed rows by their segments.
 
 On rows of a few hundred tokens with a dense mask the CPU's SDPA spends most of a step in its backward pass
-(docs/log.md). Importing this module registers the name ``plain`` with transformers.
+(docs/log.md). Without gradients SDPA is the faster one, and taken. Importing this module registers the name
+``plain`` with transformers.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
@@ -40,7 +42,13 @@ def plain_attention(
     if tree is None:
         if attention_mask is not None and attention_mask.numel() == 0:
             raise ValueError(f"{type(module).__name__} does not hand `tree` on to its attention; use `sdpa`")
-        return softmax_attention(query, key, value, attention_mask, scale), None
+        if torch.is_grad_enabled():
+            return softmax_attention(query, key, value, attention_mask, scale), None
+        mask = None if attention_mask is None else _additive(attention_mask, query.dtype)
+        seen = functional.scaled_dot_product_attention(
+            query, key, value, mask, scale=scale, enable_gqa=key.shape[1] != query.shape[1]
+        )
+        return seen.transpose(1, 2).contiguous(), None
     return tree_attention(query, key, value, tree, scale), None
 
 
