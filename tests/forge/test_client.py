@@ -16,8 +16,9 @@ from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.io import read_jsonl
 from ziya_visual.forge.client import ask_all
 from ziya_visual.forge.cost import Budget
+from ziya_visual.forge.endpoint import Client
 from ziya_visual.forge.flow import Gate, Pace
-from ziya_visual.forge.ledger import Ledger, Outcome
+from ziya_visual.forge.ledger import Ledger, Outcome, read_totals
 from ziya_visual.forge.translate import translate
 
 FAST = {"backoff_seconds": 0.01, "timeout_seconds": 5.0}
@@ -201,3 +202,21 @@ def test_one_more_opinion(
     )
     assert set(found.rejected) == reasons
     assert len(endpoint.prompts) == 2
+
+
+def test_a_request_is_known_as_in_flight_before_it_is_sent(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[int] = []
+    send = Client.ask
+
+    async def looking(self: Client, key: str, body: dict[str, Any]) -> Outcome:
+        states.append(read_totals(tmp_path)["states"]["in_flight"])
+        return await send(self, key, body)
+
+    monkeypatch.setattr(Client, "ask", looking)
+    with Ledger(tmp_path) as ledger:
+        ask(ledger, endpoint, 12, concurrency=4)
+    assert len(states) == 12
+    assert min(states) >= 1
+    assert states[:4] == [4] * 4

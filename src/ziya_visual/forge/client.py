@@ -24,26 +24,29 @@ class _Committer:
         self._ledger = ledger
         self._seconds = seconds
         self._started: list[str] = []
-        self._ended: list[tuple[Outcome, asyncio.Future[None]]] = []
+        self._ended: list[Outcome] = []
+        self._committed: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, key: str) -> None:
+    def start(self, key: str) -> asyncio.Future[None]:
+        """Done once it is committed that the request is in flight."""
         self._started.append(key)
-        self._schedule()
+        return self._scheduled()
 
-    async def finish(self, outcome: Outcome) -> None:
-        """Return once the outcome is committed."""
-        future = asyncio.get_running_loop().create_future()
-        self._ended.append((outcome, future))
+    def finish(self, outcome: Outcome) -> asyncio.Future[None]:
+        """Done once the outcome is committed."""
+        self._ended.append(outcome)
+        committed = self._scheduled()
         if len(self._ended) >= COMMIT_ROWS:
             self.commit()
-        else:
-            self._schedule()
-        await future
+        return committed
 
-    def _schedule(self) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._seconds, self.commit)
+    def _scheduled(self) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        if self._committed is None:
+            self._committed = loop.create_future()
+            self._timer = loop.call_later(self._seconds, self.commit)
+        return self._committed
 
     def commit(self) -> None:
         if self._timer is not None:
@@ -51,19 +54,15 @@ class _Committer:
             self._timer = None
         started, self._started = self._started, []
         ended, self._ended = self._ended, []
-        try:
-            if started or ended:
-                self._ledger.record(started, [outcome for outcome, _ in ended])
-        except Exception as error:
-            for _, future in ended:
-                if not future.done():
-                    future.set_exception(error)
-            if not ended:
-                raise
+        committed, self._committed = self._committed, None
+        if committed is None:
             return
-        for _, future in ended:
-            if not future.done():
-                future.set_result(None)
+        try:
+            self._ledger.record(started, ended)
+        except Exception as error:
+            committed.set_exception(error)
+        else:
+            committed.set_result(None)
 
 
 class _Pool:
@@ -97,7 +96,9 @@ class _Pool:
                 body = self._ledger.body(key)
                 if self._budget is not None and not await self._budget.reserve(key, body):
                     return
-                self._committer.start(key)
+                marked = self._committer.start(key)
+                if self._settle_first:
+                    await asyncio.shield(marked)  # so that what a kill may repeat is known
                 self.sent += 1
                 outcome = await self._client.ask(key, body)
                 if self._budget is not None:
@@ -112,7 +113,7 @@ class _Pool:
                 group.create_task(work(group))
 
     async def _settle(self, outcome: Outcome) -> None:
-        await self._committer.finish(outcome)
+        await asyncio.shield(self._committer.finish(outcome))
         self._on_done(outcome)
 
     def _count(self, outcome: Outcome) -> None:
