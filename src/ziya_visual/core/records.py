@@ -7,9 +7,9 @@ Everything that data becomes, from an imported file to a forged translation to a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from ziya_visual.core.errors import DataError
 
@@ -126,66 +126,71 @@ def example_from_dict(row: Mapping[str, Any]) -> Example:
     Raises:
         DataError: a missing or unknown field, an unknown role or task, an image with neither path nor bytes.
     """
-    if not _NEEDED <= row.keys() or not row.keys() <= _KNOWN:
+    names = row.keys()
+    if not (_NEEDED <= names <= _KNOWN):
         unknown = [key for key in row if key not in _KNOWN]
         missing = [key for key in ("id", "lang", "task", "messages") if key not in row]
         raise DataError(f"record {row.get('id', '?')!r}: missing fields {missing}, unknown fields {unknown}")
-    where = f"record {row['id']!r}"
+    name, task = str(row["id"]), row["task"]
+    if task not in TASKS:
+        raise DataError(f"record {name!r}: task {task!r} is not one of {', '.join(TASKS)}")
     meta = row.get("meta")
-    if row["task"] not in TASKS:
-        raise DataError(f"{where}: task {row['task']!r} is not one of {', '.join(TASKS)}")
     return Example(
-        id=str(row["id"]),
-        lang=str(row["lang"]),
-        task=str(row["task"]),
-        messages=tuple([_message(turn, where) for turn in _list(row["messages"], "messages", where)]),
-        image=_image(row.get("image"), where),
-        image_id=row.get("image_id"),
-        answers=tuple(map(str, _list(row["answers"], "answers", where))) if "answers" in row else (),
-        boxes=tuple(_box(b, where) for b in _list(row["boxes"], "boxes", where)) if "boxes" in row else (),
-        meta={str(k): str(v) for k, v in dict(meta).items()} if meta else {},
-        source=str(row.get("source", "")),
-        provenance=_provenance(row.get("provenance"), where),
+        name,
+        str(row["lang"]),
+        str(task),
+        tuple([_message(turn, name) for turn in _list(row, "messages", name)]),
+        _image(row.get("image"), name),
+        row.get("image_id"),
+        tuple(map(str, _list(row, "answers", name))) if "answers" in row else (),
+        tuple([_box(box, name) for box in _list(row, "boxes", name)]) if "boxes" in row else (),
+        {str(k): str(v) for k, v in dict(meta).items()} if meta else {},
+        str(row.get("source", "")),
+        _provenance(row.get("provenance"), name),
     )
 
 
-def _list(value: Any, name: str, where: str) -> list[Any]:
+def _list(row: Mapping[str, Any], field_name: str, record: str) -> Sequence[Any]:
+    value = row[field_name]
     if not isinstance(value, list | tuple):
-        raise DataError(f"{where}: {name} is {type(value).__name__}, expected a list")
-    return list(value)
+        raise DataError(f"record {record!r}: {field_name} is {type(value).__name__}, expected a list")
+    return value
 
 
-def _message(turn: Any, where: str) -> Message:
-    role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
+def _message(turn: Any, record: str) -> Message:
+    role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
     if role not in ROLES or not isinstance(content, str):
         shown = json.dumps(turn, ensure_ascii=False, default=str)[:80]
         raise DataError(
-            f"{where}: {shown} is no message; expected a role of {', '.join(ROLES)} and a string content"
+            f"record {record!r}: {shown} is no message;"
+            f" expected a role of {', '.join(ROLES)} and a string content"
         )
-    return Message(role=cast(Role, role), content=content)
+    return Message(role, content)
 
 
-def _image(value: Any, where: str) -> ImageRef | None:
+def _image(value: Any, record: str) -> ImageRef | None:
     if value is None:
         return None
-    image = ImageRef(path=value.get("path"), bytes=value.get("bytes"))
+    image = ImageRef(value.get("path"), value.get("bytes"))
     if (image.path is None) == (image.bytes is None):
-        raise DataError(f"{where}: an image has either a path or bytes")
+        raise DataError(f"record {record!r}: an image has either a path or bytes")
     return image
 
 
-def _box(value: Any, where: str) -> Box:
+def _box(value: Any, record: str) -> Box:
     try:
         x0, y0, x1, y1 = (float(v) for v in value["xyxy"])
         return Box(label=str(value["label"]), xyxy=(x0, y0, x1, y1))
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{where}: a box needs a label and four numbers xyxy, found {value!r}") from error
+        raise DataError(
+            f"record {record!r}: a box needs a label and four numbers xyxy, found {value!r}"
+        ) from error
 
 
-def _provenance(value: Any, where: str) -> Provenance:
+def _provenance(value: Any, record: str) -> Provenance:
     if value is None:
         return UNTOLD
     unknown = [key for key in value if key not in Provenance.__dataclass_fields__]
     if unknown:
-        raise DataError(f"{where}: unknown provenance fields {unknown}")
+        raise DataError(f"record {record!r}: unknown provenance fields {unknown}")
     return Provenance(**{**value, "checks": tuple(value.get("checks", ()))})

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.core.io import canonical_json, hash_bytes
@@ -76,8 +76,7 @@ class Outcome:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """Record ``record`` is served by ``request`` in ``round``: from line ``line`` of the ``lines`` it has."""
 
     record: str
@@ -157,11 +156,10 @@ class Ledger:
 
     def plan(self, asks: Iterable[Ask]) -> None:
         """Remember which request serves which record; a record keeps its first request of a round."""
-        rows = [(ask.record, ask.round, ask.request, ask.line, ask.lines) for ask in asks]
         with self.transaction():
             self._db.executemany(
                 "INSERT OR IGNORE INTO plans VALUES (?, ?, (SELECT rowid FROM requests WHERE key = ?), ?, ?)",
-                rows,
+                asks,
             )
 
     def planned(self, records: Sequence[str]) -> dict[str, list[Ask]]:
