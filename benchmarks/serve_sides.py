@@ -77,8 +77,9 @@ def server(command: Sequence[str], home: Path) -> Iterator[str]:
             running.wait()
 
 
-def ours(folder: Path) -> list[str]:
-    return [str(Path(sys.executable).with_name("ziya-visual")), "serve", str(folder / "bfloat16")]
+def ours(folder: Path, dtype: str) -> list[str]:
+    saved = folder / ("bfloat16" if dtype == "int8" else dtype)
+    return [str(Path(sys.executable).with_name("ziya-visual")), "serve", str(saved), "--dtype", dtype]
 
 
 def theirs(folder: Path, dtype: str, attention: str) -> list[str]:

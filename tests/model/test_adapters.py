@@ -14,7 +14,7 @@ from tiny_models import LANGUAGE_MODELS, logits, tiny, tiny_tokenizer
 from transformers import Blip2ForConditionalGeneration
 
 from ziya_visual.core.errors import CheckpointError, ConfigError
-from ziya_visual.infer.engine import open_model
+from ziya_visual.infer.opening import open_model
 from ziya_visual.model.adapter_files import load_adapter, save_adapter
 from ziya_visual.model.adapters import add_lora, chosen, freeze_all_but, linear_names, merge_lora, parts_of
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint

@@ -25,6 +25,10 @@ app.add_typer(data, name="data")
 
 Host = Annotated[str, typer.Option(help="Address to listen on; a public one needs a key.")]
 Port = Annotated[int, typer.Option(min=0, max=65535)]
+Weights = Annotated[
+    Literal["auto", "float32", "bfloat16", "int8"],
+    typer.Option(help="Of the weights in memory; int8 is for a CPU and few users, auto as they were saved."),
+]
 KeyEnv = Annotated[str | None, typer.Option(help="Environment variable with the key.")]
 
 
@@ -158,11 +162,12 @@ def chat(
     checkpoint: Checkpoint,
     image: Annotated[Path | None, typer.Option(help="The picture to talk about.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="One JSON line an answer.")] = False,
+    dtype: Weights = "auto",
 ) -> None:
     """Talk about a picture in the terminal, or answer the questions of a pipe, one a line."""
     from ziya_visual.serve.terminal import chat as run
 
-    run(checkpoint, image=image, json_output=json_output)
+    run(checkpoint, image=image, json_output=json_output, dtype=dtype)
 
 
 @app.command()
@@ -174,12 +179,13 @@ def serve(
     allow_image_hosts: Annotated[
         str | None, typer.Option(help="Fetch pictures from these hosts, with commas; else from none.")
     ] = None,
+    dtype: Weights = "auto",
 ) -> None:
     """Serve a checkpoint through an OpenAI-compatible API."""
     from ziya_visual.serve.server import serve as run
 
     hosts = allow_image_hosts.split(",") if allow_image_hosts else ()
-    run(checkpoint, host=host, port=port, api_key_env=api_key_env, image_hosts=hosts)
+    run(checkpoint, host=host, port=port, api_key_env=api_key_env, image_hosts=hosts, dtype=dtype)
 
 
 @app.command()
@@ -190,11 +196,20 @@ def web(
     host: Host = "127.0.0.1",
     port: Port = 7860,
     api_key_env: KeyEnv = None,
+    dtype: Weights = "auto",
 ) -> None:
     """Open a web page to talk about pictures."""
     from ziya_visual.serve.web import web as run
 
-    run(checkpoint, against=against, votes=votes, host=host, port=port, api_key_env=api_key_env)
+    run(
+        checkpoint,
+        against=against,
+        votes=votes,
+        host=host,
+        port=port,
+        api_key_env=api_key_env,
+        dtype=dtype,
+    )
 
 
 @app.command()

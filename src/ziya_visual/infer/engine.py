@@ -17,19 +17,18 @@ from PIL import Image
 from torch import Tensor
 
 from ziya_visual.core.errors import CheckpointError, DataError
-from ziya_visual.core.io import read_json
 from ziya_visual.core.records import Example, Message
 from ziya_visual.data.chat_format import Said
 from ziya_visual.data.images import Pictures, open_picture, open_pictures
 from ziya_visual.data.text_batch import text_batch
 from ziya_visual.infer.decode import Decoder, Prompt, Sampling, compute_prefixes, generate
+from ziya_visual.infer.int8 import Dtype, quantize, read_as
 from ziya_visual.infer.prefixes import ByteCache, Prefix, Shown, kept, named
 from ziya_visual.infer.text_model import TextModel
-from ziya_visual.model.adapter_files import RECORD
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.checkpoint import load_checkpoint
-from ziya_visual.model.interop import ALIGNMENT, CONFIGS
+from ziya_visual.model.interop import ALIGNMENT
 from ziya_visual.model.model import VisualModel, ZiyaInstructModel
 from ziya_visual.model.processor import ZiyaProcessor
 
@@ -57,9 +56,21 @@ class ZiyaVisual(TextModel):
         self.kept: ByteCache[Prefix] = ByteCache(KEPT_BYTES)
 
     @staticmethod
-    def from_pretrained(folder: Path | str) -> ZiyaVisual:
-        """Open a checkpoint folder; ``CheckpointError`` in one line where that fails."""
-        return ZiyaVisual(*load_checkpoint(Path(folder), attention=PLAIN))
+    def from_pretrained(folder: Path | str, *, dtype: Dtype = "auto") -> ZiyaVisual:
+        """Open a checkpoint folder.
+
+        Args:
+            folder: see :func:`~ziya_visual.model.checkpoint.load_checkpoint`.
+            dtype: of the weights in memory: as they were saved, or one by name. ``int8`` keeps the language
+                model's linear layers in eight bits and computes in bfloat16.
+
+        Raises:
+            CheckpointError: in one line.
+        """
+        model = ZiyaVisual(*load_checkpoint(Path(folder), attention=PLAIN, dtype=read_as(dtype)))
+        if dtype == "int8":
+            quantize(model.language_model)
+        return model
 
     def chat_about(self, images: Pictures, messages: Sequence[Said], *, max_new_tokens: int = 128) -> str:
         """The greedy answer to a dialogue about pictures, or about none.
@@ -281,18 +292,3 @@ class ZiyaVisual(TextModel):
             if slot.done:
                 return
             decoder.step()
-
-
-def open_model(folder: Path) -> TextModel:
-    """A vision-language checkpoint or a plain language model, by the files in the folder.
-
-    Raises:
-        CheckpointError: it is neither.
-    """
-    if (folder / RECORD).is_file():
-        return ZiyaVisual.from_pretrained(folder)
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: no config.json there; expected a checkpoint folder")
-    if read_json(folder / "config.json").get("model_type") in CONFIGS:
-        return ZiyaVisual.from_pretrained(folder)
-    return TextModel.from_pretrained(folder)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from ziya_visual.core.errors import CheckpointError, DataError
 from ziya_visual.data.chat_format import ChatFormat, Said
 from ziya_visual.infer.decode import Prompt, Sampling
+from ziya_visual.infer.int8 import Dtype, quantize, read_as
 from ziya_visual.infer.prefixes import Prefix
 from ziya_visual.model.attention import PLAIN
 from ziya_visual.model.packed import causal_lm
@@ -27,8 +27,8 @@ class TextModel:
         self.format = chat
 
     @staticmethod
-    def from_pretrained(folder: Path) -> TextModel:
-        """Open a folder of stock transformers.
+    def from_pretrained(folder: Path, *, dtype: Dtype = "auto") -> TextModel:
+        """Open a folder of stock transformers; ``dtype`` as of ``ZiyaVisual``.
 
         Raises:
             CheckpointError: it cannot be read, or its tokenizer does not fit our chat format.
@@ -37,13 +37,15 @@ class TextModel:
 
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, attn_implementation=PLAIN
+                folder, dtype=read_as(dtype), attn_implementation=PLAIN
             )
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{folder}: cannot be read ({' '.join(str(error).split())[:160]})"
             ) from error
+        if dtype == "int8":
+            quantize(model)
         return TextModel(model, ChatFormat(tokenizer))
 
     def has_prefix(self, messages: Sequence[Said], num_pictures: int) -> bool:

@@ -15,7 +15,8 @@ import uvicorn
 
 from ziya_visual.core import log
 from ziya_visual.core.errors import EndpointError
-from ziya_visual.infer.engine import open_model
+from ziya_visual.infer.int8 import Dtype
+from ziya_visual.infer.opening import open_model
 from ziya_visual.serve.api import create_app
 from ziya_visual.serve.guard import read_key
 
@@ -30,6 +31,7 @@ def serve(
     port: int = 8000,
     api_key_env: str | None = None,
     image_hosts: Sequence[str] = (),
+    dtype: Dtype = "auto",
 ) -> None:
     """Open a checkpoint and serve it until interrupted; what is being answered then is ended first.
 
@@ -40,7 +42,7 @@ def serve(
     """
     key = read_key(host, api_key_env)
     name = path.resolve().name
-    app = create_app(open_model(path), name=name, api_key=key, image_hosts=image_hosts)
+    app = create_app(open_model(path, dtype=dtype), name=name, api_key=key, image_hosts=image_hosts)
     log.logger.info("serving %s at http://%s:%d/v1", name, host, port)
     uvicorn.run(
         app,

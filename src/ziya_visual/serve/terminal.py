@@ -13,6 +13,7 @@ from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Message
 from ziya_visual.data.images import load_image
 from ziya_visual.infer.engine import ZiyaVisual
+from ziya_visual.infer.int8 import Dtype
 
 HELP = {
     "en": "/image PATH ... looks at pictures, /reset forgets the dialogue, /lang zh: 中文, /quit ends;"
@@ -21,7 +22,9 @@ HELP = {
 }
 
 
-def chat(checkpoint: Path, *, image: Path | None = None, json_output: bool = False) -> None:
+def chat(
+    checkpoint: Path, *, image: Path | None = None, json_output: bool = False, dtype: Dtype = "auto"
+) -> None:
     """Answer in the language of each question until the input ends.
 
     At a terminal the dialogue is remembered; from a pipe every line is a question of its own.
@@ -31,7 +34,7 @@ def chat(checkpoint: Path, *, image: Path | None = None, json_output: bool = Fal
         DataError: the picture cannot be read, or a pipe holds no question.
     """
     pictures = [] if image is None else [load_image(image)]
-    model = ZiyaVisual.from_pretrained(checkpoint)
+    model = ZiyaVisual.from_pretrained(checkpoint, dtype=dtype)
     if sys.stdin.isatty():
         _talk(model, pictures, json_output)
         return

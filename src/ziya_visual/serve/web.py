@@ -14,6 +14,7 @@ from ziya_visual.data.chat_format import Turn
 from ziya_visual.data.images import load_image
 from ziya_visual.eval.judge_files import language_of
 from ziya_visual.infer.engine import ZiyaVisual
+from ziya_visual.infer.int8 import Dtype
 from ziya_visual.infer.looking import over_picture, where_it_looks
 from ziya_visual.serve.guard import read_key
 from ziya_visual.serve.votes import Duel, Votes
@@ -216,6 +217,7 @@ def web(
     host: str = "127.0.0.1",
     port: int = 7860,
     api_key_env: str | None = None,
+    dtype: Dtype = "auto",
 ) -> None:
     """Open the page until interrupted; with a key it asks for the user ``ziya`` and the key.
 
@@ -224,10 +226,11 @@ def web(
         ConfigError: a public address without a key, or the named environment variable is empty.
     """
     key = read_key(host, api_key_env)
-    other = None if against is None else (ZiyaVisual.from_pretrained(against), against.resolve().name)
-    page, words = build_page(
-        ZiyaVisual.from_pretrained(checkpoint), name=checkpoint.resolve().name, other=other, votes=votes
-    )
+    model = ZiyaVisual.from_pretrained(checkpoint, dtype=dtype)
+    other = None
+    if against is not None:
+        other = ZiyaVisual.from_pretrained(against, dtype=dtype), against.resolve().name
+    page, words = build_page(model, name=checkpoint.resolve().name, other=other, votes=votes)
     page.launch(
         server_name=host,
         server_port=port,
