@@ -27,15 +27,11 @@ class Int8Linear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight = linear.weight.detach().float()
-        scales = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
-        self.register_buffer("codes", (weight / scales[:, None]).round().to(torch.int8))
-        self.register_buffer("scales", scales.to(linear.weight.dtype))
+        scales = (weight.abs().amax(1).clamp_min(1e-30) / 127).to(linear.weight.dtype)
+        codes = (weight / scales.float()[:, None]).round().clamp(-127, 127)
+        self.register_buffer("codes", codes.to(torch.int8))
+        self.register_buffer("scales", scales)
         self.bias = linear.bias
-
-    @property
-    def weight(self) -> Tensor:
-        """The weights that it computes with, [O, I]."""
-        return self.codes.to(self.scales.dtype) * self.scales[:, None]
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., I] -> [..., O]."""
