@@ -1,5 +1,6 @@
 """The page in Debian's Chromium: asked, shown, searched, voted on; wide and phone-wide, in both languages."""
 
+import base64
 import json
 import os
 import re
@@ -114,6 +115,35 @@ def test_a_dialogue_with_a_picture(
     page.get_by_role("button", name="Retry").first.click()
     page.wait_for_timeout(1500)
     assert page.get_by_test_id("bot").all_inner_texts() == before, "a greedy answer comes again as it was"
+    assert page.faults == []
+
+
+GIVE = """([kind, data]) => {
+    const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
+    const given = new DataTransfer();
+    given.items.add(new File([bytes], "it.png", {type: "image/png"}));
+    const how = {bubbles: true, cancelable: true};
+    document.querySelector("textarea").dispatchEvent(kind === "paste"
+        ? new ClipboardEvent("paste", {clipboardData: given, ...how})
+        : new DragEvent("drop", {dataTransfer: given, ...how}));
+}"""
+
+
+@pytest.mark.parametrize("kind", ["paste", "drop"])
+def test_a_picture_is_pasted_or_dropped(
+    browser: Any, page_at: tuple[str, Path], model: ZiyaVisual, pictures: list[str], kind: str
+) -> None:
+    page = opened(browser, page_at[0], "en-US", WIDE)
+    box = page.get_by_role("textbox").first
+    box.click()
+    page.evaluate(GIVE, [kind, base64.b64encode(Path(pictures[2]).read_bytes()).decode()])
+    shown = page.get_by_role("tabpanel").filter(visible=True).locator("img[src*='it.png']")
+    playwright.expect(shown.first).to_be_visible(timeout=15_000)
+    box.fill("What color?")
+    box.press("Enter")
+    expected = max(re.findall(r"\w+", model.chat(pictures[2], "What color?")), key=len)
+    page.get_by_test_id("bot").get_by_text(expected).first.wait_for(timeout=30_000)
+    keep(page, kind)
     assert page.faults == []
 
 
