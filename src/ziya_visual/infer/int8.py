@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Dtype = Literal["auto", "float32", "bfloat16", "int8"]  # of weights in memory; auto: as they were saved
-FEW = 4  # rows up to which the kernel is faster than the product with weights turned back
+FEW = 8  # rows up to which the kernel is faster than the product with weights turned back
+AT_ONCE = 1024  # rows of weights that are turned back together, so that a vocabulary's never stand whole
 
 
 class Int8Linear(nn.Module):
@@ -39,7 +40,8 @@ class Int8Linear(nn.Module):
         if len(rows) <= FEW and rows.device.type == "cpu":
             found = torch.ops.aten._weight_int8pack_mm(rows.contiguous(), self.codes, self.scales)
         else:
-            found = functional.linear(rows, self.codes.to(rows.dtype)) * self.scales
+            blocks = [functional.linear(rows, codes.to(rows.dtype)) for codes in self.codes.split(AT_ONCE)]
+            found = torch.cat(blocks, -1) * self.scales
         found = found.unflatten(0, states.shape[:-1])
         return found if self.bias is None else found + self.bias
 
