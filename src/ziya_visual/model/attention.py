@@ -45,8 +45,9 @@ def plain_attention(
         if torch.is_grad_enabled():
             return softmax_attention(query, key, value, attention_mask, scale), None
         mask = None if attention_mask is None else _additive(attention_mask, query.dtype)
+        fewer_keys = bool(key.shape[1] != query.shape[1])  # no symbol where this is compiled
         seen = functional.scaled_dot_product_attention(
-            query, key, value, mask, scale=scale, enable_gqa=key.shape[1] != query.shape[1]
+            query, key, value, mask, scale=scale, enable_gqa=fewer_keys
         )
         return seen.transpose(1, 2).contiguous(), None
     return tree_attention(query, key, value, tree, scale), None
