@@ -15,6 +15,7 @@ from typing import Any
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example, Prediction, example_from_dict, to_dict
 
+_DECODER = json.JSONDecoder()
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
@@ -115,9 +116,12 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     with file:
         for number, line in enumerate(file, start=1):
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if text.strip():
-                    yield number, json.loads(text)
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                if text:
+                    value, end = _DECODER.raw_decode(text)
+                    if end < len(text):
+                        raise json.JSONDecodeError("Extra data", text, end)
+                    yield number, value
             except UnicodeDecodeError as error:
                 at = file.tell() - len(line) + error.start
                 raise DataError(

@@ -156,10 +156,13 @@ class Ledger:
 
     def plan(self, asks: Iterable[Ask]) -> None:
         """Remember which request serves which record; a record keeps its first request of a round."""
+        asks = list(asks)
+        keys = list(dict.fromkeys(ask.request for ask in asks))
         with self.transaction():
+            numbers = dict(self._select("SELECT key, rowid FROM requests WHERE key IN", keys))
             self._db.executemany(
-                "INSERT OR IGNORE INTO plans VALUES (?, ?, (SELECT rowid FROM requests WHERE key = ?), ?, ?)",
-                asks,
+                "INSERT OR IGNORE INTO plans VALUES (?, ?, ?, ?, ?)",
+                [(ask.record, ask.round, numbers[ask.request], ask.line, ask.lines) for ask in asks],
             )
 
     def planned(self, records: Sequence[str]) -> dict[str, list[Ask]]:

@@ -64,7 +64,7 @@ def load_prompt(prompt: str) -> Prompt:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=False, lstrip_blocks=True, autoescape=False
     )
-    environment.filters["tojson_plain"] = lambda value: json.dumps(value, ensure_ascii=False)
+    environment.filters["tojson_plain"] = json.JSONEncoder(ensure_ascii=False).encode
     try:
         return Prompt(path.stem, hash_bytes(text.encode()), environment.from_string(text))
     except jinja2.TemplateSyntaxError as error:
