@@ -24,7 +24,9 @@ class SlotCache:
         self._values: list[Tensor] = []
         self._rows: Tensor = torch.empty(0, dtype=torch.long)
         self._positions: Tensor = torch.empty(0, dtype=torch.long)
-        self._width = 0
+        self._slots = slice(0, 0)  # the same rows
+        self._start: int | None = None  # of the positions, where all rows have the same
+        self._width = self._needed = 0
         self._reserved = (0, 0)
 
     def reserve(self, rows: int, length: int) -> None:
@@ -33,20 +35,24 @@ class SlotCache:
 
     def aim(self, rows: Tensor, positions: Tensor, width: int) -> None:
         """The next call writes rows int64[B], side by side, at positions int64[B, T], and sees ``width``."""
-        assert rows[-1] - rows[0] + 1 == len(rows)
+        first, last = int(rows[0]), int(rows[-1])
+        assert last - first + 1 == len(rows)
         self._rows, self._positions, self._width = rows, positions, width
+        # Numbers are taken out of tensors once, here: in every layer that would cost more than a copy.
+        self._slots, self._needed = slice(first, last + 1), max(width, int(positions.max()) + 1)
+        same = len(rows) == 1 or positions.stride(0) == 0
+        self._start = int(positions[0, 0]) if same else None
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
         """Write float[B, H, T, E] and return what the rows see, float[B, H, W, E] each."""
         self._grow(layer_idx, keys[0], values[0])
-        start, rows = int(self._positions[0, 0]), slice(int(self._rows[0]), int(self._rows[-1]) + 1)
         seen = []
         for buffer, new in ((self._keys[layer_idx], keys), (self._values[layer_idx], values)):
-            if self._positions.stride(0) == 0:  # the same positions in all rows: a plain copy
-                buffer[rows, :, start : start + new.shape[2]] = new
+            if self._start is not None:
+                buffer[self._slots, :, self._start : self._start + new.shape[2]] = new
             else:
                 buffer[self._rows[:, None], :, self._positions] = new.transpose(1, 2).to(buffer.dtype)
-            seen.append(buffer[rows, :, : self._width])
+            seen.append(buffer[self._slots, :, : self._width])
         return seen[0], seen[1]
 
     def put_prefixes(self, prefixes: Sequence[Prefix], rows: Tensor) -> None:
@@ -86,7 +92,7 @@ class SlotCache:
             self._keys.append(keys.new_zeros(0, keys.shape[0], 0, keys.shape[2]))
             self._values.append(values.new_zeros(0, values.shape[0], 0, values.shape[2]))
         buffer = self._keys[layer]
-        rows, length = int(self._rows.max()) + 1, max(self._width, int(self._positions.max()) + 1)
+        rows, length = self._slots.stop, self._needed
         if rows <= buffer.shape[0] and length <= buffer.shape[2]:
             return
         shape = list(buffer.shape)
