@@ -1,8 +1,8 @@
 """Weights of eight bits for decoding on a CPU, which waits for memory: half of bfloat16's bytes.
 
 A language model's linear layers keep their weights as int8 with a scale a row (symmetric, rounded to the
-nearest); activations stay as they are. torchao's eager int8 layer turns the weights back first and is slower
-than bfloat16 on a CPU (docs/serving.md); this one calls the kernel of torch that reads them as they are.
+nearest); activations stay as they are. torchao's layer turns the weights back in every call, and is slower
+than bfloat16 on a CPU; this one calls torch's kernel that reads them as they are (docs/serving.md).
 """
 
 from __future__ import annotations
