@@ -21,6 +21,7 @@ from train_setting import BOS, IMAGE_ID, PAD, QUERIES, album, models
 
 from ziya_visual.data.text_batch import pad
 from ziya_visual.infer.decode import Prompt, compute_prefixes, generate
+from ziya_visual.model.attention import INFERENCE
 
 PICTURES, QUESTIONS = 16, 8
 LENGTHS = (3, 8, 16)  # new tokens; `vqa_k8` is of the first: a word, or two, and the end
@@ -33,6 +34,7 @@ class Setting:
     def __init__(self) -> None:
         self.ours, self.stock = models()
         self.ours.eval()
+        self.ours.set_attn_implementation(INFERENCE)  # as the engine opens it
         self.stock.eval()
         self.stock.generation_config.eos_token_id = None  # every answer has its full length
         self.stock.generation_config.pad_token_id = PAD

@@ -8,12 +8,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ziya_visual.infer.decode import PADDING, Decoder, Prompt, Sampling, alike, compute_prefixes, generate
 from ziya_visual.infer.prefixes import Prefix
-from ziya_visual.model.attention import PLAIN
+from ziya_visual.model.attention import INFERENCE, PLAIN
 
 EOS = 2
 
 
-@pytest.fixture(scope="module", params=[PLAIN, "eager", "sdpa"])
+@pytest.fixture(scope="module", params=[PLAIN, INFERENCE, "eager", "sdpa"])
 def model(request: pytest.FixtureRequest) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(

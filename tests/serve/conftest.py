@@ -45,7 +45,7 @@ def tiny_model(context: int = 512) -> ZiyaVisual:
             num_attention_heads=4,
             max_position_embeddings=context,
             initializer_range=0.3,
-            attn_implementation="plain",
+            attn_implementation="inference",
         )
     )
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}

@@ -26,7 +26,7 @@ from ziya_visual.infer.int8 import Dtype, quantize, read_as
 from ziya_visual.infer.prefixes import ByteCache, Prefix, Shown, kept, named
 from ziya_visual.infer.text_model import TextModel
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.attention import PLAIN
+from ziya_visual.model.attention import INFERENCE
 from ziya_visual.model.checkpoint import load_checkpoint
 from ziya_visual.model.interop import ALIGNMENT
 from ziya_visual.model.model import VisualModel, ZiyaInstructModel
@@ -67,7 +67,7 @@ class ZiyaVisual(TextModel):
         Raises:
             CheckpointError: in one line.
         """
-        model = ZiyaVisual(*load_checkpoint(Path(folder), attention=PLAIN, dtype=read_as(dtype)))
+        model = ZiyaVisual(*load_checkpoint(Path(folder), attention=INFERENCE, dtype=read_as(dtype)))
         if dtype == "int8":
             quantize(model.language_model)
         return model

@@ -13,7 +13,7 @@ from ziya_visual.data.chat_format import ChatFormat, Said
 from ziya_visual.infer.decode import Prompt, Sampling
 from ziya_visual.infer.int8 import Dtype, quantize, read_as
 from ziya_visual.infer.prefixes import Prefix
-from ziya_visual.model.attention import PLAIN
+from ziya_visual.model.attention import INFERENCE
 from ziya_visual.model.packed import causal_lm
 
 BLIND = "this model reads text only; serve a vision-language checkpoint to ask about pictures"
@@ -37,7 +37,7 @@ class TextModel:
 
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=read_as(dtype), attn_implementation=PLAIN
+                folder, dtype=read_as(dtype), attn_implementation=INFERENCE
             )
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, RuntimeError) as error:

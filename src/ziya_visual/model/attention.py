@@ -1,8 +1,9 @@
 """Plain attention in the compute dtype, for CPUs, and over packed rows by their segments.
 
 On rows of a few hundred tokens with a dense mask the CPU's SDPA spends most of a step in its backward pass
-(docs/log.md). Without gradients SDPA is the faster one, and taken. Importing this module registers the name
-``plain`` with transformers.
+(docs/log.md). Its forward pass is the faster one: ``inference`` is SDPA behind the same masks. Training keeps
+to ``plain`` throughout, so that what is computed without gradients, for a cache, equals what is computed with
+them. Importing this module registers both names with transformers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from transformers.masking_utils import eager_mask
 
 from ziya_visual.model.tree import Tree, collect, repeat, spread
 
-PLAIN = "plain"
+PLAIN, INFERENCE = "plain", "inference"
 
 
 def plain_attention(
@@ -42,15 +43,26 @@ def plain_attention(
     if tree is None:
         if attention_mask is not None and attention_mask.numel() == 0:
             raise ValueError(f"{type(module).__name__} does not hand `tree` on to its attention; use `sdpa`")
-        if torch.is_grad_enabled():
-            return softmax_attention(query, key, value, attention_mask, scale), None
-        mask = None if attention_mask is None else _additive(attention_mask, query.dtype)
-        fewer_keys = bool(key.shape[1] != query.shape[1])  # no symbol where this is compiled
-        seen = functional.scaled_dot_product_attention(
-            query, key, value, mask, scale=scale, enable_gqa=fewer_keys
-        )
-        return seen.transpose(1, 2).contiguous(), None
+        return softmax_attention(query, key, value, attention_mask, scale), None
     return tree_attention(query, key, value, tree, scale), None
+
+
+def inference_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Shapes and mask as of :func:`plain_attention`; without trees and dropout."""
+    mask = None if attention_mask is None else _additive(attention_mask, query.dtype)
+    fewer_keys = key.shape[1] != query.shape[1]
+    seen = functional.scaled_dot_product_attention(
+        query, key, value, mask, scale=scaling, enable_gqa=fewer_keys
+    )
+    return seen.transpose(1, 2).contiguous(), None
 
 
 def tree_attention(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale: float) -> Tensor:
@@ -96,4 +108,6 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 AttentionInterface.register(PLAIN, plain_attention)
-AttentionMaskInterface.register(PLAIN, eager_mask)  # unlike the SDPA mask it is never left out
+AttentionInterface.register(INFERENCE, inference_attention)
+for name in (PLAIN, INFERENCE):
+    AttentionMaskInterface.register(name, eager_mask)  # unlike the SDPA mask it is never left out
