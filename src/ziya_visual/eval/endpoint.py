@@ -60,7 +60,7 @@ class Endpoint:
             ConfigError: another run holds the ledger.
         """
         self._model = model
-        self._sending = {"base_url": base_url, "concurrency": concurrency, "commit_seconds": 0.0, **sending}
+        self._sending = {"base_url": base_url, "concurrency": concurrency, **sending}
         self._ledger = _Ledger(folder)
         self.failures: Counter[str] = Counter()
 

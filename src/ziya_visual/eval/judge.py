@@ -170,7 +170,6 @@ def _ask(
                 ledger,
                 keys,
                 concurrency=concurrency,
-                commit_seconds=0.0,
                 on_done=lambda outcome: bar.advance(bar.task_ids[0]),
                 **sending,
             )

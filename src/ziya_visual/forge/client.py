@@ -12,21 +12,17 @@ from ziya_visual.forge.cost import Budget
 from ziya_visual.forge.endpoint import UNREACHABLE, Client
 from ziya_visual.forge.ledger import Ledger, Outcome
 
-COMMIT_SECONDS = 0.0
-COMMIT_ROWS = 64
 STOP_AFTER_FAILURES = 16  # in a row: the endpoint is down, and the rest stays pending for the next run
 
 
 class _Committer:
-    """Gathers ledger rows for a moment or 64 rows, so that a commit is shared by many requests."""
+    """Gathers what is there at one turn of the loop, so that a commit is shared by many requests."""
 
-    def __init__(self, ledger: Ledger, seconds: float) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._seconds = seconds
         self._started: list[str] = []
         self._ended: list[Outcome] = []
         self._committed: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
 
     def start(self, key: str) -> asyncio.Future[None]:
         """Done once it is committed that the request is in flight."""
@@ -36,22 +32,17 @@ class _Committer:
     def finish(self, outcome: Outcome) -> asyncio.Future[None]:
         """Done once the outcome is committed."""
         self._ended.append(outcome)
-        committed = self._scheduled()
-        if len(self._ended) >= COMMIT_ROWS:
-            self.commit()
-        return committed
+        return self._scheduled()
 
     def _scheduled(self) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         if self._committed is None:
             self._committed = loop.create_future()
-            self._timer = loop.call_later(self._seconds, self.commit)
+            loop.call_soon(self.commit)
         return self._committed
 
     def commit(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Write what was gathered, if anything."""
         started, self._started = self._started, []
         ended, self._ended = self._ended, []
         committed, self._committed = self._committed, None
@@ -66,7 +57,10 @@ class _Committer:
 
 
 class _Pool:
-    """Workers take keys in turn; a commit holds one up only where no time is given to gather commits."""
+    """Workers take keys in turn; each waits until it is committed that its request is in flight, or answered.
+
+    A kill then repeats what the ledger knows as in flight, and loses nothing.
+    """
 
     def __init__(
         self,
@@ -75,15 +69,12 @@ class _Pool:
         committer: _Committer,
         budget: Budget | None,
         on_done: Callable[[Outcome], None],
-        *,
-        settle_first: bool,
     ) -> None:
         self._ledger = ledger
         self._client = client
         self._committer = committer
         self._budget = budget
         self._on_done = on_done
-        self._settle_first = settle_first
         self._failures = self._answered = 0
         self.sent = 0
 
@@ -91,30 +82,23 @@ class _Pool:
         """Until every key is settled, or the budget or the endpoint is at its end."""
         queue = iter(keys)
 
-        async def work(group: asyncio.TaskGroup) -> None:
+        async def work() -> None:
             for key in queue:
                 body = self._ledger.body(key)
                 if self._budget is not None and not await self._budget.reserve(key, body):
                     return
-                marked = self._committer.start(key)
-                if self._settle_first:
-                    await asyncio.shield(marked)  # so that what a kill may repeat is known
+                await asyncio.shield(self._committer.start(key))
                 self.sent += 1
                 outcome = await self._client.ask(key, body)
                 if self._budget is not None:
                     self._budget.settle(outcome)
-                settled = group.create_task(self._settle(outcome))
-                if self._settle_first:
-                    await settled  # a kill then loses what is in flight and nothing more
+                await asyncio.shield(self._committer.finish(outcome))
+                self._on_done(outcome)
                 self._count(outcome)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
-                group.create_task(work(group))
-
-    async def _settle(self, outcome: Outcome) -> None:
-        await asyncio.shield(self._committer.finish(outcome))
-        self._on_done(outcome)
+                group.create_task(work())
 
     def _count(self, outcome: Outcome) -> None:
         self._answered += outcome.state != "failed"
@@ -133,7 +117,6 @@ def ask_all(
     *,
     base_url: str | Sequence[str],
     concurrency: int = 64,
-    commit_seconds: float = COMMIT_SECONDS,
     budget: Budget | None = None,
     on_done: Callable[[Outcome], None] = lambda outcome: None,
     **options: Any,
@@ -145,8 +128,6 @@ def ask_all(
         keys: from :meth:`Ledger.add`.
         base_url: of the endpoint, with ``/v1``; of several, the first that works is asked.
         concurrency: requests in flight at once at most, at least 1; fewer while an endpoint is overloaded.
-        commit_seconds: how long an answer may wait for others to be committed with; a kill loses those. At 0
-            each worker waits for its answer's commit, and a kill loses what is in flight alone.
         budget: what may be spent; where it is used up the rest stays pending.
         on_done: called with each outcome after it is committed.
         options: of :class:`ziya_visual.forge.endpoint.Client`.
@@ -163,8 +144,8 @@ def ask_all(
 
     async def main() -> int:
         client = Client(base_url=base_url, concurrency=concurrency, **options)
-        committer = _Committer(ledger, commit_seconds)
-        pool = _Pool(ledger, client, committer, budget, on_done, settle_first=not commit_seconds)
+        committer = _Committer(ledger)
+        pool = _Pool(ledger, client, committer, budget, on_done)
         try:
             await pool.run(waiting, min(concurrency, len(waiting)))
         except ExceptionGroup as group_error:

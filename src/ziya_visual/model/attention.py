@@ -109,5 +109,5 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 AttentionInterface.register(PLAIN, plain_attention)
 AttentionInterface.register(INFERENCE, inference_attention)
-for name in (PLAIN, INFERENCE):
-    AttentionMaskInterface.register(name, eager_mask)  # unlike the SDPA mask it is never left out
+AttentionMaskInterface.register(PLAIN, eager_mask)  # unlike the SDPA mask it is never left out
+AttentionMaskInterface.register(INFERENCE, eager_mask)
