@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_models import QUERIES, write_base_and_pictures
 
 from ziya_visual.core.config import load_recipe
@@ -126,6 +127,34 @@ def test_a_damaged_shard_is_made_anew_with_a_line(tmp_path: Path, caplog: pytest
     assert f"{shard} is damaged and made anew" in caplog.text
     assert encoder.asked == [0, 1, 2]
     assert torch.equal(cache(np.arange(3)), encoder(np.arange(3)))
+
+
+def test_what_another_process_is_writing_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file moves when it is whole: a process that began at the same time failed to open it."""
+    pixels = pictures(3)
+
+    def write_while_another_opens(tensors: dict[str, torch.Tensor], aside: Path, **options: object) -> None:
+        save_file(tensors, aside, **options)
+        other = Encoder(pixels)
+        FeatureCache(tmp_path, pixels, other, gigabytes=1)(np.arange(3))
+        assert other.asked == [0, 1, 2]
+
+    monkeypatch.setattr(feature_cache, "save_file", write_while_another_opens)
+    FeatureCache(tmp_path, pixels, Encoder(pixels), gigabytes=1).fill()
+    assert caplog.text == ""
+
+
+def test_processes_share_the_pictures_however_late_one_opens_the_folder(tmp_path: Path) -> None:
+    pixels = pictures(5)
+    first, second = Encoder(pixels), Encoder(pixels)
+    FeatureCache(tmp_path, pixels, first, gigabytes=1).fill(rank=0, processes=2)
+    cache = FeatureCache(tmp_path, pixels, second, gigabytes=1)
+    cache.fill(rank=1, processes=2)
+    assert (first.asked, second.asked) == ([0, 2, 4], [1, 3])
+    assert torch.equal(cache(np.arange(5)), Encoder(pixels)(np.arange(5)))
+    assert second.asked == [1, 3]
 
 
 def test_what_the_budget_leaves_out_is_encoded_when_needed(

@@ -63,10 +63,12 @@ class FeatureCache:
     def fill(self, *, rank: int = 0, processes: int = 1) -> None:
         """Encode and keep all pictures that are not there yet, as far as the budget goes.
 
-        Each of several processes takes its share, and has in the end what all have made.
+        Each of several processes takes its share of the pictures, whatever the others have made by now,
+        and has in the end what all have made.
         """
-        rows = {name: row for row, name in enumerate(self._names) if name not in self._places}
-        todo = np.asarray(list(rows.values()), np.int64)[rank::processes]
+        rows = {name: row for row, name in enumerate(self._names)}
+        mine = list(rows.items())[rank::processes]
+        todo = np.asarray([row for name, row in mine if name not in self._places], np.int64)
         budget = self._bytes + (self._budget - self._bytes) // processes
         with log.progress("encode pictures", len(todo)) as bar:
             for start in range(0, len(todo), SHARD):
@@ -85,10 +87,10 @@ class FeatureCache:
             self._open_all()
 
     def _open_all(self) -> None:
-        """All shards in the folder, whoever made them."""
+        """All shards in the folder, whoever made them; none that another process is still writing."""
         self._places.clear()
         self._bytes = 0
-        for path in sorted(self._folder.glob("*.safetensors")):
+        for path in sorted(self._folder.glob("[!.]*.safetensors")):
             self._open(path)
 
     def __call__(self, rows: np.ndarray) -> Tensor:

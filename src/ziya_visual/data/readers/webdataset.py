@@ -25,7 +25,7 @@ class _Described(Row):
 
 def read(source: Source) -> Iterator[Found]:
     """A record a sample; ``path`` is a tar or a folder of them. A tar that is cut off ends with a reject."""
-    tars = sorted(source.path.glob("*.tar")) if source.path.is_dir() else [source.path]
+    tars = sorted(source.path.glob("[!.]*.tar")) if source.path.is_dir() else [source.path]
     if not tars:
         raise DataError(f"{source.path}: no *.tar in it")
     for tar in tars:
