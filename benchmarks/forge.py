@@ -38,7 +38,7 @@ from ziya_visual.core.io import read_examples, write_json, write_records  # noqa
 from ziya_visual.core.records import Example, Message  # noqa: E402
 from ziya_visual.forge.client import ask_all  # noqa: E402
 from ziya_visual.forge.ledger import LEDGER_FILE, Ledger, read_totals  # noqa: E402
-from ziya_visual.forge.planning import ExampleFile, Settings, plan_first, record_of, refusal, vetted  # noqa: E402
+from ziya_visual.forge.planning import ExampleFile, Settings, askable, plan_first, record_of, vetted  # noqa: E402
 from ziya_visual.forge.prompting import load_prompt  # noqa: E402
 from ziya_visual.forge.translate import translate, translate_file  # noqa: E402
 
@@ -177,8 +177,7 @@ def plan(path: Path) -> None:
     started = time.perf_counter()
     given = settings()
     with Ledger(path.parent / "out") as ledger:
-        usable = (e for e in vetted(ExampleFile(path)) if refusal(e, given) is None)
-        keys = plan_first(ledger, (record_of(example, given) for example in usable), given, 6)
+        keys = plan_first(ledger, askable(vetted(ExampleFile(path)), given), given, 6)
         waiting = len(ledger.waiting(keys))
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -126,8 +126,7 @@ def example_from_dict(row: Mapping[str, Any]) -> Example:
     Raises:
         DataError: a missing or unknown field, an unknown role or task, an image with neither path nor bytes.
     """
-    names = row.keys()
-    if not (_NEEDED <= names <= _KNOWN):
+    if not (_KNOWN.issuperset(row) and row.keys() >= _NEEDED):
         unknown = [key for key in row if key not in _KNOWN]
         missing = [key for key in ("id", "lang", "task", "messages") if key not in row]
         raise DataError(f"record {row.get('id', '?')!r}: missing fields {missing}, unknown fields {unknown}")

@@ -10,14 +10,7 @@ from typing import Any
 from ziya_visual.core.io import read_examples
 from ziya_visual.forge.cost import Price, dollars, estimate_tokens, price_of
 from ziya_visual.forge.instruct import KINDS, body_of, pictures_of
-from ziya_visual.forge.planning import (
-    ExampleFile,
-    Record,
-    Settings,
-    first_requests,
-    record_of,
-    refusal,
-)
+from ziya_visual.forge.planning import ExampleFile, Settings, askable, first_requests
 from ziya_visual.forge.prompting import load_prompt
 
 DIALOGUE_TOKENS = 250  # of a made dialogue, about
@@ -53,12 +46,7 @@ def estimate_translation(
     """
     settings = Settings(to, model, load_prompt(prompt), {"temperature": 0, **(params or {})}, glossary, shots)
     price = price_of(model, prices) if prices is not None else None
-    seen: set[str] = set()
-    records: list[Record] = []
-    for example in ExampleFile(in_path):
-        if refusal(example, settings) is None and (record := record_of(example, settings)).key not in seen:
-            seen.add(record.key)
-            records.append(record)
+    records = list({record.key: record for record in askable(ExampleFile(in_path), settings)}.values())
     requests = prompt_tokens = completion_tokens = 0
     for group, body in first_requests(records, settings, texts_per_request):
         requests += 1

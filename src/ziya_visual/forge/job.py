@@ -14,6 +14,7 @@ from ziya_visual.forge.ledger import Ask, Ledger
 from ziya_visual.forge.planning import (
     Record,
     Settings,
+    askable,
     batched,
     body_of,
     plan_first,
@@ -42,8 +43,7 @@ class Job:
 
     def first(self, examples: Iterable[Example], texts_per_request: int) -> None:
         """Plan and send the shared requests."""
-        usable = (e for e in vetted(examples) if refusal(e, self.settings) is None)
-        records = (record_of(example, self.settings) for example in usable)
+        records = askable(vetted(examples), self.settings)
         self._send(plan_first(self.ledger, records, self.settings, texts_per_request), "forge translate")
 
     def repair(self, examples: Iterable[Example]) -> None:
@@ -111,8 +111,7 @@ class Job:
 
     def _records(self, examples: Iterable[Example]) -> Iterator[dict[str, Record]]:
         for group in batched(examples, AT_ONCE):
-            usable = [record_of(e, self.settings) for e in group if refusal(e, self.settings) is None]
-            yield {record.key: record for record in usable}
+            yield {record.key: record for record in askable(group, self.settings)}
 
     def _first_verdicts(
         self, records: Mapping[str, Record], asks: Mapping[str, list[Ask]]
@@ -131,8 +130,9 @@ class Job:
 
     def verdicts(self, examples: Sequence[Example]) -> dict[str, Verdict]:
         """By example id; an example that could not be asked for has one too."""
-        refused = {e.id: reason for e in examples if (reason := refusal(e, self.settings))}
-        of = {e.id: record_of(e, self.settings) for e in examples if e.id not in refused}
+        of = {e.id: record_of(e, self.settings) for e in examples}
+        refused = {name: reason for name, record in of.items() if (reason := refusal(record, self.settings))}
+        of = {name: record for name, record in of.items() if name not in refused}
         records = {record.key: record for record in of.values()}
         asks = self.ledger.planned(list(records))
         found = self._first_verdicts(records, asks)

@@ -27,7 +27,7 @@ from ziya_visual.forge.prompting import Prompt, language_name
 
 _AT_ONCE = 2000  # records or requests that are held together
 # Keys are random, so that each commit writes most pages of their index; a longer log is slow to read.
-_BATCHES_A_COMMIT = 8
+_BATCHES_A_COMMIT = 32
 # What a strict endpoint is told to answer with; one that does not know the field is asked without it.
 STRUCTURE: dict[str, Any] = {
     "type": "json_schema",
@@ -68,6 +68,11 @@ class Settings:
     def fingerprint(self) -> str:
         """A hash of all that the records of a run share."""
         return hash_json([self.to, self.model, self.prompt.hash, dict(self.params), self.shots])
+
+    @functools.cached_property
+    def language(self) -> str:
+        """The target language's tag without its region."""
+        return self.to.split("-")[0]
 
     def terms(self, texts: Iterable[str]) -> list[tuple[str, str]]:
         """The glossary's entries that occur in the texts, as whole words and regardless of case."""
@@ -118,9 +123,9 @@ def read_glossary(path: Path) -> tuple[tuple[str, str], ...]:
 
 def record_of(example: Example, settings: Settings) -> Record:
     """The record of an example; equal for equal task, language, contents and settings."""
-    contents = [message.content for message in example.messages]
-    extra = [answer for answer in dict.fromkeys(example.answers) if answer not in contents]
-    texts = tuple(contents + extra)
+    texts = tuple([message.content for message in example.messages])
+    if example.answers:
+        texts += tuple([answer for answer in dict.fromkeys(example.answers) if answer not in texts])
     terms = canonical_json(settings.terms(texts)) if settings.glossary else "[]"
     quoted = ",".join(map(encode_basestring, texts))  # canonical_json of it all, in a third of its time
     said = f"[{encode_basestring(example.lang)},{encode_basestring(example.task)},{terms},[{quoted}]]"
@@ -128,16 +133,24 @@ def record_of(example: Example, settings: Settings) -> Record:
     return Record(key, example.lang, example.task, texts)
 
 
-def refusal(example: Example, settings: Settings) -> str | None:
-    """Why an example cannot be asked for at all, or None."""
-    texts = [message.content for message in example.messages] + list(example.answers)
-    if example.lang.split("-")[0] == settings.to.split("-")[0]:
+def refusal(record: Record, settings: Settings) -> str | None:
+    """Why a record cannot be asked for at all, or None."""
+    if record.lang.split("-")[0] == settings.language:
         return "already_in_target_language"
-    if not texts or "" in map(str.strip, texts):
+    texts = [text.strip() for text in record.texts]
+    if not all(texts):
         return "empty_source"
-    if settings.prompt.plain and any("\n" in text.strip() for text in texts):
+    if settings.prompt.plain and any("\n" in text for text in texts):
         return "several_lines_in_plain_prompt"
     return None
+
+
+def askable(examples: Iterable[Example], settings: Settings) -> Iterator[Record]:
+    """The records of the examples, without those that cannot be asked for."""
+    for example in examples:
+        record = record_of(example, settings)
+        if refusal(record, settings) is None:
+            yield record
 
 
 def vetted(examples: Iterable[Example]) -> Iterator[Example]:

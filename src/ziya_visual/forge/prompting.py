@@ -66,7 +66,9 @@ def load_prompt(prompt: str) -> Prompt:
     )
     environment.filters["tojson_plain"] = json.JSONEncoder(ensure_ascii=False).encode
     try:
-        return Prompt(path.stem, hash_bytes(text.encode()), environment.from_string(text))
+        template = environment.from_string(text)
+        template.globals = dict(template.globals)  # a chain of maps, gone through anew for each prompt
+        return Prompt(path.stem, hash_bytes(text.encode()), template)
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(f"{path}: line {error.lineno}: {error.message}") from error
 

@@ -160,7 +160,7 @@ def _write(job: Job, examples: Iterable[Example], out: Path) -> dict[str, Any]:
                 verdict = verdicts[example.id]
                 record = record_of(example, job.settings)
                 records += 1
-                if refusal(example, job.settings) is None:
+                if refusal(record, job.settings) is None:
                     unique.add(hash(record.key))
                 if verdict.reasons:
                     reasons.update({reason.split(":")[0] for reason in verdict.reasons})
