@@ -48,7 +48,7 @@ def as_written(form: Any, text: str) -> str:
 @pytest.mark.parametrize("name", NAMES)
 @given(question=TEXT, answer=TEXT)
 @example(question="", answer="\n")
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_exactly_the_answer_and_its_end_are_trained_on(
     forms: Forms, name: str, question: str, answer: str
 ) -> None:
@@ -68,7 +68,7 @@ def test_exactly_the_answer_and_its_end_are_trained_on(
 
 @pytest.mark.parametrize("name", NAMES)
 @given(texts=st.lists(PLAIN, min_size=1, max_size=4), system=st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_stock_gives_the_same_tokens(forms: Forms, name: str, texts: list[str], system: bool) -> None:
     roles = ["system"] * system + ["user", "assistant"] * 2
     turns = [Turn(role, text) for role, text in zip(roles, texts, strict=False)]
@@ -88,7 +88,7 @@ def test_stock_gives_the_same_tokens(forms: Forms, name: str, texts: list[str], 
 @pytest.mark.parametrize("position", ["first", "inline"])
 @pytest.mark.parametrize("name", NAMES)
 @given(question=TEXT, answer=TEXT)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_prefix_and_branch_are_the_whole(
     forms: Forms, name: str, position: str, question: str, answer: str
 ) -> None:
@@ -104,7 +104,7 @@ def test_prefix_and_branch_are_the_whole(
 @pytest.mark.parametrize("name", NAMES)
 @given(before=TEXT, after=TEXT, answer=TEXT)
 @example(before=" \n<|eot|>", after="x", answer="")  # cut at its ends, and spells a special token
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_inline_pictures_stand_where_their_turn_shows_them(
     forms: Forms, name: str, before: str, after: str, answer: str
 ) -> None:

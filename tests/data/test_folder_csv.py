@@ -67,7 +67,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
 @given(st.lists(st.tuples(NAMES, TEXT, TEXT), max_size=8))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_rows_in_are_rows_out_and_rejected(rows: list[tuple[str, str, str]]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -134,7 +134,7 @@ KINDS = [encoded(RED, kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "T
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=6),
     st.integers(),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_bytes_are_a_picture_or_one_line(data: bytes, changes: list[tuple[int, int]], end: int) -> None:
     damaged = bytearray(data)
     for place, value in changes:

@@ -45,7 +45,7 @@ def test_what_is_reported_is_what_was_drawn() -> None:
     ),
     st.integers(0, 9000),
 )
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_draws_are_the_same_wherever_one_begins(parts: dict[str, Part], stop: int) -> None:
     whole = Mixture(parts, seed=1).draws(0, stop + 50)
     other = Mixture(parts, seed=1)

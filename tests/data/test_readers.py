@@ -112,7 +112,7 @@ def _broken_line(draw: st.DrawFn, row: str) -> bytes:
 
 @EACH
 @given(data=st.data())
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_rows_in_are_rows_out_and_rejected(form: Format, folder: Path, data: st.DataObject) -> None:
     rows = data.draw(st.lists(st.sampled_from(form.rows) | broken(form.rows), min_size=1, max_size=6))
     found = read(form, folder, rows)

@@ -63,7 +63,7 @@ def many(count: int) -> list[Example]:
 
 @pytest.mark.parametrize("form", ["parquet", "tar"])
 @given(st.lists(EXAMPLES, max_size=5))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_records_survive_with_their_pictures(
     tmp_path_factory: pytest.TempPathFactory, form: Form, examples: list[Example]
 ) -> None:

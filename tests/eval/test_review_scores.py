@@ -144,13 +144,13 @@ NUMBERS = st.one_of(
 JOINT = st.sampled_from([" ", ". ", "\n", ", ", "；", "。", "\n- "])
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.lists(NUMBERS, min_size=1, max_size=8), JOINT)
 def test_never_invents_a_score(parts: list[str], joint: str) -> None:
     assert parse_scores(joint.join(parts)) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.tuples(st.integers(0, 20), st.integers(0, 20)).map(lambda halves: (halves[0] / 2, halves[1] / 2)),
     st.sampled_from(

@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from ziya_visual.core.records import Message
+from ziya_visual.infer.decode import Decoder
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.prefixes import ByteCache
+from ziya_visual.infer.text_model import Asked
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 6))), st.integers(0, 12))
@@ -44,3 +47,36 @@ def test_a_picture_is_encoded_once_for_all_that_is_asked(
     assert len(model.kept) == len(model.tokens) == 0
     assert model.chat_about(pictures[0], dialogue) == again
     assert model.encoded == 4
+
+
+def test_a_new_picture_is_read_with_its_first_question_in_one_pass(
+    make_model: Callable[..., ZiyaVisual], tokenizer: Any, pictures: list[Image.Image]
+) -> None:
+    """What is kept of it, and each of the answers, are those of a prefix that was computed by itself."""
+    together, apart = make_model(tokenizer), make_model(tokenizer)
+    passes = []
+    together.language_model.base_model.register_forward_pre_hook(lambda *_: passes.append(1))
+    asked = [
+        Asked([Message("user", text)], pictures[place : place + 1], 6)
+        for place, text in ((0, "红色?"), (1, "What?"), (0, "What?"))
+    ]
+    apart.prefixes(pictures[:2], [one.messages for one in asked[:2]])
+    found = []
+    for model in (together, apart):
+        decoder = Decoder(model.language_model, eos_id=-1)
+        decoder.add(
+            [prompt for prompt in model.prompts(asked) if not isinstance(prompt, Exception)], [0, 1, 2]
+        )
+        if model is together:
+            assert len(passes) == 1
+        while not all(slot.done for slot in decoder.slots):
+            decoder.step()
+        found.append({slot.tag: slot.tokens for slot in decoder.slots})
+    assert found[0] == found[1]
+    assert together.encoded == len(together.kept) == 2
+    for ours, theirs in zip(
+        together.prefixes(pictures[:2], [()] * 2), apart.prefixes(pictures[:2], [()] * 2), strict=True
+    ):
+        for one, other in zip((*ours.keys, *ours.values), (*theirs.keys, *theirs.values), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert together.encoded == 2

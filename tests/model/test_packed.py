@@ -184,7 +184,7 @@ LENGTHS = st.lists(
 
 
 @given(lengths=LENGTHS, heads=st.sampled_from([(4, 4), (4, 2)]))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_attention_by_segments_is_attention_under_the_dense_mask(
     lengths: Lengths, heads: tuple[int, int]
 ) -> None:

@@ -8,8 +8,8 @@ from transformers import AutoConfig
 
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.records import Message
-from ziya_visual.infer.decode import Sampling, generate
-from ziya_visual.infer.text_model import TextModel
+from ziya_visual.infer.decode import generate
+from ziya_visual.infer.text_model import Asked, TextModel
 from ziya_visual.scenes import corpus
 from ziya_visual.scenes.grammar import parse
 from ziya_visual.train.parts import SHIPPED, data_hash, pretrain_parts, read_card
@@ -27,7 +27,7 @@ def test_the_shipped_lm_translates_sentences_of_the_forges_side() -> None:
     rng = np.random.default_rng(5)
     pairs = [corpus.sentence_pair(rng, for_forge=True) for _ in range(60)]
     asked = [(Message("user", corpus.TRANSLATE + source),) for source, _ in pairs]
-    prompts = [model.prompt(turns, 96, Sampling()) for turns in asked]
+    prompts = model.prompts([Asked(turns, (), 96) for turns in asked])
     answers = generate(model.language_model, prompts, eos_id=model.format.eos_id)
     read = [parse(model.decode(tokens), "zh") for tokens in answers]
     right = sum(parse(target, "zh") == found for (_, target), found in zip(pairs, read, strict=True))

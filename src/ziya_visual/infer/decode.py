@@ -6,7 +6,7 @@ cache with ``update``. Legend: N prefixes of P positions, B rows of a call, T to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,18 +32,26 @@ class Sampling:
     top_logprobs: int | None = None
 
 
+GREEDY = Sampling()
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """Token ids, behind a prefix where there is one, and how to go on.
 
-    ``pictures`` are tokens of pictures, float[Q, D] each, and the places in ``ids`` where they stand.
+    Attributes:
+        pictures: tokens of pictures, float[Q, D] each, and the places in ``ids`` where they stand.
+        shared: how many of its first tokens other prompts begin with as well.
+        keep: is given their keys and values once they are computed.
     """
 
     ids: list[int]
     max_new_tokens: int
     prefix: Prefix | None = None
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
     pictures: tuple[tuple[int, Tensor], ...] = ()
+    shared: int = 0
+    keep: Callable[[Prefix], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +96,15 @@ class Decoder:
         """Prefill prompts and choose the first token of each.
 
         Args:
-            prompts: all with prefixes of one length, or all without.
+            prompts: their prefixes, where they have any, are of one length.
             tags: the caller's name of each.
         """
         self.reserve(prompts)
-        for places in alike([len(prompt.ids) for prompt in prompts]):
-            self._prefill([prompts[place] for place in places], [tags[place] for place in places])
+        for behind in (True, False):
+            some = [place for place, prompt in enumerate(prompts) if (prompt.prefix is not None) is behind]
+            for group in alike([len(prompts[place].ids) for place in some]):
+                places = [some[number] for number in group]
+                self._prefill([prompts[place] for place in places], [tags[place] for place in places])
 
     def _prefill(self, prompts: Sequence[Prompt], tags: Sequence[int]) -> None:
         """In one pass, padded to the longest."""
@@ -112,6 +123,9 @@ class Decoder:
                 embeds[row, at : at + len(tokens)] = tokens
         positions = starts + torch.arange(ids.shape[1])[None].expand(len(prompts), -1)
         states = _forward(self._model, self._cache, embeds, rows, positions)
+        for row, prompt in enumerate(prompts, first):
+            if prompt.keep is not None:
+                prompt.keep(self._cache.prefix(row, prompt.shared))
         last = states[torch.arange(len(prompts)), lengths - 1]
         self._lengths = torch.cat([self._lengths, starts + lengths])
         for prompt, tag in zip(prompts, tags, strict=True):
@@ -169,7 +183,7 @@ def compute_prefixes(model: Any, embeds: Tensor) -> list[Prefix]:
     cache = SlotCache()
     positions = torch.arange(embeds.shape[1])[None].expand(len(embeds), -1)
     _forward(model, cache, embeds, torch.arange(len(embeds)), positions)
-    return [cache.prefix(row) for row in range(len(embeds))]
+    return [cache.prefix(row, embeds.shape[1]) for row in range(len(embeds))]
 
 
 def _forward(model: Any, cache: SlotCache, embeds: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
@@ -216,7 +230,7 @@ def generate(
 ) -> list[list[int]]:
     """The new tokens of every prompt, the end token left out; ``rows`` prompts are decoded at a time.
 
-    All prompts have prefixes of one length, or none has.
+    Prefixes are of one length.
     """
     decoder = Decoder(model, eos_id=eos_id)
     answers: list[list[int]] = [[] for _ in prompts]

@@ -8,36 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from ziya_visual.core.errors import CheckpointError, DataError
 from ziya_visual.core.records import Example, Message
 from ziya_visual.data.chat_format import Said
 from ziya_visual.data.images import Pictures, open_picture, open_pictures
-from ziya_visual.data.text_batch import text_batch
-from ziya_visual.infer.decode import Decoder, Prompt, Sampling, compute_prefixes, generate
+from ziya_visual.infer.decode import GREEDY, Decoder, generate
 from ziya_visual.infer.int8 import Dtype, quantize, read_as
-from ziya_visual.infer.prefixes import ByteCache, Prefix, Shown, kept, named
-from ziya_visual.infer.text_model import TextModel
+from ziya_visual.infer.picture_model import AT_ONCE, PictureModel
+from ziya_visual.infer.text_model import Asked
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.attention import INFERENCE
 from ziya_visual.model.checkpoint import load_checkpoint
 from ziya_visual.model.interop import ALIGNMENT
-from ziya_visual.model.model import VisualModel, ZiyaInstructModel
+from ziya_visual.model.model import VisualModel
 from ziya_visual.model.processor import ZiyaProcessor
 
 Floats = NDArray[np.float32]
-KEPT_BYTES = 1_000_000_000  # of pictures' tokens, and as much of their keys and values
-AT_ONCE = 128
 
 
-class ZiyaVisual(TextModel):
+class ZiyaVisual(PictureModel):
     """A vision-language checkpoint of ours.
 
     >>> model = ZiyaVisual.from_pretrained("runs/quickstart/checkpoint")  # doctest: +SKIP
@@ -47,13 +42,8 @@ class ZiyaVisual(TextModel):
 
     def __init__(self, model: VisualModel, alignment: Alignment | None, processor: ZiyaProcessor) -> None:
         """Join the parts; without an ``alignment`` it answers, and cannot embed."""
-        super().__init__(model.language_model, processor.chat)
-        self.model = model.eval()
+        super().__init__(model, processor)
         self._alignment = None if alignment is None else alignment.eval()
-        self.processor = processor
-        self.encoded = 0  # pictures so far
-        self.tokens: ByteCache[Tensor] = ByteCache(KEPT_BYTES)
-        self.kept: ByteCache[Prefix] = ByteCache(KEPT_BYTES)
 
     @staticmethod
     def from_pretrained(folder: Path | str, *, dtype: Dtype = "auto") -> ZiyaVisual:
@@ -129,68 +119,11 @@ class ZiyaVisual(TextModel):
         found_prefixes = self.prefixes(pictures, [example.asked for example in one.values()])
         prefixes = dict(zip(one, found_prefixes, strict=True))
         prompts = [
-            self.prompt(example.asked, max_new_tokens, Sampling(), prefix=prefixes[key])
+            self._branch(example.asked, max_new_tokens, GREEDY, prefixes[key])
             for key, example in zip(keys, examples, strict=True)
         ]
         found = generate(self.language_model, prompts, eos_id=self.format.eos_id, rows=AT_ONCE)
         return [self.decode(tokens) for tokens in found]
-
-    def has_prefix(self, messages: Sequence[Said], num_pictures: int) -> bool:
-        """See :meth:`ChatFormat.has_prefix`."""
-        return self.format.has_prefix(messages, num_pictures)
-
-    def prompt(
-        self,
-        messages: Sequence[Said],
-        max_new_tokens: int,
-        sampling: Sampling,
-        prefix: Prefix | None = None,
-        pictures: Sequence[Image.Image] = (),
-    ) -> Prompt:
-        """A dialogue as token ids: the branch alone behind a ``prefix``, else all, its pictures within."""
-        queries = self.processor.num_query_tokens
-        if prefix is not None:
-            branch = self.format.branch(messages, num_image_tokens=queries, add_generation_prompt=True)
-            return Prompt(branch.ids, max_new_tokens, prefix, sampling)
-        whole = self.format.encode(
-            messages,
-            num_image_tokens=queries if pictures else 0,
-            num_images=len(pictures),
-            add_generation_prompt=True,
-        )
-        starts = [start for start, _ in whole.image_spans]
-        shown = named(pictures, [self._instruction(messages)] * len(pictures))
-        tokens = tuple(zip(starts, self._tokens(shown), strict=True))
-        return Prompt(whole.ids, max_new_tokens, sampling=sampling, pictures=tokens)
-
-    @torch.inference_mode()
-    def prefixes(self, pictures: Sequence[Image.Image], dialogues: Sequence[Sequence[Said]]) -> list[Prefix]:
-        """What dialogues about each picture begin with; what was asked about before is kept.
-
-        An instruction-aware Q-Former reads the last question of the picture's dialogue, and each question
-        gives another prefix.
-        """
-        shown = named(pictures, [self._instruction(messages) for messages in dialogues])
-        ids = torch.tensor(self.format.prefix_ids(self.processor.num_query_tokens))
-
-        def make(some: Sequence[Shown]) -> list[Prefix]:
-            embeds = self.language_model.get_input_embeddings()(ids).repeat(len(some), 1, 1)
-            embeds[:, ids == self.format.image_id] = torch.stack(self._tokens(some)).to(embeds.dtype)
-            return compute_prefixes(self.language_model, embeds)
-
-        return kept(self.kept, shown, make, at_once=AT_ONCE)
-
-    @torch.inference_mode()
-    def _tokens(self, shown: Sequence[Shown]) -> list[Tensor]:
-        """Each picture's tokens, float[Q, D]; one seen before is not encoded again for the same question."""
-
-        def make(some: Sequence[Shown]) -> list[Tensor]:
-            self.encoded += len(some)
-            _, pictures, asked = zip(*some, strict=True)
-            encoded = self.model.image_prefix(self._queries(pictures, asked))
-            return [tokens.clone() for tokens in encoded]  # not views that would keep all of them
-
-        return kept(self.tokens, shown, make, at_once=AT_ONCE)
 
     def embed(self, contents: Sequence[str | Path | Image.Image]) -> list[Floats]:
         """Unit vectors that can be compared: float32[Dp] of each text, float32[Q, Dp] of each picture.
@@ -255,34 +188,12 @@ class ZiyaVisual(TextModel):
             )
         return self._alignment
 
-    def _instruction(self, messages: Sequence[Said]) -> str:
-        """What the Q-Former reads with the picture: the last question, or nothing, as in BLIP-2."""
-        if not isinstance(self.model, ZiyaInstructModel):
-            return ""
-        return next((turn.content for turn in reversed(messages) if turn.role == "user"), "")
-
-    def look(self, picture: Image.Image, messages: Sequence[Said]) -> Tensor:
-        """What the Q-Former reads out of a picture, float[1, Q, Dq], computed anew."""
-        return self._queries([picture], [self._instruction(messages)])
-
-    def _queries(self, pictures: Sequence[Image.Image], instructions: Sequence[str] = ()) -> Tensor:
-        embeds = self.model.encode_images(self.processor.pixels(pictures))
-        if isinstance(self.model, ZiyaInstructModel):
-            read = self._qformer_ids(instructions, self.model.qformer_tokenizer)
-            return self.model.query_images(embeds, read)
-        return self.model.query_images(embeds)
-
-    def _qformer_ids(self, texts: Sequence[str], own: Any | None) -> tuple[Tensor, Tensor]:
-        limit = self.model.config.qformer_config.max_position_embeddings
-        ids, mask = text_batch(texts, limit=limit, chat=self.format, own=own)
-        return torch.from_numpy(ids), torch.from_numpy(mask)
-
     def _stream(
         self, pictures: Sequence[Image.Image], messages: Sequence[Said], max_new_tokens: int
     ) -> Iterator[list[int]]:
-        sharing = self.has_prefix(messages, len(pictures))
-        prefix = self.prefixes(pictures, [messages])[0] if sharing else None
-        prompt = self.prompt(messages, max_new_tokens, Sampling(), prefix, pictures)
+        (prompt,) = self.prompts([Asked(messages, pictures, max_new_tokens)])
+        if isinstance(prompt, DataError):
+            raise prompt
         decoder = Decoder(self.language_model, eos_id=self.format.eos_id)
         decoder.add([prompt], [0])
         (slot,) = decoder.slots

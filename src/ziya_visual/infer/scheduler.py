@@ -6,22 +6,18 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-from PIL import Image
+from dataclasses import dataclass, field
 
 from ziya_visual.core import log
 from ziya_visual.core.errors import DataError, EndpointError
-from ziya_visual.data.chat_format import Said
-from ziya_visual.infer.decode import Decoder, Likelihood, Prompt, Sampling, Slot
-from ziya_visual.infer.text_model import TextModel
+from ziya_visual.infer.decode import Decoder, Likelihood, Prompt, Slot
+from ziya_visual.infer.text_model import Asked, TextModel
 
 SLOTS = 128
 ROOM = 24  # free slots before requests join a nearly full decoder: prefilling a few is as dear as many
 MAX_WAITING = 512
 LIMIT_SECONDS = 600.0  # from the request to the end of its answer
 HALF_CHARACTER = "\ufffd"
-GREEDY = Sampling()
 
 
 class BusyError(EndpointError):
@@ -33,18 +29,14 @@ class LateError(EndpointError):
 
 
 @dataclass
-class Request:
-    """A dialogue to be answered, and the answer as it grows, or whole where it is not ``streamed``.
+class Request(Asked):
+    """The answer to a dialogue as it grows, or whole where it is not ``streamed``.
 
     ``put`` gets :class:`Piece` after piece and at the end a :class:`Finished` or an exception; the
     scheduler's thread calls it.
     """
 
-    messages: Sequence[Said]
-    pictures: Sequence[Image.Image]
-    max_new_tokens: int
-    put: Callable[[Piece | Finished | Exception], None]
-    sampling: Sampling = GREEDY
+    put: Callable[[Piece | Finished | Exception], None] = field(kw_only=True)
     stop: tuple[str, ...] = ()
     streamed: bool = False
     cancelled: bool = False
@@ -78,7 +70,6 @@ class Scheduler:
         """Start the thread."""
         self.model = model
         self._waiting: queue.Queue[Request | None] = queue.Queue(MAX_WAITING)
-        # A prompt behind a prefix and one without cannot be prefilled together, but decode together.
         self._decoder = Decoder(model.language_model, eos_id=model.format.eos_id)
         self._active: dict[int, Request] = {}
         self._next = 0
@@ -148,43 +139,26 @@ class Scheduler:
         self._decoder = Decoder(self.model.language_model, eos_id=self.model.format.eos_id)
 
     def _admit(self, fresh: list[Request]) -> None:
-        """Prefill new requests, those behind a picture's prefix and others apart."""
-        groups: dict[bool, list[Request]] = {False: [], True: []}
-        for request in fresh:
-            try:
-                groups[self.model.has_prefix(request.messages, len(request.pictures))].append(request)
-            except DataError as error:
+        """Prefill new requests; a fault is told to all of them and must not end the thread for others."""
+        asked: dict[int, Request] = {}
+        try:
+            prompts: list[Prompt] = []
+            for request, prompt in zip(fresh, self.model.prompts(fresh), strict=True):
+                if isinstance(prompt, DataError):
+                    request.put(prompt)
+                    continue
+                behind = 0 if prompt.prefix is None else prompt.prefix.length
+                request.prompt_tokens = behind + len(prompt.ids)
+                prompts.append(prompt)
+                asked[self._next] = request
+                self._next += 1
+            self._decoder.add(prompts, list(asked))
+            self._active.update(asked)
+        except Exception as error:
+            log.logger.exception("a prompt could not be computed")
+            for request in asked.values() or fresh:
                 request.put(error)
-        for sharing, group in groups.items():
-            if group:
-                try:
-                    self._prefill(group, sharing)
-                except Exception as error:  # the fault of one group must not end the thread for all
-                    if not isinstance(error, DataError):
-                        log.logger.exception("a prompt could not be computed")
-                    for request in group:
-                        request.put(error)
         self._hand_out()
-
-    def _prefill(self, group: list[Request], sharing: bool) -> None:
-        prefixes = []
-        if sharing:
-            asked = [request.messages for request in group]
-            prefixes = self.model.prefixes([request.pictures[0] for request in group], asked)
-        prompts: list[Prompt] = []
-        tags, taken = [], []
-        for place, request in enumerate(group):
-            prefix = prefixes[place] if sharing else None
-            prompt = self.model.prompt(
-                request.messages, request.max_new_tokens, request.sampling, prefix, request.pictures
-            )
-            request.prompt_tokens = len(prompt.ids) + (0 if prefix is None else prefix.length)
-            prompts.append(prompt)
-            tags.append(self._next)
-            taken.append(request)
-            self._next += 1
-        self._decoder.add(prompts, tags)
-        self._active.update(zip(tags, taken, strict=True))
 
     def _hand_out(self) -> None:
         """Give each caller what is new of its answer, and free the slots of those that ended."""

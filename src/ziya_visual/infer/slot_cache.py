@@ -65,10 +65,10 @@ class SlotCache:
                 self._keys[layer][row, :, :length] = prefix.keys[layer]
                 self._values[layer][row, :, :length] = prefix.values[layer]
 
-    def prefix(self, row: int) -> Prefix:
-        """A row, copied out of the buffers."""
+    def prefix(self, row: int, length: int) -> Prefix:
+        """The beginning of a row, copied out of the buffers."""
         keys, values = (
-            tuple(buffer[row, :, : self._width].clone() for buffer in buffers)
+            tuple(buffer[row, :, :length].clone() for buffer in buffers)
             for buffers in (self._keys, self._values)
         )
         return Prefix(keys, values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,22 @@ from PIL import Image
 
 from ziya_visual.core.errors import CheckpointError, DataError
 from ziya_visual.data.chat_format import ChatFormat, Said
-from ziya_visual.infer.decode import Prompt, Sampling
+from ziya_visual.infer.decode import GREEDY, Prompt, Sampling
 from ziya_visual.infer.int8 import Dtype, quantize, read_as
-from ziya_visual.infer.prefixes import Prefix
 from ziya_visual.model.attention import INFERENCE
 from ziya_visual.model.packed import causal_lm
 
 BLIND = "this model reads text only; serve a vision-language checkpoint to ask about pictures"
+
+
+@dataclass
+class Asked:
+    """A dialogue about pictures, or about none, that is to be answered."""
+
+    messages: Sequence[Said]
+    pictures: Sequence[Image.Image]
+    max_new_tokens: int
+    sampling: Sampling = GREEDY
 
 
 class TextModel:
@@ -48,30 +58,18 @@ class TextModel:
             quantize(model)
         return TextModel(model, ChatFormat(tokenizer))
 
-    def has_prefix(self, messages: Sequence[Said], num_pictures: int) -> bool:
-        """Whether the dialogue begins with what all dialogues about its picture begin with."""
-        return False
+    def prompts(self, asked: Sequence[Asked]) -> list[Prompt | DataError]:
+        """Dialogues as token ids; in the place of one that cannot be asked stands the reason."""
+        return [self._prompt(one) for one in asked]
 
-    def prompt(
-        self,
-        messages: Sequence[Said],
-        max_new_tokens: int,
-        sampling: Sampling,
-        prefix: Prefix | None = None,
-        pictures: Sequence[Image.Image] = (),
-    ) -> Prompt:
-        """The whole dialogue as token ids; there is never a ``prefix`` nor a picture."""
-        assert prefix is None, "a text model has no picture"
-        if pictures:
-            raise DataError(BLIND)
-        ids = self.format.encode(messages, add_generation_prompt=True).ids
-        return Prompt(ids, max_new_tokens, sampling=sampling)
-
-    def prefixes(self, pictures: Sequence[Image.Image], dialogues: Sequence[Sequence[Said]]) -> list[Prefix]:
-        """Refuses pictures: this model has no eyes."""
-        if pictures:
-            raise DataError(BLIND)
-        return []
+    def _prompt(self, asked: Asked) -> Prompt | DataError:
+        if asked.pictures:
+            return DataError(BLIND)
+        try:
+            ids = self.format.encode(asked.messages, add_generation_prompt=True).ids
+        except DataError as error:
+            return error
+        return Prompt(ids, asked.max_new_tokens, sampling=asked.sampling)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of new tokens."""

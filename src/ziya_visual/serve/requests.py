@@ -146,9 +146,8 @@ class ChatRequest(_Body):
         limit = self.max_completion_tokens or self.max_tokens or DEFAULT_MAX_TOKENS
         return [
             Request(
-                turns, pictures, min(limit, room),
+                turns, pictures, min(limit, room), self._sampling(number),
                 put=lambda piece, number=number: put(number, piece),  # type: ignore[misc]
-                sampling=self._sampling(number),
                 stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
                 streamed=bool(self.stream),
             )
