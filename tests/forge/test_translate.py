@@ -164,11 +164,13 @@ def test_errors_are_one_line_and_never_hold_the_key(
 
 def test_what_cannot_be_asked_is_rejected_with_its_reason(endpoint: Endpoint, tmp_path: Path) -> None:
     chinese = dataclasses.replace(caption("zh", "红色"), lang="zh")
-    examples = [chinese, caption("blank", " "), caption("lines", "red\nblue"), caption("ok", "red")]
+    silent = dataclasses.replace(caption("silent", ""), messages=())
+    examples = [chinese, caption("blank", " "), silent, caption("lines", "red\nblue"), caption("ok", "red")]
     run(examples, tmp_path, endpoint)
     assert rejected(tmp_path) == {
         "zh": ["already_in_target_language"],
         "blank": ["empty_source"],
+        "silent": ["empty_source"],
         "lines": ["several_lines_in_plain_prompt"],
     }
     page = report(tmp_path).read_text(encoding="utf-8")

@@ -138,7 +138,7 @@ def refusal(record: Record, settings: Settings) -> str | None:
     if record.lang.split("-")[0] == settings.language:
         return "already_in_target_language"
     texts = [text.strip() for text in record.texts]
-    if not all(texts):
+    if not (texts and all(texts)):
         return "empty_source"
     if settings.prompt.plain and any("\n" in text for text in texts):
         return "several_lines_in_plain_prompt"
