@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import tiny
-from httpx import ConnectError
+from httpx2 import ConnectError
 
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.model.checkpoint import load_checkpoint

@@ -1,5 +1,6 @@
 """Who may ask, how much at once, and what is said when it is too much, too late or a fault."""
 
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,11 +9,13 @@ import openai
 import pytest
 from asking import HEADERS, JSON, about, uri
 
+from ziya_visual.core.errors import ConfigError
 from ziya_visual.infer import scheduler
 from ziya_visual.infer.decode import Decoder
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.scheduler import BusyError, Scheduler
 from ziya_visual.serve.api import create_app
+from ziya_visual.serve.guard import refuse_taken
 
 
 def test_who_may_ask_and_how_much(url: str, model: ZiyaVisual, serve_app: Any) -> None:
@@ -34,6 +37,17 @@ def test_who_may_ask_and_how_much(url: str, model: ZiyaVisual, serve_app: Any) -
         rebound = httpx.get(f"{address}/v1/models", headers={"Host": "evil.example"})
         assert rebound.status_code == 403
         assert "own machine" in rebound.json()["error"]["message"]
+
+
+def test_a_port_that_another_process_has_is_refused() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = rf"127\.0\.0\.1, port {port} \(Address already in use\); give another with --port"
+        with pytest.raises(ConfigError, match=said):
+            refuse_taken("127.0.0.1", port)
+    refuse_taken("127.0.0.1", port)
 
 
 def test_a_full_queue_says_when_to_come_again(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:

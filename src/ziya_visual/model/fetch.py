@@ -24,7 +24,7 @@ def local_folder(checkpoint: str | Path) -> Path:
         return folder
     if not HUB_ID.fullmatch(str(checkpoint)):
         raise CheckpointError(f"{checkpoint}: no such folder, and no hub id of the form owner/name")
-    from httpx import HTTPError
+    from httpx2 import HTTPError  # the hub's own client's
     from huggingface_hub import list_repo_files, snapshot_download
 
     name = str(checkpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
+import socket
 from typing import Any
 
 from fastapi import HTTPException
@@ -32,6 +33,23 @@ def read_key(host: str, api_key_env: str | None) -> str | None:
             f"{host} may be reached by others: give a key with --api-key-env NAME, or use 127.0.0.1"
         )
     return key
+
+
+def refuse_taken(host: str, port: int) -> None:
+    """Look whether a server can listen there.
+
+    Raises:
+        ConfigError: it cannot: another process does, or the port is not for everyone.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen at {host}, port {port} ({error.strerror}); give another with --port"
+        ) from error
 
 
 class Guard:

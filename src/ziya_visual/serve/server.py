@@ -18,7 +18,7 @@ from ziya_visual.core.errors import EndpointError
 from ziya_visual.infer.int8 import Dtype
 from ziya_visual.infer.opening import open_model
 from ziya_visual.serve.api import create_app
-from ziya_visual.serve.guard import read_key
+from ziya_visual.serve.guard import read_key, refuse_taken
 
 START_SECONDS = 120
 ENDING_SECONDS = 60  # for answers that are being given when the server is told to end
@@ -36,13 +36,14 @@ def serve(
     """Open a checkpoint and serve it until interrupted; what is being answered then is ended first.
 
     Raises:
-        ConfigError: a public address without a key, the named environment variable is empty, or a name of
-            ``image_hosts`` is none.
+        ConfigError: a public address without a key, the named environment variable is empty, a name of
+            ``image_hosts`` is none, or the port is taken.
         CheckpointError: the checkpoint cannot be opened.
     """
     key = read_key(host, api_key_env)
     name = path.resolve().name
     app = create_app(open_model(path, dtype=dtype), name=name, api_key=key, image_hosts=image_hosts)
+    refuse_taken(host, port)
     log.logger.info("serving %s at http://%s:%d/v1", name, host, port)
     uvicorn.run(
         app,

@@ -16,7 +16,7 @@ from ziya_visual.eval.judge_files import language_of
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.int8 import Dtype
 from ziya_visual.infer.looking import over_picture, where_it_looks
-from ziya_visual.serve.guard import read_key
+from ziya_visual.serve.guard import read_key, refuse_taken
 from ziya_visual.serve.votes import Duel, Votes
 from ziya_visual.serve.web_words import EN, ZH
 
@@ -223,13 +223,15 @@ def web(
 
     Raises:
         CheckpointError: a checkpoint cannot be opened.
-        ConfigError: a public address without a key, or the named environment variable is empty.
+        ConfigError: a public address without a key, the named environment variable is empty, or the port
+            is taken.
     """
     key = read_key(host, api_key_env)
     model = ZiyaVisual.from_pretrained(checkpoint, dtype=dtype)
     other = None
     if against is not None:
         other = ZiyaVisual.from_pretrained(against, dtype=dtype), against.resolve().name
+    refuse_taken(host, port)
     page, words = build_page(model, name=checkpoint.resolve().name, other=other, votes=votes)
     page.launch(
         server_name=host,
