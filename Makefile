@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint bench bench-train bench-eval bench-data bench-forge bench-serve soak
+.PHONY: help setup quickstart test test-slow lint docs bench bench-train bench-eval bench-data bench-forge bench-serve soak
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -13,7 +13,7 @@ setup: $(VENV)/.stamp  ## make .venv with pinned dependencies (the CPU build of 
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q torch==2.13.0
-	$(BIN)/pip install -q -c constraints.txt -e '.[serve,web,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[serve,web,docs,dev]'
 	touch $@
 
 quickstart: setup  ## the whole system in miniature, offline
@@ -30,6 +30,9 @@ lint: setup  ## style, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup  ## the site, strictly, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench-train: setup  ## training steps beside stock Trainer: runs/bench/train.json
 	$(BIN)/python benchmarks/train.py

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from ziya_visual.cli import main
-from ziya_visual.core import log
 
 FOLDER = "recipes/finetune-folder.yaml"
 
@@ -21,15 +20,6 @@ def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         input=text,
         check=False,
     )
-
-
-@pytest.fixture
-def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``main`` sets of the log is set back: other tests listen to it."""
-    monkeypatch.setattr(log, "console", log.console)
-    for name, value in (("handlers", [*log.logger.handlers]), ("propagate", log.logger.propagate)):
-        monkeypatch.setattr(log.logger, name, value)
-    monkeypatch.setattr(log.logger, "level", log.logger.level)
 
 
 def test_help_needs_no_heavy_library() -> None:
