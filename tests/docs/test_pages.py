@@ -14,6 +14,10 @@ from pages import DOCS, PAGES, ROOT, TUTORIALS, anchors, blocks, commands, links
 
 from ziya_visual.cli import app
 
+# Folders of the repository and of the package.
+NAMES = {
+    one.name for where in (ROOT, ROOT / "src" / "ziya_visual") for one in where.iterdir() if one.is_dir()
+}
 APP = typer.main.get_command(app)
 ELLIPSES = re.compile(r"…|\.\.\.(?=\s|$)")
 
@@ -87,6 +91,15 @@ def parsed(command: Any, context: Any, words: list[str]) -> str | None:
 )
 def test_a_wrong_command_would_be_found(line: str, said: str) -> None:
     assert said in (refusal(line, whole=True) or "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_are_where_they_are_said_to_be(page: Path) -> None:
+    """Of the repository, or below the package, where pages leave ``src/ziya_visual`` out."""
+    places = (ROOT, ROOT / "src" / "ziya_visual", page.parent)
+    for path in re.findall(r"`([a-z_]+/[\w./-]+\.(?:py|yaml|jinja|md|tsv))[` :]", page.read_text("utf-8")):
+        if path.split("/")[0] in NAMES and not re.search("[A-Z]{4}", path):
+            assert any((place / path).is_file() for place in places), f"{name(page)}: {path}"
 
 
 def test_make_targets_are_real() -> None:
