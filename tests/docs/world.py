@@ -35,6 +35,9 @@ def build(folder: Path) -> None:
         path.write_text(_short(yaml.safe_load(path.read_text("utf-8"))))
     _pictures(folder / "my-pictures")
     shutil.copy(folder / "my-pictures" / "red.png", folder / "scene.png")
+    drawn = folder / "runs" / "quickstart" / "data" / "images"
+    drawn.mkdir(parents=True)
+    shutil.copy(folder / "scene.png", drawn / "train-00000.png")
     write_records(folder / "questions.jsonl", [_question(color) for color in COLORS])
     write_records(folder / "captions.jsonl", [_caption(color) for color in COLORS])
     write_jsonl(folder / "pairs.jsonl", _pairs())
