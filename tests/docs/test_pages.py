@@ -115,8 +115,6 @@ def test_make_targets_are_real() -> None:
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
-    """But for pages of the site in another language, which stand under their own heading or none."""
-
     class Loader(yaml.SafeLoader):
         """For the one function that mkdocs.yml names."""
 
