@@ -28,7 +28,8 @@ from ziya_visual.eval.runner import evaluate
 from ziya_visual.eval.suites.scenes import build_suite
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.quickstart import RECIPE, quickstart
-from ziya_visual.scenes.grammar import QUESTION_TYPES, TRAIN_PHRASINGS, Language, parse
+from ziya_visual.scenes.grammar import QUESTION_TYPES, TRAIN_PHRASINGS, Language
+from ziya_visual.scenes.reading import parse
 from ziya_visual.train import training
 from ziya_visual.train.batches import Batches, Drawn
 from ziya_visual.train.parts import SHIPPED

@@ -22,7 +22,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize("lang", ["en", "zh", "es"])
 def test_there_are_twelve_for_each_task(lang: str) -> None:
     phrasings = Templates.load(lang).phrasings
     assert set(phrasings) == set(PLACES)
@@ -45,7 +45,7 @@ def test_what_the_quickstart_draws_is_what_it_was() -> None:
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "092015646441c6d9"
 
 
-@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize("lang", ["en", "zh", "es"])
 @pytest.mark.parametrize("task", ["caption", "vqa", "dialogue", "grounded"])
 def test_every_phrasing_is_drawn_and_what_is_said_is_kept(task: str, lang: str) -> None:
     turns = ASKED if task in ("vqa", "dialogue") else CAPTION

@@ -1,4 +1,4 @@
-"""The grammar: what it says it can read back, in both languages, and its answers are true."""
+"""The grammar: what it says it can read back, in every language, and its answers are true."""
 
 import collections
 
@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ziya_visual.core.errors import DataError
 from ziya_visual.scenes import corpus, questions
 from ziya_visual.scenes.draw import sample_scene
 from ziya_visual.scenes.grammar import (
@@ -24,11 +25,10 @@ from ziya_visual.scenes.grammar import (
     Phrase,
     fits,
     forge_side,
-    keywords,
-    parse,
 )
+from ziya_visual.scenes.reading import keywords, parse
 
-LANGS = ("en", "zh")
+LANGS = ("en", "zh", "es")
 FULL = st.builds(Phrase, st.sampled_from(SIZES), st.sampled_from(COLORS), st.sampled_from(SHAPES))
 ANY = st.builds(
     Phrase,
@@ -43,7 +43,8 @@ def test_a_caption_is_read_back(things: list[Phrase], phrasing: int, lang: str) 
     meaning = Meaning("caption", tuple(things))
     text = Language.load(lang).say(meaning, phrasing)
     assert parse(text, lang) == meaning
-    said = [word for thing in things for word in (thing.size, thing.color, thing.shape)]
+    kinds = ["shape" if part == "noun" else part for part in Language.load(lang).phrase]
+    said = [getattr(thing, kind) for thing in things for kind in kinds]
     assert [word.split(":")[1] for word in keywords(text, lang)] == said
 
 
@@ -64,10 +65,67 @@ def test_every_reply_and_short_answer_is_read_back(task: str, lang: str) -> None
         assert parse(language.answer(task, value), lang) == Meaning(task, (), value)
 
 
-@pytest.mark.parametrize("text", ["", "hello", "What color is the", "a large red", "红色的", "从左到右有"])
-def test_what_is_no_sentence_is_not_read(text: str) -> None:
-    assert parse(text, "en") is None
-    assert parse(text, "zh") is None
+@pytest.mark.parametrize(
+    "text",
+    ["", "hello", "What color is the", "a large red", "红色的", "从左到右有", "¿De qué color es la", "roja"],
+)
+@pytest.mark.parametrize("lang", LANGS)
+def test_what_is_no_sentence_is_not_read(text: str, lang: str) -> None:
+    assert parse(text, lang) is None
+
+
+@pytest.mark.parametrize(
+    ("lang", "task", "phrasing", "things", "said"),
+    [
+        ("en", "exist", 0, [("large", "orange", "star")], "Is there a large orange star?"),
+        ("en", "exist", 0, [(None, "orange", "star")], "Is there an orange star?"),
+        ("en", "count", 0, [(None, "red", "cross")], "How many red crosses are there?"),
+        ("zh", "exist", 0, [("large", "orange", "star")], "有一个大的橙色星形吗？"),
+        ("es", "count", 0, [("large", "red", "cross")], "¿Cuántas cruces rojas grandes hay?"),
+        ("es", "count", 0, [("small", "white", None)], "¿Cuántos objetos blancos pequeños hay?"),
+        ("es", "count", 3, [("small", "blue", "crescent")], "Cuenta las medias lunas azules pequeñas."),
+        ("es", "count", 4, [(None, "purple", "heart")], "¿Cuál es el número de corazones morados?"),
+        ("es", "color", 1, [("small", None, "circle")], "¿Cuál es el color del círculo pequeño?"),
+        ("es", "color", 1, [("small", None, "star")], "¿Cuál es el color de la estrella pequeña?"),
+        (
+            "es", "relation", 3, [("small", "red", "ring"), (None, "black", "crescent")],
+            "En la imagen, ¿dónde está el anillo rojo pequeño respecto a la media luna negra?",
+        ),
+        (
+            "es", "caption", 0,
+            [(None, "yellow", "star"), ("large", None, "square"), ("small", None, "ring")],
+            "De izquierda a derecha hay una estrella amarilla, un cuadrado grande y un anillo pequeño.",
+        ),
+    ],
+)  # fmt: skip
+def test_words_agree(
+    lang: str, task: str, phrasing: int, things: list[tuple[str | None, ...]], said: str
+) -> None:
+    meaning = Meaning(task, tuple(Phrase(*thing) for thing in things))
+    assert Language.load(lang).say(meaning, phrasing) == said
+
+
+@pytest.mark.parametrize(
+    ("task", "things", "value", "said"),
+    [
+        ("color", [("large", None, "star")], "red", "La estrella grande es de color rojo."),
+        ("count", [(None, "red", "star")], "1", "Solo hay una estrella roja."),
+        ("count", [(None, "red", "star")], "3", "Hay tres estrellas rojas."),
+        ("exist", [(None, "green", "crescent")], "no", "No, no veo ninguna media luna verde."),
+        ("relation", [(None, "green", "cross"), ("large", None, None)], "above",
+         "La cruz verde está por encima del objeto grande."),
+    ],
+)  # fmt: skip
+def test_spanish_replies_agree(
+    task: str, things: list[tuple[str | None, ...]], value: str, said: str
+) -> None:
+    meaning = Meaning(task, tuple(Phrase(*thing) for thing in things), value)
+    assert Language.load("es").reply(meaning) == said
+
+
+def test_a_language_without_a_file_says_which_there_are() -> None:
+    with pytest.raises(DataError, match=r"scenes speak en, es, zh, not 'fr'"):
+        Language.load("fr")
 
 
 @pytest.mark.parametrize("lang", LANGS)

@@ -24,13 +24,21 @@ def scenes(
     images: Annotated[int, typer.Option(min=1, help="So many pictures.")] = 3000,
     questions: Annotated[int, typer.Option(min=0, help="About each picture.")] = 8,
     dialogues: Annotated[int, typer.Option(min=0, help="Pictures that have a dialogue too.")] = 600,
+    langs: Annotated[str, typer.Option(help="Of the records, with commas, such as en,es.")] = "en",
     seed: Seed = 0,
 ) -> None:
-    """Draw the miniature's training pictures and write their English records, as the quickstart does."""
+    """Draw the miniature's training pictures and write their records, as the quickstart does in English."""
     from ziya_visual.core.io import write_records
     from ziya_visual.scenes.dataset import write_training
 
-    made = write_training(out, seed=seed, images=images, questions_per_image=questions, dialogues=dialogues)
+    made = write_training(
+        out,
+        seed=seed,
+        images=images,
+        questions_per_image=questions,
+        dialogues=dialogues,
+        langs=langs.split(","),
+    )
     show({"records": write_records(out / "records.jsonl", made)})
 
 

@@ -27,7 +27,7 @@ def evaluate(
     ],
     suite: Annotated[
         list[str],
-        typer.Option(help="scenes, paper-en, paper-zh, qa90, or a file; may be given several times."),
+        typer.Option(help="scenes, scenes:en,es, paper-en, paper-zh, qa90, or a file; may be repeated."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and predictions.")],
     data: Annotated[Path, typer.Option(help="Folder with your copies of the data sets.")] = Path("data/eval"),

@@ -13,7 +13,7 @@ from ziya_visual.eval.judge_files import OR, Contender, Question
 from ziya_visual.eval.metrics.caption import keyword_f1
 from ziya_visual.eval.metrics.vqa import same_answer
 from ziya_visual.eval.reviews import RULE, Review
-from ziya_visual.scenes.grammar import keywords
+from ziya_visual.scenes.reading import keywords
 
 
 def review(asked: Sequence[Question], first: Contender, second: Contender) -> list[Review]:

@@ -128,8 +128,9 @@ class _Asked:
 
 
 def _load(suite: str, data: Path, seed: int) -> _Asked:
-    if suite == SCENES:
-        return _Asked(SCENES, suite=build_suite(seed))
+    name, _, langs = suite.partition(":")
+    if name == SCENES:
+        return _Asked(SCENES, suite=build_suite(seed, *([langs.split(",")] if langs else [])))
     if suite.endswith(".jsonl"):
         own = load_suite(Path(suite))
         return _Asked(own.name, suite=own)

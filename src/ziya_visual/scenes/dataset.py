@@ -1,4 +1,4 @@
-"""Scenes as records: English training data for the forge to translate, and bilingual evaluation data.
+"""Scenes as records: English training data for the forge to translate, and evaluation data in both languages.
 
 Training sentences are all of the image data's side (:func:`grammar.forge_side`) and in the phrasings that
 may be trained on; evaluation uses the two others.
@@ -6,7 +6,7 @@ may be trained on; evaluation uses the two others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +25,8 @@ from ziya_visual.scenes.grammar import (
     Language,
     Meaning,
     forge_side,
-    parse,
 )
+from ziya_visual.scenes.reading import parse
 
 LANGS = ("en", "zh")
 QUESTIONS_PER_TYPE = 420  # per split and language
@@ -55,12 +55,23 @@ class Evaluation:
 
 
 def write_training(
-    folder: Path, *, seed: int, images: int, questions_per_image: int, dialogues: int
+    folder: Path,
+    *,
+    seed: int,
+    images: int,
+    questions_per_image: int,
+    dialogues: int,
+    langs: Sequence[str] = ("en",),
 ) -> list[Example]:
-    """Draw the training pictures into ``folder/images`` and return their English records.
+    """Draw the training pictures into ``folder/images`` and return their records.
 
-    Every picture has a caption and questions; the first ``dialogues`` pictures a dialogue too.
+    Every picture has a caption and questions; the first ``dialogues`` pictures a dialogue too. What is said
+    is drawn in English, and the other languages say the same.
+
+    Raises:
+        DataError: a language that has no file.
     """
+    languages = [Language.load(lang) for lang in langs]
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng((seed, 11))
     examples: list[Example] = []
@@ -71,7 +82,8 @@ def write_training(
             path = folder / "images" / f"{name}.png"
             Image.fromarray(render(scene)).save(path, compress_level=1)
             drawn = _Drawn(scene, name, ImageRef(path=str(path)))
-            examples += _training_texts(rng, drawn, questions_per_image, dialogue=number < dialogues)
+            dialogue = number < dialogues
+            examples += _training_texts(rng, drawn, questions_per_image, languages, dialogue=dialogue)
             bar.advance(bar.tasks[0].id)
     return examples
 
@@ -97,75 +109,101 @@ class _Drawn:
             **fields,  # type: ignore[arg-type]
         )
 
+    def training(
+        self, suffix: str, lang: str, task: str, turns: tuple[Message, ...], **fields: object
+    ) -> Example:
+        """A record named as the forge names its translations."""
+        return self.record(suffix if lang == "en" else f"{suffix}:{lang}", lang, task, turns, **fields)
 
-def _training_texts(rng: Rng, drawn: _Drawn, count: int, *, dialogue: bool) -> Iterator[Example]:
-    said = _forgeable(rng, questions.caption(drawn.scene))
-    if said is not None:
-        yield drawn.record("caption", "en", "caption", (Message("assistant", said),))
-    english = Language.load("en")
+
+def _training_texts(
+    rng: Rng, drawn: _Drawn, count: int, languages: Sequence[Language], *, dialogue: bool
+) -> Iterator[Example]:
+    """What is said about a picture, each text in all languages; nothing is drawn of them but the English."""
+    caption = questions.caption(drawn.scene)
+    phrasing = _forgeable(rng, caption)
+    if phrasing is not None:
+        for language in languages:
+            yield drawn.training("caption", language.lang, "caption", _told(language, caption, phrasing))
     for number in range(count):
         kind = ASKED[number % len(ASKED)]
         asked = _ask_forgeable(rng, drawn.scene, kind)
         if asked is not None:
-            meaning, question = asked
-            answer = english.answer(meaning.task, str(meaning.value))
-            turns = (Message("user", question), Message("assistant", answer))
-            meta = {"question_type": kind}
-            yield drawn.record(f"q{number}", "en", "vqa", turns, answers=(answer,), meta=meta)
-    if dialogue:
-        yield drawn.record("dialogue", "en", "dialogue", _dialogue(rng, drawn.scene))
+            for language in languages:
+                turns = _asked(language, *asked)
+                fields = {"answers": (turns[-1].content,), "meta": {"question_type": kind}}
+                yield drawn.training(f"q{number}", language.lang, "vqa", turns, **fields)
+    talk = _dialogue(rng, drawn.scene) if dialogue else []
+    if talk:
+        for language in languages:
+            spoken = tuple(turn for said in talk for turn in _told(language, *said))
+            yield drawn.training("dialogue", language.lang, "dialogue", spoken)
 
 
-def _forgeable(rng: Rng, meaning: Meaning) -> str | None:
-    """The meaning in a training phrasing of the image data's side, if it has one."""
+def _asked(language: Language, meaning: Meaning, phrasing: int) -> tuple[Message, Message]:
+    """A question and its short answer."""
+    answer = language.answer(meaning.task, str(meaning.value))
+    return Message("user", language.say(meaning, phrasing)), Message("assistant", answer)
+
+
+def _told(language: Language, meaning: Meaning, phrasing: int) -> tuple[Message, ...]:
+    """A question, answered in a sentence; a caption alone."""
+    said = language.say(meaning, phrasing)
+    if meaning.value is None:
+        return (Message("assistant", said),)
+    return Message("user", said), Message("assistant", language.reply(meaning))
+
+
+def _forgeable(rng: Rng, meaning: Meaning) -> int | None:
+    """A training phrasing in which the meaning is of the image data's side, if there is one."""
     english = Language.load("en")
-    texts = [english.say(meaning, phrasing) for phrasing in TRAIN_PHRASINGS]
-    texts = [text for text in texts if forge_side(text)]
-    return texts[rng.integers(len(texts))] if texts else None
+    numbers = [number for number in TRAIN_PHRASINGS if forge_side(english.say(meaning, number))]
+    return numbers[rng.integers(len(numbers))] if numbers else None
 
 
-def _ask_forgeable(rng: Rng, scene: Scene, kind: str, *, reply: bool = False) -> tuple[Meaning, str] | None:
-    """A question of a kind, with ``reply`` one whose reply is of the image data's side too."""
+def _ask_forgeable(rng: Rng, scene: Scene, kind: str, *, reply: bool = False) -> tuple[Meaning, int] | None:
+    """A question of a kind, with ``reply`` one whose reply is of the image data's side too; its phrasing."""
     english = Language.load("en")
     for _ in range(_TRIES):
         meaning = questions.ask_in_training(rng, scene, kind)
         if meaning is None or (reply and not forge_side(english.reply(meaning))):
             continue
-        text = _forgeable(rng, meaning)
-        if text is not None:
-            return meaning, text
+        phrasing = _forgeable(rng, meaning)
+        if phrasing is not None:
+            return meaning, phrasing
     return None
 
 
-def _dialogue(rng: Rng, scene: Scene) -> tuple[Message, ...]:
-    """Up to three questions of different kinds, answered in whole sentences; a caption where none can be."""
-    english = Language.load("en")
-    turns: list[Message] = []
-    for kind in rng.permutation(QUESTION_TYPES)[:TURNS]:
-        asked = _ask_forgeable(rng, scene, str(kind), reply=True)
-        if asked is not None:
-            meaning, text = asked
-            turns += [Message("user", text), Message("assistant", english.reply(meaning))]
-    return tuple(turns) or (Message("assistant", _forgeable(rng, questions.caption(scene)) or ""),)
+def _dialogue(rng: Rng, scene: Scene) -> list[tuple[Meaning, int]]:
+    """Up to three questions of different kinds and their phrasings; a caption where none can be asked."""
+    kinds = rng.permutation(QUESTION_TYPES)[:TURNS]
+    asked = [found for kind in kinds if (found := _ask_forgeable(rng, scene, str(kind), reply=True))]
+    if asked:
+        return asked
+    phrasing = _forgeable(rng, questions.caption(scene))
+    return [] if phrasing is None else [(questions.caption(scene), phrasing)]
 
 
-def evaluation(*, seed: int, held_out: bool) -> Evaluation:
-    """Draw one split: ``new`` scenes, or ``unseen`` ones with one object of a held-out pair each."""
+def evaluation(*, seed: int, held_out: bool, langs: Sequence[str] = LANGS) -> Evaluation:
+    """Draw one split: ``new`` scenes, or ``unseen`` ones with one object of a held-out pair each.
+
+    The scenes and what is asked of them are the same in all languages, whichever they are.
+    """
     rng = np.random.default_rng((seed, 13, int(held_out)))
     split = "unseen" if held_out else "new"
     scenes: dict[str, Scene] = {}
     asked = _balanced_questions(rng, scenes, split, held_out=held_out)
-    vqa: dict[str, list[Example]] = {lang: [] for lang in LANGS}
+    vqa: dict[str, list[Example]] = {lang: [] for lang in langs}
     for number, (name, meaning, phrasing) in enumerate(asked):
-        for lang in LANGS:
+        for lang in langs:
             vqa[lang].append(_question(scenes[name], name, number, meaning, phrasing, lang, split))
     described = _distinct_scenes(rng, scenes, f"{split}-caption", CAPTIONS, held_out=held_out)
-    caption = {lang: [_described(scenes[name], name, lang, split) for name in described] for lang in LANGS}
+    caption = {lang: [_described(scenes[name], name, lang, split) for name in described] for lang in langs}
     pools = [_distinct_scenes(rng, scenes, f"{split}-pool{n}", POOL, held_out=held_out) for n in range(POOLS)]
-    ranked: dict[str, dict[str, str]] = {lang: {} for lang in LANGS}
+    ranked: dict[str, dict[str, str]] = {lang: {} for lang in langs}
     for name in (name for pool in pools for name in pool):
         phrasing = int(rng.choice(EVAL_PHRASINGS))
-        for lang in LANGS:
+        for lang in langs:
             ranked[lang][name] = Language.load(lang).say(questions.caption(scenes[name]), phrasing)
     return Evaluation(scenes, vqa, caption, pools, ranked)
 
@@ -214,12 +252,10 @@ def _distinct_scenes(
 def _question(
     scene: Scene, name: str, number: int, meaning: Meaning, phrasing: int, lang: str, split: str
 ) -> Example:
-    language = Language.load(lang)
-    answer = language.answer(meaning.task, str(meaning.value))
-    turns = (Message("user", language.say(meaning, phrasing)), Message("assistant", answer))
+    turns = _asked(Language.load(lang), meaning, phrasing)
     meta = {"question_type": meaning.task, "split": split}
     return _Drawn(scene, name, None).record(
-        f"{number}-{lang}", lang, "vqa", turns, answers=(answer,), meta=meta
+        f"{number}-{lang}", lang, "vqa", turns, answers=(turns[-1].content,), meta=meta
     )
 
 

@@ -1,8 +1,9 @@
-"""A small bilingual language about coloured shapes: says what a meaning is, and reads the meaning back.
+"""A small language about coloured shapes, in English, Chinese, and what else has a file: says what is meant.
 
-A language is a data file (``language/en.yaml``, ``zh.yaml``): words and ten phrasings a task, of which the
-last two are kept for evaluation. English and Chinese are rendered from the same :class:`Meaning`, so a
-translation is right exactly if :func:`parse` reads the same meaning out of both sides.
+A language is a data file (``language/en.yaml``, ``zh.yaml``, ``es.yaml``): words, how they form noun phrases,
+and ten phrasings a task, of which the last two are kept for evaluation. All are rendered from the same
+:class:`Meaning`, so a translation is right exactly if :func:`.reading.parse` reads the same meaning out of
+both sides.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,9 @@ from typing import Any
 
 import yaml
 
+from ziya_visual.core.errors import DataError
+
+FOLDER = Path(__file__).parent / "language"
 SIZES = ("small", "large")
 COLORS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "white")
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "diamond", "pentagon", "ring", "crescent")
@@ -53,64 +56,114 @@ class Meaning:
 
 
 @dataclass(frozen=True, slots=True)
+class Slot:
+    """A place of a phrasing in which a thing is named: ``{the}``, ``{other}``, ``{many}`` ...
+
+    Attributes:
+        before: what stands before the noun phrase, by the noun's gender; the last for all further ones.
+        vowel: the same before a vowel, where that differs (``a``, ``an``).
+        thing: which of the things it names, 0 or -1: the first or the last.
+        plural: whether in the plural.
+    """
+
+    before: Sequence[str] = ("",)
+    vowel: Sequence[str] = ()
+    thing: int = 0
+    plural: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Language:
-    """The words, phrasings and replies of one language, and how it forms noun phrases."""
+    """The words, phrasings and replies of one language, and how it forms noun phrases.
+
+    Attributes:
+        lang: the name of its file.
+        words: by kind and name, in the form that a short answer has.
+        phrasings: ten a task.
+        replies: a sentence a task, or one a value.
+        spaced: whether spaces part its words.
+        phrase: the parts of a noun phrase in order, with what stands around each: ``{size: "{} ", ...}``.
+        forms: of a word that changes: by gender, then the same in the plural; all others never change.
+        gender: of the shapes whose nouns are not of gender 0.
+        slots: by name; each has a capitalised twin (``{The}``).
+        joined: what stands between the things of a list, and before the last.
+    """
 
     lang: str
     words: dict[str, Any]
     phrasings: dict[str, list[str]]
     replies: dict[str, Any]
+    spaced: bool
+    phrase: dict[str, str]
+    forms: dict[str, list[str]]
+    gender: dict[str, int]
+    slots: dict[str, Slot]
+    joined: tuple[str, str]
 
     @staticmethod
     @functools.cache
     def load(lang: str) -> Language:
-        """Read ``language/<lang>.yaml``."""
-        text = (Path(__file__).parent / "language" / f"{lang}.yaml").read_text(encoding="utf-8")
-        data = yaml.safe_load(text)
+        """Read ``language/<lang>.yaml``.
+
+        Raises:
+            DataError: there is none.
+        """
+        path = FOLDER / f"{lang}.yaml"
+        if not path.is_file():
+            known = sorted(found.stem for found in FOLDER.glob("*.yaml"))
+            raise DataError(f"scenes speak {', '.join(known)}, not {lang!r}; {path} would be its file")
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
         assert all(len(data["phrasings"][task]) == PHRASINGS for task in TASKS), lang
-        return Language(lang, data["words"], data["phrasings"], data["replies"])
+        grammar = data.pop("grammar")
+        slots = {name: Slot(**fields) for name, fields in grammar.pop("slots").items()}
+        return Language(lang=lang, **data, **{"forms": {}, "gender": {}, **grammar}, slots=slots)
 
     def noun(self, phrase: Phrase, *, plural: bool = False) -> str:
-        """``large red circle``, ``red objects``; ``大的红色圆形``, ``红色物体``."""
-        size = self.words["size"][phrase.size] if phrase.size else ""
-        color = self.words["color"][phrase.color] if phrase.color else ""
-        noun = self.words["shape"][phrase.shape] if phrase.shape else self.words["object"]
-        if self.lang == "zh":
-            return f"{size}的{color}{noun}" if size else f"{color}{noun}"
-        if plural:
-            noun += "es" if noun.endswith("s") else "s"
-        return " ".join(word for word in (size, color, noun) if word)
+        """``large red circle``, ``red objects``; ``大的红色圆形``; ``estrellas rojas grandes``."""
+        said = {
+            "size": phrase.size and self.words["size"][phrase.size],
+            "color": phrase.color and self.words["color"][phrase.color],
+            "noun": self.words["shape"][phrase.shape] if phrase.shape else self.words["object"],
+        }
+        gender = self._gender(phrase)
+        return "".join(
+            around.format(self._form(word, gender, plural))
+            for kind, around in self.phrase.items()
+            if (word := said[kind])
+        )
 
-    def one(self, phrase: Phrase) -> str:
-        """The phrase introduced: ``an orange star``, ``一个橙色星形``."""
-        noun = self.noun(phrase)
-        if self.lang == "zh":
-            return f"一个{noun}"
-        return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+    def _gender(self, phrase: Phrase) -> int:
+        return self.gender.get(phrase.shape, 0) if phrase.shape else 0
+
+    def _form(self, word: str, gender: int, plural: bool) -> str:
+        forms = self.forms.get(word)
+        if forms is None:
+            return word
+        genders = len(forms) // 2
+        return forms[plural * genders + min(gender, genders - 1)]
+
+    def all_forms(self, kind: str) -> dict[str, str]:
+        """Every form of the words of a kind, and the name that it stands for; ``object`` is no name."""
+        words = {"": self.words["object"]} if kind == "object" else self.words[kind]
+        return {form: name for name, word in words.items() for form in (word, *self.forms.get(word, ()))}
+
+    def fill(self, slot: str, things: Sequence[Phrase]) -> str:
+        """A thing as a slot of a phrasing names it: ``an orange star``, ``一个橙色星形``."""
+        place = self.slots[slot]
+        phrase = things[place.thing]
+        noun = self.noun(phrase, plural=place.plural)
+        before = place.vowel if place.vowel and noun[0] in "aeiou" else place.before
+        return before[min(self._gender(phrase), len(before) - 1)] + noun
 
     def listed(self, phrases: Sequence[Phrase]) -> str:
         """``a red star, a blue ring and a black heart``; ``一个红色星形、一个蓝色圆环和一个黑色心形``."""
-        ones = [self.one(phrase) for phrase in phrases]
-        comma, last = ("、", "和") if self.lang == "zh" else (", ", " and ")
+        ones = [self.fill("a", [phrase]) for phrase in phrases]
+        comma, last = self.joined
         return comma.join(ones[:-1]) + (last if len(ones) > 1 else "") + ones[-1]
-
-    def slots(self, things: Sequence[Phrase]) -> dict[str, str]:
-        """The text of every slot that a phrasing may hold."""
-        article = "" if self.lang == "zh" else "the "
-        first, second = things[0], things[-1]
-        the = f"{article}{self.noun(first)}"
-        return {
-            "the": the,
-            "The": the[0].upper() + the[1:],
-            "other": f"{article}{self.noun(second)}",
-            "a": self.one(first),
-            "many": self.noun(first, plural=True),
-            "list": self.listed(things),
-        }
 
     def say(self, meaning: Meaning, phrasing: int) -> str:
         """The caption or question in phrasing 0-9."""
-        return self.phrasings[meaning.task][phrasing].format(**self.slots(meaning.things))
+        return self.phrasings[meaning.task][phrasing].format_map(_Filled(self, meaning.things))
 
     def answer(self, task: str, value: str) -> str:
         """The short answer: ``red``, ``两个``."""
@@ -122,96 +175,23 @@ class Language:
         form = self.replies[meaning.task]
         if isinstance(form, dict):
             form = form.get(meaning.value) or form["other"]
-        return str(form).format(value=self.answer(meaning.task, meaning.value), **self.slots(meaning.things))
+        filled = _Filled(self, meaning.things)
+        filled["value"] = self.answer(meaning.task, meaning.value)
+        return str(form).format_map(filled)
 
 
-def _alternatives(words: dict[str, str]) -> str:
-    return "|".join(sorted(map(re.escape, words.values()), key=len, reverse=True))
+class _Filled(dict[str, str]):
+    """The text of the slots that a phrasing holds, each formed when it is met."""
 
+    def __init__(self, language: Language, things: Sequence[Phrase]) -> None:
+        super().__init__()
+        self._language, self._things = language, things
 
-@functools.cache
-def _noun_pattern(lang: str) -> str:
-    words = Language.load(lang).words
-    size, color = _alternatives(words["size"]), _alternatives(words["color"])
-    noun = f"{_alternatives(words['shape'])}|{words['object']}"
-    if lang == "zh":
-        return f"(?:一个)?(?:(?:{size})的)?(?:{color})?(?:{noun})"
-    return f"(?:(?:the|a|an) )?(?:(?:{size}) )?(?:(?:{color}) )?(?:{noun})(?:es|s)?"
-
-
-def read_phrase(text: str, lang: str) -> Phrase:
-    """The attributes that a noun phrase names; words it does not know are ignored."""
-    words = Language.load(lang).words
-    found = {}
-    for kind in ("size", "color", "shape"):
-        for name, word in words[kind].items():
-            pattern = re.escape(word) if lang == "zh" else rf"\b{re.escape(word)}(?:es|s)?\b"
-            if re.search(pattern, text):
-                found[kind] = name
-    return Phrase(**found)
-
-
-@functools.cache
-def _sentence_patterns(lang: str) -> list[tuple[str, str | None, re.Pattern[str]]]:
-    """(task, value of a reply or None, pattern with named groups) of every sentence the language has."""
-    language = Language.load(lang)
-    noun = _noun_pattern(lang)
-    comma, last = ("、", "和") if lang == "zh" else (", ", " and ")
-    many = f"{noun}(?:(?:{comma}{noun})*{last}{noun})?"
-    patterns = []
-
-    def add(task: str, value: str | None, form: str) -> None:
-        pattern = re.escape(form).replace(r"\{", "{").replace(r"\}", "}")
-        for slot in ("the", "The", "a", "many"):
-            pattern = pattern.replace(f"{{{slot}}}", f"(?P<first>{noun})")
-        pattern = pattern.replace("{other}", f"(?P<second>{noun})").replace("{list}", f"(?P<list>{many})")
-        pattern = pattern.replace("{value}", f"(?P<value>{_alternatives(language.words.get(task, {}))})")
-        patterns.append((task, value, re.compile(pattern, re.IGNORECASE)))
-
-    for task, forms in language.phrasings.items():
-        for form in forms:
-            add(task, None, form)
-    for task, forms in language.replies.items():
-        for value, form in forms.items() if isinstance(forms, dict) else [(None, forms)]:
-            add(task, None if value == "other" else value, form)
-    return patterns
-
-
-def parse(text: str, lang: str) -> Meaning | None:
-    """The meaning of a caption, question, reply or short answer; ``None`` where the grammar cannot read it.
-
-    >>> parse("What color is the large ring?", "en") == parse("大的圆环是什么颜色？", "zh")
-    True
-    """
-    text = text.strip()
-    for task in QUESTION_TYPES:
-        for value, word in Language.load(lang).words[task].items():
-            if text.rstrip(".。").lower() == word:
-                return Meaning(task, (), value)
-    for task, value, pattern in _sentence_patterns(lang):
-        match = pattern.fullmatch(text)
-        if match:
-            groups = match.groupdict()
-            if groups.get("list"):
-                things = re.findall(_noun_pattern(lang), groups["list"])
-            else:
-                things = [groups[name] for name in ("first", "second") if groups.get(name)]
-            said = groups.get("value")
-            if said is not None:
-                value = next(k for k, word in Language.load(lang).words[task].items() if word == said.lower())
-            return Meaning(task, tuple(read_phrase(thing.lower(), lang) for thing in things), value)
-    return None
-
-
-def keywords(text: str, lang: str) -> list[str]:
-    """The size, colour and shape words of a text in order, as ``kind:name``: what keyword F1 compares."""
-    words = Language.load(lang).words
-    names = {
-        word: f"{kind}:{name}" for kind in ("size", "color", "shape") for name, word in words[kind].items()
-    }
-    alternatives = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
-    pattern = alternatives if lang == "zh" else rf"\b(?:{alternatives})(?=(?:es|s)?\b)"
-    return [names[word] for word in re.findall(pattern, text.lower())]
+    def __missing__(self, name: str) -> str:
+        if name == "list":
+            return self._language.listed(self._things)
+        text = self._language.fill(name[0].lower() + name[1:], self._things)
+        return text[0].upper() + text[1:] if name[0].isupper() else text
 
 
 def forge_side(text: str) -> bool:

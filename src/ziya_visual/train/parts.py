@@ -25,7 +25,7 @@ from ziya_visual.core.records import Message
 from ziya_visual.data.chat_format import ChatFormat
 from ziya_visual.data.packing import IGNORE, Branch, segments
 from ziya_visual.model.packed import packed_states
-from ziya_visual.scenes import corpus, questions
+from ziya_visual.scenes import corpus, draw, questions
 from ziya_visual.scenes.draw import sample_scene
 from ziya_visual.scenes.grammar import EVAL_PHRASINGS, QUESTION_TYPES, Language, Meaning
 from ziya_visual.train.pretrain_lm import LM_STEPS, list_batch, list_prefix, pretrain_lm
@@ -33,6 +33,7 @@ from ziya_visual.train.pretrain_vit import VIT_STEPS, pretrain_vit
 
 SHIPPED = Path(__file__).parent.parent / "parts"
 _SCORED_LISTS, _SCORED_TEXTS = 200, 200
+_HASHED = 60  # readings a lesson
 
 
 def pretrain_parts(
@@ -96,10 +97,20 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def data_hash() -> str:
-    """A hash of all that the parts' data is drawn by: the language files and the code of ``scenes``."""
-    folder = Path(corpus.__file__).parent
-    files = sorted([*folder.glob("*.py"), *folder.glob("language/*.yaml")])
-    return hash_json({file.name: hash_bytes(file.read_bytes()) for file in files})
+    """A hash of what the parts are made from: texts as the LM reads them, and the code that draws pictures.
+
+    Of the texts a sample as it is drawn, so that nothing counts which changes none: not how the code is
+    written, nor a language that the LM never reads. Pixels may differ by one between processors.
+    """
+    rng = np.random.default_rng(23)
+    texts = [
+        [corpus.reading(rng, lesson), corpus.translation(rng), corpus.sentence_pair(rng, for_forge=True)]
+        for lesson in corpus.LESSONS
+        for _ in range(_HASHED)
+    ]
+    return hash_json(
+        {"texts": hash_bytes(repr(texts).encode()), "draw": hash_bytes(Path(draw.__file__).read_bytes())}
+    )
 
 
 def lm_scores(model: LlamaForCausalLM, chat: ChatFormat, *, seed: int) -> dict[str, float]:

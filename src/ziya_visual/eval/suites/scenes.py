@@ -1,29 +1,34 @@
-"""The suite ``scenes``: the drawn world of the quickstart, asked about in both languages."""
+"""The suite ``scenes``: the drawn world of the quickstart, asked about in English and Chinese or others."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ziya_visual.data.templates import instruct
 from ziya_visual.eval.suites import Pool, Section, Suite
 from ziya_visual.scenes import dataset
 from ziya_visual.scenes.draw import render
-from ziya_visual.scenes.grammar import keywords
+from ziya_visual.scenes.reading import keywords
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def build_suite(seed: int) -> Suite:
-    """New scenes and held-out pairs, in both languages, in phrasings that were never trained on."""
+def build_suite(seed: int, langs: Sequence[str] = dataset.LANGS) -> Suite:
+    """New scenes and held-out pairs, in all languages, in phrasings that were never trained on.
+
+    Raises:
+        DataError: a language that the scenes do not speak, or that has no instruction templates.
+    """
     from PIL import Image as Pillow
 
     sections: dict[tuple[str, str], Section] = {}
     images: dict[str, Image] = {}
     for split, held_out in (("new", False), ("unseen", True)):
-        drawn = dataset.evaluation(seed=seed, held_out=held_out)
+        drawn = dataset.evaluation(seed=seed, held_out=held_out, langs=langs)
         images |= {name: Pillow.fromarray(render(scene)) for name, scene in drawn.scenes.items()}
-        for lang in dataset.LANGS:
+        for lang in langs:
             pools = [
                 Pool(tuple(pool), tuple(drawn.ranked[lang][name] for name in pool)) for pool in drawn.pools
             ]
