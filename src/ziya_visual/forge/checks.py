@@ -74,6 +74,11 @@ class Pair:
         """Whether the lexicon knows both languages."""
         return {self.source_lang, self.target_lang} == {"en", "zh"}
 
+    @property
+    def latin(self) -> bool:
+        """Whether both languages write in Latin letters, and so may share words."""
+        return _SCRIPTS.keys().isdisjoint((self.source_lang, self.target_lang))
+
 
 def _letters(text: str, lang: str) -> int:
     return len(re.findall(_SCRIPTS.get(lang, _LATIN), text))
@@ -109,7 +114,14 @@ def _language(pair: Pair) -> str | None:
 
 
 def _leftover(pair: Pair) -> str | None:
-    """Source words that stand in the target untranslated; names, codes and units may."""
+    """Source words that stand in the target untranslated; names, codes and units may.
+
+    Between two languages in Latin letters only where they are more than seven tenths of all.
+    """
+    if pair.latin:
+        ours, theirs = (re.findall(r"[^\W\d_]{3,}", side.lower()) for side in (pair.source, pair.target))
+        kept = sum(word in ours for word in theirs)
+        return "leftover_source" if len(theirs) >= 4 and kept > 0.7 * len(theirs) else None
     if pair.target_lang in _SCRIPTS and pair.source_lang not in _SCRIPTS:
         words = set(
             re.findall(
@@ -176,7 +188,8 @@ def _echo(pair: Pair) -> str | None:
     def squeeze(text: str) -> str:
         return re.sub(r"\W+", "", text).lower()
 
-    echoed = squeeze(pair.source) == squeeze(pair.target) and not _is_name_only(pair.source)
+    shared = pair.latin and len(pair.source.split()) == 1  # "no" is Spanish too
+    echoed = squeeze(pair.source) == squeeze(pair.target) and not _is_name_only(pair.source) and not shared
     contained = len(squeeze(pair.source)) >= 12 and squeeze(pair.source) in squeeze(pair.target)
     return "echo" if echoed or contained else None
 
@@ -201,9 +214,17 @@ def _truncation(pair: Pair) -> str | None:
 
 
 def _question(pair: Pair) -> str | None:
-    if pair.target_lang != "zh" or not pair.source.endswith(("?", "？")):
+    if not pair.source.endswith(("?", "？")):
         return None
-    return None if _ASKS_ZH.search(pair.target) else "not_a_question"
+    if pair.target_lang == "zh":
+        return None if _ASKS_ZH.search(pair.target) else "not_a_question"
+    return "not_a_question" if pair.latin and "?" not in pair.target else None
+
+
+def _long_numbers(text: str) -> set[str]:
+    """Numbers of three digits and more, as any language writes them: ``3,000``, ``3.000`` and ``3 000``."""
+    joined = re.sub(r"(?<=\d)[.,'\u00a0\u202f ](?=\d{3}(?!\d))", "", text)
+    return set(re.findall(r"\d{3,}", re.sub(_PLACEHOLDER, " ", joined)))
 
 
 CHECKS: dict[str, Callable[[Pair], str | None]] = {
@@ -219,8 +240,12 @@ CHECKS: dict[str, Callable[[Pair], str | None]] = {
     "truncated": _truncation,
     "not_a_question": _question,
 }
-# What a record that was accepted has passed: goes into its provenance.
-NAMES = ("empty", *CHECKS, "lexicon")
+
+
+def names(source_lang: str, target_lang: str) -> tuple[str, ...]:
+    """What a record that was accepted has passed: goes into its provenance."""
+    pair = Pair("", "", source_lang.split("-")[0], target_lang.split("-")[0])
+    return ("empty", *CHECKS, "lexicon" if pair.bilingual else "numbers")
 
 
 def check(
@@ -256,6 +281,8 @@ def _check(pair: Pair, ends_matter: bool) -> tuple[str, ...]:
         cut = ends(pair.source) and not ends(pair.target) and ends_matter
         found = compared(english, chinese, backwards=pair.source_lang == "zh", end_is_missing=cut)
         reasons += [reason for reason in found if reason not in reasons]
+    elif not pair.bilingual and _long_numbers(pair.source) != _long_numbers(pair.target):
+        reasons.append("numbers")
     return tuple(reasons)
 
 

@@ -205,6 +205,6 @@ def _translated(
             translated_from=example.id,
             model=settings.model,
             prompt_hash=settings.prompt.hash,
-            checks=checks.NAMES,
+            checks=checks.names(example.lang, settings.to),
         ),
     )
