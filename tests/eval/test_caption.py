@@ -169,6 +169,24 @@ def test_pre_refuses_chinese_that_nobody_has_cut(save: Save) -> None:
     assert score.run("caption", **files, lang="zh")["scores"]["Bleu_1[zh:char]"] > 0
 
 
+def test_a_third_language_is_cut_into_words_and_its_scores_say_so(save: Save) -> None:
+    true = [
+        {"image_id": 0, "references": ["Una estrella roja y un círculo azul.", "Veo una estrella roja."]},
+        {"image_id": 1, "references": ["Una media luna negra.", "Aquí hay una media luna negra."]},
+    ]
+    said = [
+        {"image_id": 0, "caption": "una estrella roja y un círculo verde"},
+        {"image_id": 1, "caption": "UNA MEDIA LUNA NEGRA."},
+    ]
+    files = {"references": save("r.jsonl", true), "predictions": save("p.json", said)}
+    found = score.run("caption", **files, lang="es-MX", per_item=True)
+    assert found["scores"]["Bleu_1[es:ptb]"] == pytest.approx(10 / 11)  # words, but for "verde"
+    assert found["per_item"]["1"]["ROUGE_L[es:ptb]"] == pytest.approx(1)
+    assert "METEOR[es:ptb]" in found["card"]["not_computed"]
+    every = score.run("caption", **files, lang="es", segmenter="all")["scores"]
+    assert {name.partition("[")[2] for name in every} == {"es:pre]", "es:char]", "es:ptb]"}
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

@@ -80,6 +80,15 @@ def test_works_without_curves_samples_and_baselines(tmp_path: Path) -> None:
     assert "Learning curves" not in html
 
 
+def test_any_languages_are_shown_and_the_gap_is_between_the_furthest(tmp_path: Path) -> None:
+    values = {"en": 80.0, "es": 71.5, "eu": 78.0}
+    rows = [row("chat", lang, "vqa", "accuracy", value) for lang, value in values.items()]
+    html = write_report(tmp_path, {**RESULTS, "metrics": rows, "card": {}}, [], []).read_text("utf-8")
+    assert [*re.findall(r'<h3 lang="(\w\w)">', html)][:3] == ["en", "es", "eu"]
+    assert "Español" in html
+    assert "<b>8.5</b><span>points between the languages, new scenes" in html
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
 def test_fits_a_phone(page: Path) -> None:

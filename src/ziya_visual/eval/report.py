@@ -18,7 +18,7 @@ from ziya_visual.eval.report_benchmarks import tables
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LANGUAGES = {"en": "English", "zh": "中文"}
+LANGUAGES = {"en": "English", "zh": "中文", "es": "Español"}  # shown in this order, others by their tags
 SPLITS = {"new": "new scenes", "unseen": "unseen combinations"}
 MODELS = {"base": "Base", "chat": "Chat", "majority": "Majority", "blank": "Blank"}
 BLIND = ("majority", "blank")
@@ -85,7 +85,7 @@ def write_report(
             results=results,
             card=card,
             table=table,
-            languages={lang: name for lang, name in LANGUAGES.items() if lang in table.langs},
+            languages={lang: LANGUAGES.get(lang, lang) for lang in table.langs},
             splits={split: name for split, name in SPLITS.items() if split in table.splits},
             models={**MODELS, "chat": chat},
             benchmarks=tables(results["metrics"], model=chat, apart=(*SPLITS, "train")),
@@ -104,7 +104,8 @@ class Table:
     def __init__(self, rows: Sequence[Mapping[str, Any]], targets: Sequence[Target]) -> None:
         self.rows = {self._key(row): row for row in rows}
         self.targets = {(target.task, target.name, target.split): target for target in targets}
-        self.langs = {row["lang"] for row in rows}
+        found = {row["lang"] for row in rows}
+        self.langs = [lang for lang in LANGUAGES if lang in found] + sorted(found - LANGUAGES.keys())
         self.splits = {row["split"] for row in rows}
         self.types = list(dict.fromkeys(r["name"] for r in rows if r["name"].startswith("type:")))
         self.forge = [row for row in rows if row["model"] == "forge"]
@@ -137,12 +138,13 @@ class Table:
         return max(found, key=lambda row: float(row["value"]), default=None)
 
     def gaps(self) -> list[tuple[str, float]]:
-        """(split, how far apart Chat's VQA accuracies in the two languages are)."""
+        """(split, how far apart Chat's best and worst VQA accuracies are among the languages)."""
         found = []
         for split in SPLITS:
-            pair = [self.get("chat", split, lang, "vqa", "accuracy") for lang in LANGUAGES]
-            if pair[0] and pair[1]:
-                found.append((split, abs(pair[0]["value"] - pair[1]["value"])))
+            rows = [self.get("chat", split, lang, "vqa", "accuracy") for lang in self.langs]
+            values = [float(row["value"]) for row in rows if row]
+            if len(values) > 1:
+                found.append((split, max(values) - min(values)))
         return found
 
 

@@ -42,7 +42,7 @@ def score_caption(
         lines, words = segment.segment(candidates, name), iter(segment.segment(flat, name))
         cut = [[next(words) for _ in group] for group in groups]
         _score_cut(scored, images, lines, cut, suffix)
-        _score_java(scored, images, lines, cut, name, suffix)
+        _score_java(scored, images, lines, cut, suffix)
     if any(name == "jieba" for name, _ in cuts):
         scored.packages.append("jieba")
     scored.failures = +failures
@@ -63,11 +63,11 @@ def _score_cut(
 
 
 def _score_java(
-    scored: Scored, images: list[str], lines: list[str], groups: list[list[str]], name: str, suffix: str
+    scored: Scored, images: list[str], lines: list[str], groups: list[list[str]], suffix: str
 ) -> None:
     """Add METEOR and SPICE where they can run, and say why where not."""
     for metric in java.METRICS:
-        if name == "ptb":
+        if not suffix:  # English
             value, reason = java.score(metric, images, lines, groups)
         else:
             value, reason = None, f"{metric}'s word lists are English"

@@ -2,7 +2,8 @@
 
 English is cut by :mod:`ziya_visual.eval.metrics.ptb`. For Chinese there is no one rule: ``pre`` takes the
 words as the file separates them, ``char`` every character, ``jieba`` what jieba 0.42.1 finds. One output
-scores 0.28, 0.36 or 0.27 CIDEr by them, so Chinese scores always carry the name of theirs.
+scores 0.28, 0.36 or 0.27 CIDEr by them, so Chinese scores always carry the name of theirs. So do those of
+other languages, cut by PTB's rules where spaces part their words.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.eval.metrics.ptb import ptb_tokenize
 
 SEGMENTERS = ("pre", "char", "jieba")
+_UNSPACED = ("zh", "ja", "th", "lo", "km", "my")
 _IDEOGRAPH = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ffff]")
 
 
@@ -59,7 +61,7 @@ def segment(texts: Sequence[str], segmenter: str) -> list[str]:
 
 
 def choose(lang: str, segmenter: str | None) -> list[tuple[str, str]]:
-    """(segmenter, suffix of the score names) to compute: none for English, ``[zh:char]`` for Chinese.
+    """(segmenter, suffix of the score names): none for English, ``[zh:char]``, ``[es:ptb]`` by default.
 
     Raises:
         ConfigError: an unknown segmenter, or one that does not fit the language.
@@ -74,7 +76,8 @@ def choose(lang: str, segmenter: str | None) -> list[tuple[str, str]]:
         return [("ptb", "")]
     if segmenter == "ptb" and base == "zh":
         raise ConfigError(f"--segmenter ptb is for English; for --lang {lang} use pre, char, jieba or all")
-    names = SEGMENTERS if segmenter == "all" else (segmenter or "char",)
+    usual, every = ("char", SEGMENTERS) if base in _UNSPACED else ("ptb", ("pre", "char", "ptb"))
+    names = every if segmenter == "all" else (segmenter or usual,)
     return [(name, f"[{base}:{name}]") for name in names]
 
 
