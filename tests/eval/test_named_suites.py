@@ -26,6 +26,7 @@ from ziya_visual.eval.processes import Processes
 from ziya_visual.eval.report_benchmarks import anchors
 from ziya_visual.eval.suite_run import run_suite
 from ziya_visual.eval.suites.named import FOLDER, Prompt, load_named, names
+from ziya_visual.eval.suites.scenes import build_suite
 from ziya_visual.scenes import dataset as scenes
 
 
@@ -262,10 +263,13 @@ def test_a_broken_file_is_one_line(data: Path, tmp_path: Path) -> None:
 def test_scenes_by_name(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, few in (("QUESTIONS_PER_TYPE", 2), ("CAPTIONS", 3), ("POOLS", 1), ("POOL", 4)):
         monkeypatch.setattr(scenes, name, few)
-    content = run_suite(checkpoint, "scenes", out=tmp_path)
+    assert {lang for _, lang in build_suite(0).sections} == {"en", "zh"}
+    content = run_suite(checkpoint, "scenes:en,es", out=tmp_path)
     found = {(row["split"], row["lang"], row["task"]) for row in content["metrics"]}
     tasks = ("vqa", "caption", "retrieval", "rerank")
     assert found == {
-        (split, lang, task) for split in ("new", "unseen") for lang in ("en", "zh") for task in tasks
+        (split, lang, task) for split in ("new", "unseen") for lang in ("en", "es") for task in tasks
     }
     assert "with matching" in (tmp_path / "report.html").read_text("utf-8")
+    with pytest.raises(DataError, match="scenes speak en, es, zh, not 'fr'"):
+        run_suite(checkpoint, "scenes:fr", out=tmp_path)

@@ -85,73 +85,33 @@ def test_other_language_pairs_are_judged_without_the_lexicon() -> None:
     assert check("Two dogs.", "两只狗。", source_lang="en", target_lang="de") == ["language"]
 
 
-SPANISH = [
-    ("A man rides a brown horse on the beach.", "Un hombre monta un caballo marrón en la playa."),
-    ("Two dogs are playing with a red ball.", "Dos perros juegan con una pelota roja."),
-    ("There are no people in the room.", "No hay nadie en la habitación."),
-    ("A photo taken in 1998 with 3,000 spectators.", "Una foto tomada en 1998 con 3.000 espectadores."),
-    ("The woman isn't wearing a hat; she left it at home.", "La mujer no lleva sombrero; lo dejó en casa."),
-    ("An animal in a natural park, near a hotel", "Un animal en un parque natural, cerca de un hotel"),
-    ("Describe <image> briefly.", "Describe <image> brevemente."),
-    ("What is the man on the left holding?", "¿Qué sostiene el hombre de la izquierda?"),
-    ("Where is the ring from the star?", "¿Dónde está el anillo respecto a la estrella?"),
-    ("Twelve candles on a chocolate cake", "Doce velas en una tarta de chocolate"),
-    ("no", "no"),
-    ("12 people wait in line at Gate 7.", "12 personas hacen cola en la puerta 7."),
-]  # fmt: skip
-
-SPANISH_FAULTS = [
-    ("empty", "A red ball.", ""),
-    ("language", "Two dogs play.", "两只狗在玩。"),
-    ("echo", "Two dogs play outside.", "Two dogs play outside."),
-    ("leftover_source", "Two dogs play outside in the park.", "Dos dogs play outside en the park."),
-    ("numbers", "A photo taken in 1998.", "Una foto tomada en 1989."),
-    ("numbers", "A crowd of 3,000 people", "Una multitud de 300 personas"),
-    ("placeholders", "Look at <image> please.", "Mira la imagen, por favor."),
-    ("preamble", "A dog runs in the park.", "Sure, here is the translation: Un perro corre por el parque."),
-    ("refusal", "A man holds a knife.", "I'm sorry, I can't help with that."),
-    ("repetition", "A dog runs in the park.", "Un perro corre corre corre corre corre por el parque."),
-    ("truncated", "A dog runs in the park, and a cat sleeps.", "Un perro corre por el parque,"),
-    ("length", "A dog runs in the park near a big lake with many trees and some birds.", "Un perro."),
-    ("not_a_question", "Is the man riding a horse?", "El hombre monta a caballo."),
-]  # fmt: skip
-# What only a lexicon of the two languages would find.
-SPANISH_MISSED = [
-    ("Two dogs are playing.", "Tres perros están jugando."),
-    ("A woman in a blue coat", "Una mujer con un abrigo rojo"),
-    ("The lamp hangs above the table.", "La lámpara está debajo de la mesa."),
-    ("The man is not wearing a helmet.", "El hombre lleva casco."),
-    ("A dog chases a cat near a tree.", "En la cocina hay una nevera vieja."),
-]
+# Good pairs, pairs with a fault, and pairs whose fault only a lexicon of the two languages would find.
+SPANISH_FILE = Path(__file__).parents[1] / "fixtures" / "forge" / "en-es.jsonl"
+SPANISH = [row for _, row in read_jsonl(SPANISH_FILE)]
 
 
-@pytest.mark.parametrize(("source", "target"), SPANISH)
-def test_good_spanish_passes_either_way(source: str, target: str) -> None:
-    assert check(source, target, source_lang="en", target_lang="es") == []
-    assert check(target, source, source_lang="es-MX", target_lang="en") == []
+@pytest.mark.parametrize("row", SPANISH, ids=lambda row: row["id"])
+def test_spanish_is_judged_without_a_lexicon(row: dict[str, str]) -> None:
+    kind, source, target = row["id"].partition("-")[0], row["source"], row["target"]
+    found = check(source, target, source_lang="en", target_lang="es")
+    if kind == "fault":
+        assert row["reason"] in found
+        return
+    assert found == []
+    if kind == "good":
+        assert check(target, source, source_lang="es-MX", target_lang="en") == []
 
 
-@pytest.mark.parametrize(("reason", "source", "target"), SPANISH_FAULTS)
-def test_faults_are_found_without_a_lexicon(reason: str, source: str, target: str) -> None:
-    assert reason in check(source, target, source_lang="en", target_lang="es")
-
-
-@pytest.mark.parametrize(("source", "target"), SPANISH_MISSED)
-def test_what_takes_a_lexicon_is_not_found_and_not_claimed(source: str, target: str) -> None:
-    assert check(source, target, source_lang="en", target_lang="es") == []
+def test_what_was_not_asked_is_not_claimed() -> None:
     assert "lexicon" in names("en", "zh-CN")
     assert "lexicon" not in names("en", "es")
 
 
 def test_a_file_of_spanish_pairs_is_judged(tmp_path: Path) -> None:
-    good = [{"id": n, "source": s, "target": t} for n, (s, t) in enumerate(SPANISH)]
-    bad = [{"id": f"bad-{n}", "source": s, "target": t} for n, (_, s, t) in enumerate(SPANISH_FAULTS)]
-    write_jsonl(tmp_path / "pairs.jsonl", good + bad)
-    summary = check_pairs(
-        tmp_path / "pairs.jsonl", source_lang="en", target_lang="es", out=tmp_path / "out.jsonl"
-    )
-    assert (summary["pairs"], summary["ok"]) == (len(good + bad), len(good))
-    assert all(row["ok"] == isinstance(row["id"], int) for _, row in read_jsonl(tmp_path / "out.jsonl"))
+    summary = check_pairs(SPANISH_FILE, source_lang="en", target_lang="es", out=tmp_path / "out.jsonl")
+    judged = {row["id"]: row["ok"] for _, row in read_jsonl(tmp_path / "out.jsonl")}
+    assert judged == {row["id"]: not row["id"].startswith("fault") for row in SPANISH}
+    assert (summary["pairs"], summary["ok"]) == (len(SPANISH), sum(judged.values()))
 
 
 @pytest.mark.parametrize(
