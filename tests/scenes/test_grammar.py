@@ -1,14 +1,15 @@
 """The grammar: what it says it can read back, in every language, and its answers are true."""
 
 import collections
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.scenes import corpus, questions
+from ziya_visual.scenes import corpus, grammar, questions
 from ziya_visual.scenes.draw import sample_scene
 from ziya_visual.scenes.grammar import (
     COLORS,
@@ -38,6 +39,7 @@ ANY = st.builds(
 )
 
 
+@settings(deadline=None)  # the patterns are compiled at the first call
 @given(st.lists(FULL, min_size=1, max_size=4), st.integers(0, 9), st.sampled_from(LANGS))
 def test_a_caption_is_read_back(things: list[Phrase], phrasing: int, lang: str) -> None:
     meaning = Meaning("caption", tuple(things))
@@ -48,6 +50,7 @@ def test_a_caption_is_read_back(things: list[Phrase], phrasing: int, lang: str) 
     assert [word.split(":")[1] for word in keywords(text, lang)] == said
 
 
+@settings(deadline=None)
 @given(ANY, ANY, st.sampled_from(QUESTION_TYPES), st.integers(0, 9), st.sampled_from(LANGS))
 def test_a_question_is_read_back(first: Phrase, second: Phrase, task: str, phrasing: int, lang: str) -> None:
     meaning = Meaning(task, (first, second) if task == "relation" else (first,))
@@ -121,6 +124,28 @@ def test_spanish_replies_agree(
 ) -> None:
     meaning = Meaning(task, tuple(Phrase(*thing) for thing in things), value)
     assert Language.load("es").reply(meaning) == said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lacking"),
+    [
+        ("words:", "wrods:", "lacks one of the sections words, grammar, phrasings, replies"),
+        ('"no": "no"', "no: no", r"lacks words.exist for no \(yes, no and numbers in quotes\)"),
+        ("star: estrella, ", "", "lacks words.shape for star"),
+        ('    - "¿Ves {a}?"\n', "", "lacks 10 phrasings of exist, found 9"),
+        ("  how_many:", "  howmany:", "lacks grammar.slots for How_many, how_many"),
+        ('  color: "{The} es', '  colour: "{The} es', "lacks replies to color"),
+    ],
+)
+def test_a_file_that_lacks_something_says_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, lacking: str
+) -> None:
+    text = (grammar.FOLDER / "es.yaml").read_text("utf-8")
+    assert old in text
+    (tmp_path / "xx.yaml").write_text(text.replace(old, new), "utf-8")
+    monkeypatch.setattr(grammar, "FOLDER", tmp_path)
+    with pytest.raises(DataError, match=rf"xx\.yaml: {lacking}"):
+        Language.load("xx")
 
 
 def test_a_language_without_a_file_says_which_there_are() -> None:

@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import yaml
@@ -26,6 +27,10 @@ COLORS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "white"
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "diamond", "pentagon", "ring", "crescent")
 QUESTION_TYPES = ("color", "shape", "size", "count", "exist", "relation")
 TASKS = ("caption", *QUESTION_TYPES)
+WORDS = {
+    "size": SIZES, "color": COLORS, "shape": SHAPES, "count": ("1", "2", "3", "4"), "exist": ("yes", "no"),
+    "relation": ("left", "right", "above", "below"),
+}  # fmt: skip
 PHRASINGS = 10
 TRAIN_PHRASINGS = range(8)
 EVAL_PHRASINGS = range(8, 10)
@@ -106,14 +111,16 @@ class Language:
         """Read ``language/<lang>.yaml``.
 
         Raises:
-            DataError: there is none.
+            DataError: there is none, or it lacks something; the message says what.
         """
         path = FOLDER / f"{lang}.yaml"
         if not path.is_file():
             known = sorted(found.stem for found in FOLDER.glob("*.yaml"))
             raise DataError(f"scenes speak {', '.join(known)}, not {lang!r}; {path} would be its file")
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        assert all(len(data["phrasings"][task]) == PHRASINGS for task in TASKS), lang
+        lacking = _lacks(data)
+        if lacking:
+            raise DataError(f"{path}: lacks {lacking}")
         grammar = data.pop("grammar")
         slots = {name: Slot(**fields) for name, fields in grammar.pop("slots").items()}
         return Language(lang=lang, **data, **{"forms": {}, "gender": {}, **grammar}, slots=slots)
@@ -178,6 +185,30 @@ class Language:
         filled = _Filled(self, meaning.things)
         filled["value"] = self.answer(meaning.task, meaning.value)
         return str(form).format_map(filled)
+
+
+def _lacks(data: Any) -> str:
+    """The first thing that a language file lacks; empty where all is there."""
+    sections = ("words", "grammar", "phrasings", "replies")
+    if not isinstance(data, dict) or not all(isinstance(data.get(name), dict) for name in sections):
+        return f"one of the sections {', '.join(sections)}"
+    words, phrasings, replies = data["words"], data["phrasings"], data["replies"]
+    for kind, names in WORDS.items():
+        missing = [name for name in names if not isinstance((words.get(kind) or {}).get(name), str)]
+        if missing:
+            return f"words.{kind} for {', '.join(missing)} (yes, no and numbers in quotes)"
+    short = next((task for task in TASKS if len(phrasings.get(task) or ()) != PHRASINGS), None)
+    if short:
+        return f"{PHRASINGS} phrasings of {short}, found {len(phrasings.get(short) or ())}"
+    unanswered = [task for task in QUESTION_TYPES if task not in replies]
+    if unanswered:
+        return f"replies to {', '.join(unanswered)}"
+    told = [reply.values() if isinstance(reply, dict) else [reply] for reply in replies.values()]
+    forms = itertools.chain(*phrasings.values(), *told)
+    named = {name for form in forms for _, name, *_ in Formatter().parse(form) if name}
+    slots = {"list", "value", *data["grammar"].get("slots", ())}
+    unknown = sorted(name for name in named if name[0].lower() + name[1:] not in slots)
+    return f"grammar.slots for {', '.join(unknown)}" if unknown else ""
 
 
 class _Filled(dict[str, str]):
