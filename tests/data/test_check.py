@@ -195,9 +195,11 @@ def test_the_commands_one_after_the_other(dataset: Path, tmp_path: Path) -> None
         assert done.exit_code == code, done.output
         return done.output
 
-    run("scenes", "--out", tmp_path / "drawn", "--images", 3, "--questions", 2, "--dialogues", 1)
+    few = ("--images", 3, "--questions", 2, "--dialogues", 1)
+    run("scenes", "--out", tmp_path / "drawn", *few, "--langs", "en,es")
     drawn = json.loads(run("stats", tmp_path / "drawn", "--json"))
     assert drawn["pictures"] == 3
+    assert drawn["by_task_and_lang"]["dialogue/es"] == drawn["by_task_and_lang"]["dialogue/en"] == 1
     out = tmp_path / "checked"
     assert "another record before it has its id" in run("check", dataset, "--out", out, code=1)
     assert "fixes                            3" in run("check", dataset, "--out", out, "--fix")
