@@ -133,6 +133,7 @@ def test_spanish_replies_agree(
         ('"no": "no"', "no: no", r"lacks words.exist for no \(yes, no and numbers in quotes\)"),
         ("star: estrella, ", "", "lacks words.shape for star"),
         ('    - "¿Ves {a}?"\n', "", "lacks 10 phrasings of exist, found 9"),
+        ("  joined:", "  join:", "lacks grammar.joined"),
         ("  how_many:", "  howmany:", "lacks grammar.slots for How_many, how_many"),
         ('  color: "{The} es', '  colour: "{The} es', "lacks replies to color"),
     ],

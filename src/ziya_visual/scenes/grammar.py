@@ -192,7 +192,10 @@ def _lacks(data: Any) -> str:
     sections = ("words", "grammar", "phrasings", "replies")
     if not isinstance(data, dict) or not all(isinstance(data.get(name), dict) for name in sections):
         return f"one of the sections {', '.join(sections)}"
-    words, phrasings, replies = data["words"], data["phrasings"], data["replies"]
+    grammar, words, phrasings, replies = (data[name] for name in ("grammar", "words", "phrasings", "replies"))
+    absent = [name for name in ("spaced", "phrase", "slots", "joined") if name not in grammar]
+    if absent:
+        return f"grammar.{absent[0]}"
     for kind, names in WORDS.items():
         missing = [name for name in names if not isinstance((words.get(kind) or {}).get(name), str)]
         if missing:
@@ -205,8 +208,8 @@ def _lacks(data: Any) -> str:
         return f"replies to {', '.join(unanswered)}"
     told = [reply.values() if isinstance(reply, dict) else [reply] for reply in replies.values()]
     forms = itertools.chain(*phrasings.values(), *told)
-    named = {name for form in forms for _, name, *_ in Formatter().parse(form) if name}
-    slots = {"list", "value", *data["grammar"].get("slots", ())}
+    named = {"a", *(name for form in forms for _, name, *_ in Formatter().parse(form) if name)}
+    slots = {"list", "value", *grammar["slots"]}
     unknown = sorted(name for name in named if name[0].lower() + name[1:] not in slots)
     return f"grammar.slots for {', '.join(unknown)}" if unknown else ""
 
