@@ -139,3 +139,5 @@ def test_what_is_an_endpoint(suite: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="needs a key: set the environment variable OPENAI_API_KEY"):
         run_suite("m@https://example.com/v1", suite, out=tmp_path)
+    with pytest.raises(ConfigError, match="--dtype int8 is for checkpoints of ours"):
+        run_suite("m@https://example.com/v1", suite, out=tmp_path, dtype="int8")

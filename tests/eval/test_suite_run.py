@@ -60,6 +60,12 @@ def test_a_folder_is_trained_on_and_measured(folder: Path, tmp_path: Path) -> No
     assert found["zh", "vqa", "accuracy"]["n"] == 4
     assert (tmp_path / "eval" / "report.html").read_text("utf-8").count("data:image/png") >= 4
 
+    answers = len((tmp_path / "eval" / "answers.jsonl").read_text("utf-8").splitlines())
+    small = run_suite(checkpoint, folder / "suite.jsonl", out=tmp_path / "eval", dtype="int8")
+    assert small["card"]["command"].endswith(f"--dtype int8 --out {tmp_path / 'eval'}")
+    again = (tmp_path / "eval" / "answers.jsonl").read_text("utf-8").splitlines()
+    assert len(again) == 2 * answers, "another dtype is another model: it is asked anew"
+
 
 def test_a_stock_checkpoint_is_measured_without_retrieval(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from ziya_visual import __version__
-from ziya_visual.cli.arguments import Checkpoint, Seed, show
+from ziya_visual.cli.arguments import Checkpoint, Seed, Weights, show
 from ziya_visual.cli.data import data
 from ziya_visual.cli.forge import forge
 from ziya_visual.cli.measure import measure
@@ -25,10 +25,6 @@ app.add_typer(data, name="data")
 
 Host = Annotated[str, typer.Option(help="Address to listen on; a public one needs a key.")]
 Port = Annotated[int, typer.Option(min=0, max=65535)]
-Weights = Annotated[
-    Literal["auto", "float32", "bfloat16", "int8"],
-    typer.Option(help="Of the weights in memory; int8 is for a CPU and few users, auto as they were saved."),
-]
 KeyEnv = Annotated[str | None, typer.Option(help="Environment variable with the key.")]
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn or initialised.")]
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint folder.")]
+Weights = Annotated[
+    Literal["auto", "float32", "bfloat16", "int8"],
+    typer.Option(help="Of the weights in memory; int8 is for a CPU and few users, auto as they were saved."),
+]
 
 
 def show(values: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ziya_visual.cli.arguments import Seed, show, warn
+from ziya_visual.cli.arguments import Seed, Weights, show, warn
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.core.io import write_json
 
@@ -32,12 +32,15 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and predictions.")],
     data: Annotated[Path, typer.Option(help="Folder with your copies of the data sets.")] = Path("data/eval"),
     concurrency: Annotated[int, typer.Option(min=1, help="Requests to an endpoint in flight at once.")] = 16,
+    dtype: Weights = "auto",
     seed: Seed = 0,
 ) -> None:
     """Put suites of questions, captions and retrieval to a model; a killed run goes on where it was."""
     from ziya_visual.eval.suite_run import run_suite
 
-    content = run_suite(checkpoint, *suite, out=out, data=data, seed=seed, concurrency=concurrency)
+    content = run_suite(
+        checkpoint, *suite, out=out, data=data, seed=seed, concurrency=concurrency, dtype=dtype
+    )
     if int(os.environ.get("RANK", "0")) == 0:
         rows, card = content["metrics"], content["card"]
         show({f"{r['split']}/{r['lang']}/{r['task']}/{r['name']}": r["value"] for r in rows})

@@ -15,6 +15,7 @@ from ziya_visual.eval.endpoint import CONCURRENCY, Endpoint, split_endpoint
 from ziya_visual.eval.processes import Processes
 from ziya_visual.eval.session import Answerer, Kept, KeptRanker
 from ziya_visual.infer.engine import ZiyaVisual
+from ziya_visual.infer.int8 import Dtype
 from ziya_visual.infer.stock import StockModel
 from ziya_visual.model.adapter_files import RECORD
 from ziya_visual.model.fetch import local_folder
@@ -48,7 +49,12 @@ class Opened:
 
 @contextlib.contextmanager
 def opened(
-    checkpoint: str, *, out: Path, processes: Processes, concurrency: int = CONCURRENCY
+    checkpoint: str,
+    *,
+    out: Path,
+    processes: Processes,
+    concurrency: int = CONCURRENCY,
+    dtype: Dtype = "auto",
 ) -> Iterator[Opened]:
     """Open what ``checkpoint`` names.
 
@@ -57,23 +63,28 @@ def opened(
         out: the folder that keeps the answers.
         processes: of this run.
         concurrency: requests to an endpoint in flight at once.
+        dtype: as of :meth:`ZiyaVisual.from_pretrained`; others than ours are asked as they are.
 
     Raises:
         CheckpointError: it cannot be opened, in one line.
-        ConfigError: an endpoint under ``torchrun``, or one whose ledger another run holds.
+        ConfigError: an endpoint under ``torchrun``, or one whose ledger another run holds; a ``dtype`` for a
+            model that is not ours.
     """
-    if (where := split_endpoint(checkpoint)) is not None:
+    where = split_endpoint(checkpoint)
+    folder = Path() if where else local_folder(checkpoint)
+    if dtype != "auto" and (where or not is_ours(folder)):
+        raise ConfigError(f"--dtype {dtype} is for checkpoints of ours; {checkpoint} is asked as it is")
+    if where:
         if processes.count > 1:
             raise ConfigError("an endpoint is asked by one process; start eval without torchrun")
         endpoint = Endpoint(*where, folder=out, concurrency=concurrency)
         with contextlib.closing(endpoint):
             yield Opened(where[0], "endpoint", endpoint, processes, failures=endpoint.failures)
         return
-    folder = local_folder(checkpoint)
     name = folder.resolve().name if Path(checkpoint).is_dir() else checkpoint
-    answers, identity = out / ANSWERS, processes.same(_identity(folder))
+    answers, identity = out / ANSWERS, processes.same(_identity(folder, dtype))
     if is_ours(folder):
-        engine = ZiyaVisual.from_pretrained(folder)
+        engine = ZiyaVisual.from_pretrained(folder, dtype=dtype)
         kept = KeptRanker(engine, processes, path=answers, identity=identity)
         yield Opened(name, "ours", kept, processes, kept if engine.retrieves else None)
     else:
@@ -99,9 +110,9 @@ def is_ours(folder: Path) -> bool:
     return in_settings or (folder / "chat_template.jinja").is_file()
 
 
-def _identity(folder: Path) -> str:
+def _identity(folder: Path, dtype: str) -> str:
     """A hash that changes with the checkpoint, by names, sizes and times of its files, and with the code."""
     versions = [version(name) for name in ("ziya-visual", "torch", "transformers")]
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
-    return hash_json([versions, [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]])
+    return hash_json([versions, dtype, [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]])

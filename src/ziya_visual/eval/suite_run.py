@@ -26,6 +26,7 @@ from ziya_visual.eval.runner import RERANK, TASKS, evaluate, predictions_path
 from ziya_visual.eval.suites import Suite, load_suite
 from ziya_visual.eval.suites.named import SCENES, DataSet, NamedSuite, load_named
 from ziya_visual.eval.suites.scenes import build_suite
+from ziya_visual.infer.int8 import Dtype
 
 DATA = Path("data/eval")  # where named suites look for the user's copies
 MODEL = "chat"  # of the rows and prediction files (DESIGN, "results.json")
@@ -55,6 +56,7 @@ def run_suite(
     data: Path = DATA,
     seed: int = 0,
     concurrency: int = CONCURRENCY,
+    dtype: Dtype = "auto",
 ) -> dict[str, Any]:
     """Put everything that the suites ask to a model; a killed run goes on where it was.
 
@@ -66,6 +68,7 @@ def run_suite(
         data: the folder with the files of named suites.
         seed: of the bootstrap, of what is drawn, and of the contact sheet.
         concurrency: requests to an endpoint in flight at once.
+        dtype: see :func:`.opening.opened`.
 
     Returns:
         The content of ``results.json``. Under ``torchrun`` only the first process writes it.
@@ -82,7 +85,7 @@ def run_suite(
         log.timed(seconds, "total"),
         contextlib.closing(Processes()) as processes,
         _folder(out, processes) as folder,
-        opened(str(checkpoint), out=out, processes=processes, concurrency=concurrency) as model,
+        opened(str(checkpoint), out=out, processes=processes, concurrency=concurrency, dtype=dtype) as model,
     ):
         if not processes.first:
             log.logger.setLevel(logging.ERROR)
@@ -92,7 +95,8 @@ def run_suite(
             _put(one, model, run, out=folder, data=data, seed=seed)
     if model.failures:
         run.failures["no answer"] = dict(model.failures)
-    names = " ".join(f"--suite {suite}" for suite in suites)
+    options = " ".join(f"--suite {suite}" for suite in suites)
+    options += "" if dtype == "auto" else f" --dtype {dtype}"
     recorded = results(
         run.metrics,
         seconds=seconds,
@@ -100,7 +104,7 @@ def run_suite(
         versions={name: version(name) for name in ("ziya-visual", "torch", "transformers")},
         card={
             "title": f"{model.name} on {', '.join(one.name for one in asked)}",
-            "command": f"ziya-visual eval {checkpoint} {names} --out {out}",
+            "command": f"ziya-visual eval {checkpoint} {options} --out {out}",
             "model": model.name,
             "kind": model.kind,
             "processes": processes.count,
