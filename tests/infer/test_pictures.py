@@ -63,7 +63,7 @@ def test_each_dialogue_is_answered_as_stock_does(model: ZiyaVisual, pictures: li
 
 
 def test_dialogues_that_are_decoded_together_are_answered_as_alone(
-    model: ZiyaVisual, pictures: list[Image.Image]
+    model: ZiyaVisual, pictures: list[Image.Image], caplog: pytest.LogCaptureFixture
 ) -> None:
     scheduler = Scheduler(model)
 
@@ -85,6 +85,7 @@ def test_dialogues_that_are_decoded_together_are_answered_as_alone(
         assert isinstance(error, DataError)
         assert re.search(r"shows 1 pictures|at least one turn", str(error))
     scheduler.close()
+    assert caplog.text == ""
     assert answers == [
         model.chat_about(shown, turns, max_new_tokens=LENGTH) for shown, turns in dialogues(pictures) * 2
     ]

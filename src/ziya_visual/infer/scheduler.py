@@ -152,8 +152,9 @@ class Scheduler:
                 prompts.append(prompt)
                 asked[self._next] = request
                 self._next += 1
-            self._decoder.add(prompts, list(asked))
-            self._active.update(asked)
+            if prompts:
+                self._decoder.add(prompts, list(asked))
+                self._active.update(asked)
         except Exception as error:
             log.logger.exception("a prompt could not be computed")
             for request in asked.values() or fresh:

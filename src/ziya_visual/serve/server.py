@@ -6,9 +6,11 @@ import contextlib
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import httpx
 import uvicorn
@@ -67,24 +69,26 @@ def running_server(path: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     code = "from pathlib import Path; from ziya_visual.serve.server import serve; "
     code += f"serve(Path({str(path)!r}), port={port})"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    try:
-        _await_health(process, port)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
+    with tempfile.TemporaryFile() as said:  # not a pipe, which nobody would empty: it would halt the server
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=said)
         try:
-            process.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            _await_health(process, port, said)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _await_health(process: subprocess.Popen[str], port: int) -> None:
+def _await_health(process: subprocess.Popen[bytes], port: int, log_file: IO[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            said = (process.stderr.read() if process.stderr else "").strip().splitlines()
+            log_file.seek(0)
+            said = log_file.read().decode(errors="replace").strip().splitlines()
             raise EndpointError(f"the server ended at its start: {said[-1] if said else 'it said nothing'}")
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(f"http://127.0.0.1:{port}/health", timeout=1).status_code == 200:
