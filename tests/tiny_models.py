@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,16 @@ from transformers import (
     Qwen2Config,
 )
 
+from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.model.alignment import Alignment
+from ziya_visual.model.attention import INFERENCE
 from ziya_visual.model.checkpoint import save_checkpoint
 from ziya_visual.model.compose import compose
 from ziya_visual.model.model import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
 
-QUERIES = 4
+SIDE, QUERIES = 16, 4
 _SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 LANGUAGE_MODELS: dict[str, Any] = {
     "llama": lambda v: LlamaConfig(vocab_size=v, intermediate_size=64, tie_word_embeddings=True, **_SIZES),
@@ -47,27 +49,29 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny(
-    architecture: str = "llama", tokenizer: Any = None
+    architecture: str = "llama",
+    tokenizer: Any = None,
+    *,
+    vision: Mapping[str, Any] | None = None,
+    language_model: Mapping[str, Any] | None = None,
+    qformer: Mapping[str, Any] | None = None,
+    attention: str | None = None,
+    image_position: str = "first",
 ) -> tuple[ZiyaVisualModel, Alignment, ZiyaProcessor]:
-    """A whole model in evaluation mode, no weight at its initial value."""
+    """A whole model in evaluation mode, no weight at its initial value; mappings change its parts."""
     tokenizer = tokenizer or tiny_tokenizer()
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
+    seen = {"num_hidden_layers": 3, "image_size": SIDE, "patch_size": 8, "initializer_range": 0.02}
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    bridge = {"num_hidden_layers": 2, "cross_attention_frequency": 1, **no_dropout}
+    text = LANGUAGE_MODELS[architecture](len(tokenizer))
+    text.update(language_model or {})
     model, alignment = compose(
-        vision=Blip2VisionModel(
-            Blip2VisionConfig(
-                **sizes, num_hidden_layers=3, image_size=16, patch_size=8, initializer_range=0.02
-            )
-        ),
-        language_model=AutoModelForCausalLM.from_config(LANGUAGE_MODELS[architecture](len(tokenizer))),
+        vision=Blip2VisionModel(Blip2VisionConfig(**{**sizes, **seen, **(vision or {})})),
+        language_model=AutoModelForCausalLM.from_config(text, attn_implementation=attention),
         tokenizer=tokenizer,
-        qformer={
-            **sizes,
-            "num_hidden_layers": 2,
-            "cross_attention_frequency": 1,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
-        },
+        qformer={**sizes, **bridge, **(qformer or {})},
         num_query_tokens=QUERIES,
         projection_size=16,
         seed=0,
@@ -75,7 +79,46 @@ def tiny(
     with torch.no_grad():
         for parameter in [*model.parameters(), *alignment.parameters()]:
             parameter.add_(0.02 * torch.randn_like(parameter))
-    return model.eval(), alignment.eval(), ZiyaProcessor(tokenizer, image_size=16, num_query_tokens=QUERIES)
+    processor = ZiyaProcessor(
+        tokenizer, image_size=SIDE, num_query_tokens=QUERIES, image_position=image_position
+    )
+    return model.eval(), alignment.eval(), processor
+
+
+def talking(context: int = 512) -> ZiyaVisual:
+    """A model whose answers are long and no two alike: weights so large that it is sure of what it says."""
+    return ZiyaVisual(
+        *tiny(
+            vision={"num_hidden_layers": 1},
+            language_model={
+                "num_hidden_layers": 2,
+                "max_position_embeddings": context,
+                "initializer_range": 0.3,
+            },
+            attention=INFERENCE,
+        )
+    )
+
+
+def seeing(tokenizer: Any, image_position: str = "first") -> ZiyaVisual:
+    """A model whose answers depend on what it sees."""
+    model, alignment, processor = tiny(
+        tokenizer=tokenizer,
+        vision={"num_hidden_layers": 2, "initializer_range": 0.2},
+        language_model={
+            "num_hidden_layers": 2,
+            "max_position_embeddings": 512,
+            "initializer_range": 0.2,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        qformer={"initializer_range": 0.5},
+        image_position=image_position,
+    )
+    with torch.no_grad():
+        model.language_projection.weight.normal_()
+    return ZiyaVisual(model, alignment, processor)
 
 
 def write_base_and_pictures(folder: Path, colors: Sequence[str]) -> None:

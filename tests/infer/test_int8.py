@@ -1,7 +1,6 @@
 """Weights in eight bits compute what the rounded weights would, and answer like the weights they were."""
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tiny_models import seeing
 from torch import nn
 
 from ziya_visual.infer.engine import ZiyaVisual
@@ -68,10 +68,8 @@ def test_a_language_model_hardly_changes() -> None:
 
 
 @pytest.mark.parametrize("dtype", get_args(Dtype))
-def test_a_checkpoint_answers_in_each_dtype(
-    dtype: Dtype, make_model: Callable[..., ZiyaVisual], tokenizer: Any, tmp_path: Path
-) -> None:
-    made = make_model(tokenizer)
+def test_a_checkpoint_answers_in_each_dtype(dtype: Dtype, tokenizer: Any, tmp_path: Path) -> None:
+    made = seeing(tokenizer)
     save_checkpoint(tmp_path / "it", model=made.model, alignment=None, processor=made.processor)
     model = open_model(tmp_path / "it", dtype=dtype)
     assert isinstance(model, ZiyaVisual)

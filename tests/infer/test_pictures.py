@@ -1,7 +1,7 @@
 """Several pictures, one, or none: each dialogue is answered as by stock, alone or among others."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tiny_models import seeing
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Message
@@ -20,8 +21,8 @@ LENGTH = 24
 
 
 @pytest.fixture(scope="module", params=["first", "inline"])
-def model(request: Any, make_model: Callable[..., ZiyaVisual], tokenizer: Any) -> ZiyaVisual:
-    return make_model(tokenizer, request.param)
+def model(request: Any, tokenizer: Any) -> ZiyaVisual:
+    return seeing(tokenizer, request.param)
 
 
 def dialogues(pictures: list[Image.Image]) -> list[tuple[list[Image.Image], list[Turn]]]:

@@ -1,16 +1,15 @@
 """What is kept of pictures: within its bytes, the least recently used gone first, nothing encoded twice."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tiny_models import seeing
 
 from ziya_visual.core.records import Message
 from ziya_visual.infer.decode import Decoder
-from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.prefixes import ByteCache
 from ziya_visual.infer.text_model import Asked
 
@@ -31,10 +30,8 @@ def test_a_cache_stays_within_its_bytes_and_keeps_what_was_used_last(
     assert {name: cache.get(name) for name in "abcdef"} == {name: sizes.get(name) for name in "abcdef"}
 
 
-def test_a_picture_is_encoded_once_for_all_that_is_asked(
-    make_model: Callable[..., ZiyaVisual], tokenizer: Any, pictures: list[Image.Image]
-) -> None:
-    model = make_model(tokenizer)
+def test_a_picture_is_encoded_once_for_all_that_is_asked(tokenizer: Any, pictures: list[Image.Image]) -> None:
+    model = seeing(tokenizer)
     first = model.chat(pictures[0], "红色?")
     assert model.encoded == 1
     dialogue = [Message("user", "红色?"), Message("assistant", first), Message("user", "What?")]
@@ -50,10 +47,10 @@ def test_a_picture_is_encoded_once_for_all_that_is_asked(
 
 
 def test_a_new_picture_is_read_with_its_first_question_in_one_pass(
-    make_model: Callable[..., ZiyaVisual], tokenizer: Any, pictures: list[Image.Image]
+    tokenizer: Any, pictures: list[Image.Image]
 ) -> None:
     """What is kept of it, and each of the answers, are those of a prefix that was computed by itself."""
-    together, apart = make_model(tokenizer), make_model(tokenizer)
+    together, apart = seeing(tokenizer), seeing(tokenizer)
     passes = []
     together.language_model.base_model.register_forward_pre_hook(lambda *_: passes.append(1))
     asked = [

@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from tiny_models import seeing
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -38,8 +38,8 @@ STRANGER = Path(__file__).parents[1] / "fixtures" / "stranger.py"
 
 
 @pytest.fixture(scope="module")
-def ours(make_model: Callable[..., ZiyaVisual], tokenizer: Any) -> ZiyaVisual:
-    return make_model(tokenizer)
+def ours(tokenizer: Any) -> ZiyaVisual:
+    return seeing(tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -178,10 +178,8 @@ def test_what_cannot_be_processed_is_told_in_one_line(folder: Path, pictures: li
         assert "\n" not in str(caught.value)
 
 
-def test_the_settings_are_kept_and_checked(
-    make_model: Callable[..., ZiyaVisual], tokenizer: Any, tmp_path: Path
-) -> None:
-    model = make_model(tokenizer, "inline")
+def test_the_settings_are_kept_and_checked(tokenizer: Any, tmp_path: Path) -> None:
+    model = seeing(tokenizer, "inline")
     path = tmp_path / "checkpoint"
     save_checkpoint(path, model=model.model, alignment=model.alignment, processor=model.processor)
     assert load_checkpoint(path)[2].chat.image_position == "inline"

@@ -20,6 +20,7 @@ import openai
 import psutil
 import pytest
 from PIL import Image
+from tiny_models import talking
 
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.model.checkpoint import save_checkpoint
@@ -103,10 +104,10 @@ def test_hostile_pictures_are_refused_and_memory_stays_flat(url: str) -> None:
 
 
 @pytest.mark.slow
-def test_no_request_is_a_fault_of_the_server(make_tiny: Any, serve_app: Any, tmp_path: Path) -> None:
+def test_no_request_is_a_fault_of_the_server(serve_app: Any, tmp_path: Path) -> None:
     """schemathesis: 5,000 cases made from our own description of the two requests."""
     pytest.importorskip("schemathesis", reason="schemathesis is not installed")
-    app = create_app(make_tiny(64), name="tiny")
+    app = create_app(talking(64), name="tiny")
     with serve_app(app) as address:
         found = subprocess.run(
             [

@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Blip2VisionConfig, Blip2VisionModel, LlamaConfig, LlamaForCausalLM
+from tiny_models import tiny, tiny_tokenizer
 
 from ziya_visual.core.config import Recipe, load_recipe
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example, ImageRef, Message
 from ziya_visual.core.stage import Objectives
 from ziya_visual.model.adapters import freeze_all_but
-from ziya_visual.model.compose import compose
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.train import loop
 from ziya_visual.train.batches import Batches, album
-from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
 from ziya_visual.train.schedule import Optimizer
 from ziya_visual.train.states import read_state, write_state
 from ziya_visual.train.step import Seen, add_gradients, means
@@ -60,46 +58,16 @@ def examples() -> list[Example]:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return train_tokenizer(corpus_texts(np.random.default_rng(0), 30))
+    return tiny_tokenizer()
 
 
 def training(tokenizer: Any) -> Training:
-    torch.manual_seed(0)
-    vision = Blip2VisionModel(
-        Blip2VisionConfig(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=1,
-            num_attention_heads=4,
-            image_size=16,
-            patch_size=8,
-            initializer_range=0.02,
-        )
-    )
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=48,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            tie_word_embeddings=True,
-            initializer_range=0.5,  # a frozen model of tiny weights could say nothing definite
-        )
-    )
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    model, alignment = compose(
-        vision=vision,
-        language_model=llama,
+    model, alignment, processor = tiny(
         tokenizer=tokenizer,
-        qformer={**sizes, **no_dropout, "cross_attention_frequency": 1},
-        num_query_tokens=4,
-        projection_size=16,
-        seed=0,
+        vision={"num_hidden_layers": 1},
+        language_model={"num_hidden_layers": 2, "initializer_range": 0.5},  # a frozen one must say something
     )
     pictures = np.stack([np.full((16, 16, 3), rgb, np.uint8) for rgb in COLORS.values()])
-    processor = ZiyaProcessor(tokenizer, image_size=16, num_query_tokens=4)
     return Training(model, alignment, processor, Pictured(album(examples()), pictures))
 
 

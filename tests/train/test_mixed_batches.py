@@ -4,21 +4,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
+from tiny_models import tiny_tokenizer
 
 from ziya_visual.core.records import Box, Example, ImageRef, Message
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.train.batches import Batches, album
-from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
 
 SIZES = {"coco": 40, "vqa": 4, "cn": 3}
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return train_tokenizer(corpus_texts(np.random.default_rng(0), 30))
+    return tiny_tokenizer()
 
 
 def records(folder: Path) -> list[Example]:
