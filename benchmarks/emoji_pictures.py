@@ -1,6 +1,6 @@
 """Pictures that nobody drew for us: 200 nouns of Debian's colour emoji font, named in two languages.
 
-    python examples/emoji_pictures.py runs/emoji
+    python benchmarks/emoji_pictures.py runs/emoji
 
 writes ``train/`` with its ``captions.csv`` (the form of `recipes/finetune-folder.yaml`), and ``test/`` with
 ``suite.jsonl`` beside it (the form of `ziya-visual eval --suite`): the same nouns at other sizes, places,

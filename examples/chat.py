@@ -1,0 +1,22 @@
+"""Talk about a picture: each question is asked with all that was said before it.
+
+python examples/chat.py runs/quickstart/checkpoint picture.png "What is in the picture?" "图片里有什么？"
+"""
+
+import sys
+
+from ziya_visual import ZiyaVisual
+from ziya_visual.core.records import Message
+
+
+def main(checkpoint: str, picture: str, *questions: str) -> None:
+    model, said = ZiyaVisual.from_pretrained(checkpoint), []
+    for question in questions:
+        said.append(Message("user", question))
+        answer = model.chat_about(picture, said)
+        said.append(Message("assistant", answer))
+        print(f"{question}\n  {answer}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,25 @@
+"""Write records as Parquet with their pictures inside, read them back, and stream them in another order.
+
+python examples/records.py my-pictures runs/records    # a folder of pictures with its captions.csv
+"""
+
+import sys
+from pathlib import Path
+
+from ziya_visual.core.records import Example
+from ziya_visual.data.store import from_row, iter_records, write_dataset
+from ziya_visual.data.stream import stream
+
+
+def main(pictures: str, out: str) -> None:
+    read = list(iter_records(Path(pictures)))
+    examples = [found for found in read if isinstance(found, Example)]
+    written = write_dataset(Path(out), examples, "parquet")
+    print(f"{written} records written, {len(read) - written} refused")
+    for example in map(from_row, stream(Path(out), seed=0)):
+        size = len(example.image.bytes) if example.image else 0
+        print(f"{example.id}\t{example.lang}\t{example.messages[-1].content}\t{size} bytes of picture")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
