@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-slow lint docs bench bench-train bench-eval bench-data bench-forge bench-serve soak
+.PHONY: help setup quickstart test test-slow coverage lint hooks dist smoke supply bench bench-train bench-eval \
+  bench-data bench-forge bench-serve soak
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -25,6 +27,12 @@ test: setup  ## the fast tests
 test-slow: setup  ## the tests that take minutes: the quickstart and its floors
 	$(BIN)/pytest -q -m 'slow and not gpu'
 
+coverage: setup  ## the fast tests with their subprocesses measured; fails below 90 % of src
+	rm -f .coverage*
+	$(BIN)/coverage run -m pytest -q -m 'not slow and not soak and not gpu'
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
 lint: setup  ## style, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,6 +41,22 @@ lint: setup  ## style, types, layers
 
 docs: setup  ## the site, strictly, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+hooks: setup  ## lint before every commit (pre-commit, with the tools of .venv)
+	$(BIN)/pre-commit install
+
+dist: setup  ## sdist and wheel under dist/, the wheel built from the sdist
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/python .ci/same_wheel.py dist
+
+smoke: dist  ## the wheel in a clean environment: its commands, the quickstart's phases on a handful of scenes
+	PYTHON=$(PYTHON) .ci/smoke
+
+supply: smoke  ## what the wheel pulls in: docs/licences.md, dist/sbom.cdx.json, known vulnerabilities
+	build/wheel/bin/python .ci/licences.py docs/licences.md
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
+	  -o dist/sbom.cdx.json build/wheel/bin/python
+	$(BIN)/python .ci/audit.py
 
 bench-train: setup  ## training steps beside stock Trainer: runs/bench/train.json
 	$(BIN)/python benchmarks/train.py
