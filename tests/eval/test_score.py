@@ -21,6 +21,15 @@ def said(right: int) -> list[dict[str, str]]:
     return [{"questionId": str(i), "prediction": "dog" if i < right else "cat"} for i in range(40)]
 
 
+def test_every_form_is_told_of() -> None:
+    told = " ".join(CliRunner().invoke(app, ["score", "--help"], env={"COLUMNS": "200"}).output.split())
+    docs = Path(__file__).parents[2] / "docs"
+    pages = (docs / "evaluation.md").read_text("utf-8") + (docs / "judge.md").read_text("utf-8")
+    for form in score.FORMS:
+        assert re.search(rf"\b{form}\b", told), f"--help does not name {form}"
+        assert f"`{form}`" in pages or f"`score {form}" in pages, f"no page tells of {form}"
+
+
 def test_the_card_says_how_and_reproduces(save: Save) -> None:
     files = {"annotations": save("a.json", TRUTH), "predictions": save("p.json", said(30))}
     result = score.run("gqa", command="ziya-visual score gqa", **files)

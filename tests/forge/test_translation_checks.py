@@ -4,7 +4,7 @@ import pytest
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.io import read_jsonl, write_jsonl
-from ziya_visual.forge.checks import check, names
+from ziya_visual.forge.checks import CHECKS, check, names
 from ziya_visual.forge.numbers import read_numbers
 from ziya_visual.forge.pairs import check_pairs
 
@@ -59,6 +59,7 @@ FAULTS = [
     ("preamble", "A dog runs in the park.", "翻译：一只狗在公园里跑。"),
     ("refusal", "A man holds a knife.", "抱歉，我无法翻译这个句子。"),
     ("refusal", "A man holds a knife.", "作为一个人工智能语言模型，我没有看到刀。"),
+    ("punctuation", "A dog runs in the park.", "一只狗在公园里跑，。"),
     ("repetition", "A dog runs in the park.", "一只狗在公园公园公园公园公园里跑。"),
     ("truncated", "A dog runs in the park, and a cat sleeps.", "一只狗在公园里跑，"),
     ("length", "A dog runs in the park near a big lake with many trees and some birds.", "狗。"),
@@ -78,6 +79,10 @@ def test_good_translations_pass(source: str, target: str) -> None:
 @pytest.mark.parametrize(("reason", "source", "target"), FAULTS)
 def test_each_fault_has_its_reason(reason: str, source: str, target: str) -> None:
     assert reason in check(source, target, source_lang="en", target_lang="zh")
+
+
+def test_every_check_has_a_fault_that_it_finds() -> None:
+    assert set(CHECKS) <= {reason for reason, _, _ in FAULTS}
 
 
 def test_other_language_pairs_are_judged_without_the_lexicon() -> None:
