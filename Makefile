@@ -3,9 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint docs bench bench-train bench-eval bench-data bench-forge bench-serve soak
-.PHONY: help setup quickstart test test-slow coverage lint hooks dist smoke supply bench bench-train bench-eval \
-  bench-data bench-forge bench-serve soak
+.PHONY: help setup quickstart test test-slow coverage lint hooks docs dist smoke supply bench bench-train \
+  bench-eval bench-data bench-forge bench-serve soak
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -39,8 +38,6 @@ lint: setup  ## style, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: setup  ## the site, strictly, into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 hooks: setup  ## lint before every commit (pre-commit, with the tools of .venv)
 	$(BIN)/pre-commit install
 
@@ -57,6 +54,8 @@ supply: smoke  ## what the wheel pulls in: docs/licences.md, dist/sbom.cdx.json,
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
 	  -o dist/sbom.cdx.json build/wheel/bin/python
 	$(BIN)/python .ci/audit.py
+docs: setup  ## the site, strictly, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench-train: setup  ## training steps beside stock Trainer: runs/bench/train.json
 	$(BIN)/python benchmarks/train.py

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 NAMED = {"PIL": "pillow", "yaml": "pyyaml"}  # where a package is imported by another name
 # Imported where somebody else's program runs us, or where a command says what to install.
 OTHERS = {"lmms_eval", "pycocoevalcap"}
+OURS = ("docs", "dev")  # extras for those who work on the project
 
 
 def imported() -> dict[str, str]:
@@ -31,7 +32,7 @@ def imported() -> dict[str, str]:
 def declared() -> set[str]:
     """Packages of the dependencies and of the extras that are for users."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [wanted for name, wanted in project["optional-dependencies"].items() if name != "dev"]
+    extras = [wanted for name, wanted in project["optional-dependencies"].items() if name not in OURS]
     return {re.split(r"[\[<>=~! ]", one)[0].replace("-", "_") for one in sum(extras, project["dependencies"])}
 
 
