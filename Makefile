@@ -54,6 +54,7 @@ supply: smoke  ## what the wheel pulls in: docs/licences.md, dist/sbom.cdx.json,
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
 	  -o dist/sbom.cdx.json build/wheel/bin/python
 	$(BIN)/python .ci/audit.py
+
 docs: setup  ## the site, strictly, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
