@@ -3,10 +3,11 @@
     python benchmarks/serve.py [--rounds 3] [--tokens 32]
 
 The network of ``train_setting.py`` with random weights whose answers never end by themselves: every one has
-its full length. Both servers run in processes of their own, one at a time, and take turns round after round;
-callers are threads that stream through plain HTTP, each with pictures of its own. Stock serves in the dtype
-and attention that a trial finds fastest; ours in bfloat16, and once more with weights of eight bits, whose
-ratios have names of their own.
+its full length. Servers run in processes of their own; callers are threads that stream through plain HTTP,
+each with pictures of its own. Sixteen users ask one server at a time, the servers in turns. One user asks all
+of them, which are up together, in turns answer by answer: a machine's speed changes within seconds by more
+than what is to be told. Stock serves in the dtype and attention that a trial finds fastest; ours with weights
+of eight bits, and once more in bfloat16, whose ratios have names of their own.
 
 - ``tokens_16_users``, ``tokens_1_user``: tokens a second, ours by theirs.
 - ``ttft_p95_16_users``: the 95th percentile of the seconds to the first token, ours by theirs.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import io
 import json
 import platform
@@ -25,7 +27,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -43,9 +45,17 @@ from ziya_visual.core.io import write_json
 from ziya_visual.model.checkpoint import load_checkpoint
 
 USERS, TURNS = 16, 2  # answers each user asks for, one after another
-ALONE = 8  # answers that a user alone asks for: two take too short a time to be told from noise
+ALONE = 12  # answers that a user alone asks each server for
 PROMPTS, LENGTH = 200, 12
 TRIALS = [("bfloat16", "sdpa"), ("bfloat16", "eager"), ("float32", "sdpa")]
+
+
+@dataclass(frozen=True)
+class Side:
+    """A server's command, and what it calls the model."""
+
+    command: Sequence[str]
+    name: str
 
 
 @dataclass
@@ -97,13 +107,13 @@ def ask(client: httpx.Client, address: str, name: str, seed: int, tokens: int) -
     return Timed(first, time.perf_counter() - started, pieces)
 
 
-def load(address: str, name: str, users: int, turns: int, tokens: int, seed: int) -> dict[str, float]:
+def load(address: str, name: str, users: int, tokens: int, seed: int) -> dict[str, float]:
     """Tokens a second, and the 95th percentile of the seconds to the first token."""
     found: list[Timed] = []
 
     def user(number: int) -> None:
         with httpx.Client(timeout=600) as client:
-            for turn in range(turns):
+            for turn in range(TURNS):
                 found.append(ask(client, address, name, seed + 1000 * turn + number, tokens))
 
     threads = [threading.Thread(target=user, args=(number,)) for number in range(users)]
@@ -113,22 +123,36 @@ def load(address: str, name: str, users: int, turns: int, tokens: int, seed: int
     for thread in threads:
         thread.join()
     seconds = time.perf_counter() - started
-    assert len(found) == users * turns
+    assert len(found) == users * TURNS
     assert {one.tokens for one in found} == {tokens}, {one.tokens for one in found}
     firsts = sorted(one.first for one in found)
     return {
-        "tokens_per_second": users * turns * tokens / seconds,
+        "tokens_per_second": users * TURNS * tokens / seconds,
         "ttft_p95": float(np.percentile(firsts, 95)),
         "ttft_median": statistics.median(firsts),
     }
 
 
-def measure(command: Sequence[str], home: Path, name: str, tokens: int, seed: int) -> dict[str, Any]:
-    """One server's turn: warmed, then one user, then sixteen."""
-    with server(command, home) as address:
-        load(address, name, 2, TURNS, 4, seed + 500_000)
-        one = load(address, name, 1, ALONE, tokens, seed + 10_000)
-        return {"one": one, "many": load(address, name, USERS, TURNS, tokens, seed)}
+def many(side: Side, home: Path, tokens: int, seed: int) -> dict[str, float]:
+    """Sixteen users of one server."""
+    with server(side.command, home) as address:
+        load(address, side.name, 2, 4, seed + 500_000)
+        return load(address, side.name, USERS, tokens, seed)
+
+
+def alone(sides: Mapping[str, Side], home: Path, tokens: int, seed: int) -> dict[str, list[float]]:
+    """Tokens a second of each answer to one user, who asks all servers the same in turns."""
+    found: dict[str, list[float]] = {who: [] for who in sides}
+    with contextlib.ExitStack() as up:
+        addresses = {who: up.enter_context(server(side.command, home)) for who, side in sides.items()}
+        client = up.enter_context(httpx.Client(timeout=600))
+        for who, side in sides.items():
+            load(addresses[who], side.name, 2, 4, seed + 500_000)
+        for turn in range(ALONE):
+            for who, side in sides.items():
+                whole = ask(client, addresses[who], side.name, seed + 10_000 + turn, tokens).whole
+                found[who].append(tokens / whole)
+    return found
 
 
 def second_turn(folder: Path, home: Path) -> int:
@@ -200,9 +224,13 @@ def _stock_form(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "content": parts}
 
 
-def ratio(rounds: list[dict[str, Any]], side: str, who: str, what: str) -> dict[str, float]:
-    """One of our sides by theirs, over the rounds."""
-    values = [one[side][who][what] / one["theirs"][who][what] for one in rounds]
+def ratio(rounds: list[dict[str, Any]], side: str, what: str) -> dict[str, float]:
+    """One of our sides by theirs, over the rounds; of a user alone, the median of a round's answers."""
+    if what == "alone":
+        pairs = [zip(one["alone"][side], one["alone"]["theirs"], strict=True) for one in rounds]
+        values = [statistics.median(ours / theirs for ours, theirs in answers) for answers in pairs]
+    else:
+        values = [one["many"][side][what] / one["many"]["theirs"][what] for one in rounds]
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
@@ -215,36 +243,27 @@ def main() -> None:
         folder, home = Path(temporary), Path(temporary) / "home"
         home.mkdir()
         build(folder)
-        trials = {
-            trial: measure(theirs(folder, *trial), home, str(folder / trial[0]), 8, 900_000)
-            for trial in TRIALS
-        }
-        best = max(trials, key=lambda trial: trials[trial]["many"]["tokens_per_second"])
+        stock = {trial: Side(theirs(folder, *trial), str(folder / trial[0])) for trial in TRIALS}
+        trials = {trial: many(side, home, 8, 900_000) for trial, side in stock.items()}
+        best = max(trials, key=lambda trial: trials[trial]["tokens_per_second"])
         print({" ".join(trial): found for trial, found in trials.items()}, flush=True)
+        sides = {"theirs": stock[best]}
+        sides |= {dtype: Side(ours(folder, dtype), "bfloat16") for dtype in ("bfloat16", "int8")}
         rounds = []
         for number in range(options.rounds):
-            seed = 10 * number
-            sides = {
-                "theirs": (theirs(folder, *best), str(folder / best[0])),
-                "bfloat16": (ours(folder, "bfloat16"), "bfloat16"),
-                "int8": (ours(folder, "int8"), "bfloat16"),
-            }
-            rounds.append(
-                {
-                    side: measure(command, home, name, options.tokens, seed)
-                    for side, (command, name) in sides.items()
-                }
-            )
+            seed = 100 * number
+            crowd = {who: many(side, home, options.tokens, seed) for who, side in sides.items()}
+            rounds.append({"many": crowd, "alone": alone(sides, home, options.tokens, seed)})
             print(json.dumps(rounds[-1]), flush=True)
         checks = {
             "reencoded_second_turn": second_turn(folder, home),
             "answers_equal": answers_equal(folder, home),
         }
     ratios = {}
-    for side, ending in (("bfloat16", ""), ("int8", "_int8")):
-        ratios[f"tokens_16_users{ending}"] = ratio(rounds, side, "many", "tokens_per_second")
-        ratios[f"ttft_p95_16_users{ending}"] = ratio(rounds, side, "many", "ttft_p95")
-        ratios[f"tokens_1_user{ending}"] = ratio(rounds, side, "one", "tokens_per_second")
+    for side, ending in (("int8", ""), ("bfloat16", "_bfloat16")):
+        ratios[f"tokens_16_users{ending}"] = ratio(rounds, side, "tokens_per_second")
+        ratios[f"ttft_p95_16_users{ending}"] = ratio(rounds, side, "ttft_p95")
+        ratios[f"tokens_1_user{ending}"] = ratio(rounds, side, "alone")
     result = {
         "ratios": ratios,
         "checks": checks,
