@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_models import write_base_and_pictures
 
 from ziya_visual.cli import main
 
@@ -20,6 +21,15 @@ def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         input=text,
         check=False,
     )
+
+
+@pytest.mark.slow
+def test_what_is_piped_has_no_bars(tmp_path: Path) -> None:
+    write_base_and_pictures(tmp_path, ("red",))
+    (picture,) = (tmp_path / "pictures").glob("*.png")
+    done = run("chat", str(tmp_path / "base"), "--image", str(picture), text="What?\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()
 
 
 def test_help_needs_no_heavy_library() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -239,6 +241,7 @@ def main() -> None:
     2: something to be mended by the user; 1: a fault of ours; 130: interrupted.
     """
     debug = "--debug" in sys.argv
+    _quieten()
     try:
         app()
     except ZiyaError as error:
@@ -252,6 +255,13 @@ def main() -> None:
             raise
         said = " ".join(str(error).split())[:200]
         _fail(f"{type(error).__name__}: {said} (a fault of ours; --debug shows where)", 1)
+
+
+def _quieten() -> None:
+    """Leave out what is for nobody: bars where no terminal shows them, and a library's notes to another."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
 
 
 def _fail(message: str, code: int) -> None:

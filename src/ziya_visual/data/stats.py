@@ -77,6 +77,6 @@ def _spread(values: list[int]) -> dict[str, float]:
     """Least, median, mean, 95th percentile and most; empty of nothing."""
     if not values:
         return {}
-    found = np.percentile(values, [0, 50, 95, 100])
-    names = ("min", "median", "p95", "max")
-    return {**dict(zip(names, map(float, found), strict=True)), "mean": round(float(np.mean(values)), 2)}
+    found = [*np.percentile(values, [0, 50, 95, 100]), np.mean(values)]
+    names = ("min", "median", "p95", "max", "mean")
+    return {name: round(float(value), 2) for name, value in zip(names, found, strict=True)}
