@@ -44,6 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_folder_is_trained_on_and_measured(folder: Path, tmp_path: Path) -> None:
     changes = [f"out={tmp_path / 'run'}", f"data.path=[{folder}]", "precision=fp32"]
     changes += [f"model.vision={SHIPPED / 'vit'}", f"model.language_model={SHIPPED / 'lm'}"]

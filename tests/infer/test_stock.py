@@ -54,6 +54,7 @@ def about(question: str, *sources: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
 
 
+@pytest.mark.slow
 def test_without_this_package_the_answers_are_the_same(
     ours: ZiyaVisual, folder: Path, pictures: list[Image.Image], tmp_path: Path
 ) -> None:
