@@ -1,6 +1,5 @@
 """The server over real HTTP, asked by the ``openai`` client as anybody would."""
 
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ import pytest
 from asking import HEADERS, about, uri
 from PIL import Image
 
-from ziya_visual.core.errors import ConfigError, EndpointError
+from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat_format import Turn
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.serve.server import running_server, serve
+from ziya_visual.serve.server import serve
 
 
 def test_an_answer_is_the_models_own(client: openai.OpenAI, model: ZiyaVisual) -> None:
@@ -146,34 +145,6 @@ def test_a_public_address_needs_a_key(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.delenv("NO_KEY", raising=False)
     with pytest.raises(ConfigError, match="NO_KEY is empty"):
         serve(tmp_path, api_key_env="NO_KEY")
-
-
-def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
-    with pytest.raises(EndpointError, match=r"no config\.json there"), running_server(tmp_path):
-        pass
-
-
-TALKER = """#!{python}
-import re, sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
-class Talks(BaseHTTPRequestHandler):
-    def do_GET(self):
-        sys.stderr.write("a warning\\n" * 20_000)
-        sys.stderr.flush()
-        self.send_response(200)
-        self.end_headers()
-HTTPServer(("127.0.0.1", int(re.search(r"port=(\\d+)", sys.argv[2])[1])), Talks).serve_forever()
-"""
-
-
-def test_a_server_that_says_much_is_not_halted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it writes was once a pipe that nobody emptied."""
-    talker = tmp_path / "talker"
-    talker.write_text(TALKER.format(python=sys.executable))
-    talker.chmod(0o755)
-    monkeypatch.setattr("sys.executable", str(talker))
-    with running_server(tmp_path) as url:
-        assert httpx.get(url, timeout=10).status_code == 200
 
 
 def test_a_character_is_never_cut_in_half(model: ZiyaVisual) -> None:
