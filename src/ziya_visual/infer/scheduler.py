@@ -123,7 +123,8 @@ class Scheduler:
                     open_ = False
                     break
                 fresh.append(more)
-            self._admit([request for request in fresh if not request.cancelled])
+            if fresh:
+                self._admit([request for request in fresh if not request.cancelled])
             try:
                 self._decoder.step()
             except Exception as error:  # the fault of one step must not end the thread for all to come
