@@ -4,14 +4,14 @@ import sys
 from pathlib import Path
 
 import ziya_visual
-from ziya_visual.core.config import load_recipe
-from ziya_visual.core.io import read_examples, write_records, write_text
+from ziya_visual.core.files import read_examples, write_records, write_text
+from ziya_visual.core.recipe import load_recipe
 from ziya_visual.forge.translate import ACCEPTED, translate
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.quickstart import CHECKPOINTS, RECIPE
 from ziya_visual.scenes.dataset import write_training
 from ziya_visual.serve.server import running_server
-from ziya_visual.train.parts import SHIPPED, read_card
+from ziya_visual.train.pretrain.shipped import SHIPPED, read_card
 from ziya_visual.train.run import run_recipe
 
 IMAGES, QUESTIONS, DIALOGUES, STEPS = 24, 4, 8, 2

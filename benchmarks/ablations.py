@@ -21,18 +21,18 @@ from typing import Any
 import torch
 import yaml
 
-from ziya_visual.core.config import load_recipe
-from ziya_visual.core.io import read_examples, read_json, write_json, write_records, write_text
+from ziya_visual.core.files import read_examples, read_json, write_json, write_records, write_text
+from ziya_visual.core.recipe import load_recipe
 from ziya_visual.core.records import Example, Message
 from ziya_visual.eval.runner import evaluate
 from ziya_visual.eval.suites.scenes import build_suite
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.quickstart import RECIPE, quickstart
-from ziya_visual.scenes.grammar import QUESTION_TYPES, TRAIN_PHRASINGS, Language
-from ziya_visual.scenes.reading import parse
+from ziya_visual.scenes.language import QUESTION_TYPES, TRAIN_PHRASINGS, Language
+from ziya_visual.scenes.parsing import parse
 from ziya_visual.train import training
 from ziya_visual.train.batches import Batches, Drawn
-from ziya_visual.train.parts import SHIPPED
+from ziya_visual.train.pretrain.shipped import SHIPPED
 from ziya_visual.train.run import run_recipe
 
 OUT = Path("runs/ablations")

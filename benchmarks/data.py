@@ -26,7 +26,7 @@ from typing import Any
 from data_leaks import jpegs, leaks, lookups
 from PIL import Image
 
-from ziya_visual.core.io import write_json
+from ziya_visual.core.files import write_json
 
 OUT = Path("runs/bench/data.json")
 VERSIONS = ("ziya-visual", "datasets", "pyarrow", "pillow", "numpy")
@@ -56,7 +56,7 @@ def make_coco(folder: Path) -> Path:
 
 
 def importing(folder: Path, rounds: int) -> dict[str, Any]:
-    from ziya_visual.data.importing import import_dataset
+    from ziya_visual.data.tools.importing import import_dataset
 
     path = make_coco(folder)
     raw: dict[str, list[float]] = {"parquet": [], "jsonl": []}
@@ -76,7 +76,7 @@ def importing(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def decoding(folder: Path, rounds: int) -> dict[str, Any]:
-    from ziya_visual.data.images import load_image
+    from ziya_visual.core.pictures import load_image
 
     make_coco(folder)
     files = sorted(folder.glob("*.jpg"))[:300]
@@ -105,7 +105,7 @@ def decoding(folder: Path, rounds: int) -> dict[str, Any]:
 
 def make_records(folder: Path, count: int) -> None:
     from ziya_visual.core.records import Example, ImageRef, Message
-    from ziya_visual.data.store import write_dataset
+    from ziya_visual.data.dataset import write_dataset
 
     if not folder.is_dir():
         said = (Message("assistant", "A picture of something."),)
@@ -148,7 +148,7 @@ def shuffling(folder: Path, rounds: int) -> dict[str, Any]:
 
 def memory(folder: Path, rounds: int) -> dict[str, Any]:
     """Peak of resident memory of a process that streams and decodes every picture."""
-    from ziya_visual.data.images import load_image
+    from ziya_visual.core.pictures import load_image
     from ziya_visual.data.stream import records, stream
 
     started = time.perf_counter()

@@ -126,7 +126,7 @@ def scenes(count: int = 1000) -> float:
     """Among drawn scenes, pairs of different pixels that are taken for one; as a part of all pairs."""
     from ziya_visual.data.fingerprints import fingerprint
     from ziya_visual.data.leaks import KnownPictures
-    from ziya_visual.scenes.draw import render, sample_scene
+    from ziya_visual.scenes.drawing import render, sample_scene
 
     rng = np.random.default_rng(0)
     prints = [fingerprint(Image.fromarray(render(sample_scene(rng, held_out=False)))) for _ in range(count)]

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from train_setting import models
 
-from ziya_visual.infer.decode import Decoder, Prompt
-from ziya_visual.infer.int8 import quantize
+from ziya_visual.infer.decoder import Decoder, Prompt
+from ziya_visual.infer.quantized import quantize
 
 ROWS, STEPS = (1, 2, 4, 8, 16), 20
 

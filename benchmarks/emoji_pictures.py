@@ -16,9 +16,9 @@ import emoji
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ziya_visual.core.io import write_records
+from ziya_visual.core.files import write_records
 from ziya_visual.core.records import Example, ImageRef, Message
-from ziya_visual.scenes.draw import SIDE, background
+from ziya_visual.scenes.drawing import SIDE, background
 
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 NOUNS = (

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from ziya_visual.core.io import write_json
+from ziya_visual.core.files import write_json
 
 IMAGES, TEXTS, WIDTH = 5000, 5, 256
 ROUNDS = 5
@@ -107,7 +107,7 @@ def retrieval_file(path: Path) -> None:
 
 
 def retrieval_ours(path: Path) -> dict[str, Any]:
-    from ziya_visual.eval.score import run
+    from ziya_visual.eval.score.run import run
 
     start = time.perf_counter()
     scores = run("retrieval", embeddings=path)["scores"]

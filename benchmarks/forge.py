@@ -34,10 +34,10 @@ from forge_bare import AT_ONCE, bare, clocked  # noqa: E402
 from forge_labelled import labelled  # noqa: E402
 from rough_server import Process, texts  # noqa: E402
 
-from ziya_visual.core.io import read_examples, write_json, write_records  # noqa: E402
+from ziya_visual.core.files import read_examples, write_json, write_records  # noqa: E402
 from ziya_visual.core.records import Example, Message  # noqa: E402
-from ziya_visual.forge.client import ask_all  # noqa: E402
-from ziya_visual.forge.ledger import LEDGER_FILE, Ledger, read_totals  # noqa: E402
+from ziya_visual.forge.ask.client import ask_all  # noqa: E402
+from ziya_visual.forge.ask.ledger import LEDGER_FILE, Ledger, read_totals  # noqa: E402
 from ziya_visual.forge.planning import ExampleFile, Settings, askable, plan_first, record_of, vetted  # noqa: E402
 from ziya_visual.forge.prompting import load_prompt  # noqa: E402
 from ziya_visual.forge.translate import translate, translate_file  # noqa: E402

@@ -7,7 +7,7 @@ from typing import Any
 
 from labelled import build
 
-from ziya_visual.forge.checks import check
+from ziya_visual.forge.checks.any_pair import check
 
 
 def labelled(qa90: Path | None) -> dict[str, Any]:

@@ -31,8 +31,8 @@ from transformers import (
 )
 
 from ziya_visual.data.packing import IGNORE, some_rows
-from ziya_visual.model.attention import PLAIN
-from ziya_visual.model.model import ZiyaVisualModel
+from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.packed.attention import PLAIN
 from ziya_visual.train.speed import Cost, peak_of
 
 IMAGES, TEXTS, ROUNDS = 48, 8, 5

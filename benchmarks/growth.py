@@ -5,8 +5,8 @@ python benchmarks/growth.py
 
 from pathlib import Path
 
-from ziya_visual.core.io import read_json, write_text
-from ziya_visual.eval.plot import line_chart
+from ziya_visual.core.files import read_json, write_text
+from ziya_visual.eval.report.charts import line_chart
 
 STYLE = """<style>
 svg { background: white; font: 11px sans-serif; }

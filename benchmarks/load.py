@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ziya_visual.core.io import write_json
+from ziya_visual.core.files import write_json
 
 ROLES = ("stock", "ours", "with alignment")
 TOKENS = 32000
@@ -41,10 +41,10 @@ def build(folder: Path, layers: int) -> None:
         PreTrainedTokenizerFast,
     )
 
+    from ziya_visual.model.build.compose import new_alignment
+    from ziya_visual.model.build.weights import Entry, write_weights
     from ziya_visual.model.checkpoint import save_alignment
-    from ziya_visual.model.compose import new_alignment
-    from ziya_visual.model.model import ZiyaVisualModel
-    from ziya_visual.model.weights import Entry, write_weights
+    from ziya_visual.model.network import ZiyaVisualModel
 
     def words(image: bool) -> Any:
         vocabulary = {f"word{number}": number for number in range(TOKENS - 3)}
@@ -116,8 +116,8 @@ def child(role: str, folder: Path) -> None:
     import torch
     from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
+    from ziya_visual.model.build.init import init
     from ziya_visual.model.checkpoint import load_checkpoint
-    from ziya_visual.model.init import init
 
     torch.set_num_threads(1)
     gc.collect()

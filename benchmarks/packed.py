@@ -16,18 +16,18 @@ import torch
 from PIL import Image
 from transformers import Blip2VisionModel, LlamaForCausalLM
 
-from ziya_visual.core.config import load_recipe
-from ziya_visual.core.io import write_json
+from ziya_visual.core.files import write_json
+from ziya_visual.core.recipe import load_recipe
 from ziya_visual.data.packing import IGNORE, Branch, Row, pack
 from ziya_visual.data.text_batch import pad
-from ziya_visual.model.attention import PLAIN
-from ziya_visual.model.compose import compose
-from ziya_visual.model.packed import mean_loss
+from ziya_visual.model.build.compose import compose
+from ziya_visual.model.packed.attention import PLAIN
+from ziya_visual.model.packed.forward import mean_loss
 from ziya_visual.model.processor import ZiyaProcessor
-from ziya_visual.scenes import corpus
-from ziya_visual.scenes.draw import SIDE, render, sample_scene
-from ziya_visual.train.pretrain_lm import corpus_texts, lm_config, train_tokenizer
-from ziya_visual.train.pretrain_vit import vision_config
+from ziya_visual.scenes import lessons
+from ziya_visual.scenes.drawing import SIDE, render, sample_scene
+from ziya_visual.train.pretrain.language_model import corpus_texts, lm_config, train_tokenizer
+from ziya_visual.train.pretrain.vision import vision_config
 
 IMAGES, TEXTS, ROUNDS = 16, 10, 7
 
@@ -60,7 +60,9 @@ def main() -> None:
         Row(
             prefix,
             [
-                Branch(processor.chat.branch(corpus.ask_briefly(rng, corpus.any_question(rng, scene), lang)))
+                Branch(
+                    processor.chat.branch(lessons.ask_briefly(rng, lessons.any_question(rng, scene), lang))
+                )
                 for lang in ("en", "zh")
                 for _ in range(TEXTS // 2)
             ],

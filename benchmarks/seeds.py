@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ziya_visual.core.io import read_json
+from ziya_visual.core.files import read_json
 from ziya_visual.quickstart import TARGETS
 
 TYPES = ("color", "shape", "size", "count", "exist", "relation")

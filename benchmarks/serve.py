@@ -41,7 +41,7 @@ from serve_sides import build, ours, server, theirs
 from train_setting import SIDE
 from transformers import Blip2ForConditionalGeneration
 
-from ziya_visual.core.io import write_json
+from ziya_visual.core.files import write_json
 from ziya_visual.model.checkpoint import load_checkpoint
 
 USERS, TURNS = 16, 2  # answers each user asks for, one after another

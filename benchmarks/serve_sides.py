@@ -19,7 +19,7 @@ from train_setting import QUERIES, SIDE, config
 from transformers import PreTrainedTokenizerFast
 
 from ziya_visual.model.checkpoint import save_checkpoint
-from ziya_visual.model.model import ZiyaVisualModel
+from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.model.tokenizers import add_chat_template
 

@@ -25,11 +25,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from train_setting import LANGS, Album, Packed, Single, album, collate, models
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ziya_visual.core.io import write_json
+from ziya_visual.core.files import write_json
 from ziya_visual.core.stage import Objectives
-from ziya_visual.model.tree import even
+from ziya_visual.model.packed.layout import even
 from ziya_visual.train.batches import Batch
-from ziya_visual.train.schedule import Optimizer
+from ziya_visual.train.optimizer import Optimizer
 from ziya_visual.train.step import Seen, compute_losses
 from ziya_visual.train.training import draw_ahead
 

@@ -20,11 +20,11 @@ from transformers import (
     LlamaConfig,
 )
 
-from ziya_visual.data.chat_format import Encoded
+from ziya_visual.data.chat.chat_format import Encoded
 from ziya_visual.data.packing import IGNORE, Branch, Row, pack
 from ziya_visual.data.text_batch import pad
-from ziya_visual.model.attention import PLAIN
-from ziya_visual.model.model import ZiyaVisualModel
+from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.packed.attention import PLAIN
 from ziya_visual.train.batches import Batch
 
 SIDE, QUERIES, IMAGE_ID, BOS, PAD, FIRST_WORD = 224, 32, 3, 1, 0, 4

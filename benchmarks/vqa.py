@@ -20,8 +20,8 @@ import torch
 from train_setting import BOS, IMAGE_ID, PAD, QUERIES, album, models
 
 from ziya_visual.data.text_batch import pad
-from ziya_visual.infer.decode import Prompt, compute_prefixes, generate
-from ziya_visual.model.attention import INFERENCE
+from ziya_visual.infer.decoder import Prompt, compute_prefixes, generate
+from ziya_visual.model.packed.attention import INFERENCE
 
 PICTURES, QUESTIONS = 16, 8
 LENGTHS = (3, 8, 16)  # new tokens; `vqa_k8` is of the first: a word, or two, and the end

@@ -7,7 +7,7 @@ import csv
 import sys
 from pathlib import Path
 
-from ziya_visual.forge.checks import check
+from ziya_visual.forge.checks.any_pair import check
 
 
 def main(path: str) -> None:

@@ -8,7 +8,7 @@ The new projection knows nothing yet: train it with stage 1 of a recipe.
 import sys
 from pathlib import Path
 
-from ziya_visual.model.init import init
+from ziya_visual.model.build.init import init
 
 
 def main(bridge: str, llm: str, out: str) -> None:

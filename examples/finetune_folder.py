@@ -6,7 +6,7 @@ python examples/finetune_folder.py runs/quickstart/checkpoint my-pictures runs/m
 import sys
 from pathlib import Path
 
-from ziya_visual.core.config import load_recipe
+from ziya_visual.core.recipe import load_recipe
 from ziya_visual.train.run import run_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "finetune-folder.yaml"

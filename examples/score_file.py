@@ -9,7 +9,7 @@ python examples/score_file.py references.jsonl predictions.json zh
 import sys
 from pathlib import Path
 
-from ziya_visual.eval.score import run
+from ziya_visual.eval.score.run import run
 
 
 def main(references: str, predictions: str, lang: str = "en") -> None:

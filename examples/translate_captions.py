@@ -11,7 +11,7 @@ python examples/translate_captions.py captions.txt runs/zh lm http://127.0.0.1:8
 import sys
 from pathlib import Path
 
-from ziya_visual.core.io import read_examples
+from ziya_visual.core.files import read_examples
 from ziya_visual.core.records import Example, Message
 from ziya_visual.forge.translate import ACCEPTED, translate
 

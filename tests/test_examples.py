@@ -11,12 +11,12 @@ import pytest
 from tiny import llm_folder
 from tiny_models import talking, write_base_and_pictures
 
-from ziya_visual.core.io import write_json, write_jsonl, write_records
+from ziya_visual.core.files import write_json, write_jsonl, write_records
 from ziya_visual.core.records import Example, ImageRef, Message
 from ziya_visual.model.checkpoint import save_checkpoint
-from ziya_visual.scenes import corpus
+from ziya_visual.scenes import lessons
 from ziya_visual.serve.server import running_server
-from ziya_visual.train.parts import SHIPPED
+from ziya_visual.train.pretrain.shipped import SHIPPED
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 COLORS = ("red", "green", "blue")
@@ -68,7 +68,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         for c in COLORS
     ]
     write_records(folder / "suite.jsonl", suite)
-    english, chinese = corpus.sentence_pair(np.random.default_rng(1), for_forge=True)
+    english, chinese = lessons.sentence_pair(np.random.default_rng(1), for_forge=True)
     (folder / "captions.txt").write_text(f"{english}\n")
     pairs = "Two red stars.\t两个红色星形。\nTwo red stars.\t三个红色星形。\n"
     (folder / "pairs.tsv").write_text(pairs, encoding="utf-8")

@@ -17,7 +17,7 @@ import openai
 import pytest
 from transformers.utils.import_utils import is_serve_available
 
-from ziya_visual.core.io import read_json
+from ziya_visual.core.files import read_json
 from ziya_visual.infer.engine import ZiyaVisual
 
 pytestmark = pytest.mark.slow

@@ -23,7 +23,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from ziya_visual.core.io import read_json, write_json
+from ziya_visual.core.files import read_json, write_json
 
 SIDE, QUERIES, WIDTH = 16, 4, 48
 TEXTS = [

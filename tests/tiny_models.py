@@ -23,12 +23,12 @@ from transformers import (
 
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.attention import INFERENCE
+from ziya_visual.model.build.compose import compose
 from ziya_visual.model.checkpoint import save_checkpoint
-from ziya_visual.model.compose import compose
-from ziya_visual.model.model import ZiyaVisualModel
+from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.packed.attention import INFERENCE
 from ziya_visual.model.processor import ZiyaProcessor
-from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
+from ziya_visual.train.pretrain.language_model import corpus_texts, train_tokenizer
 
 SIDE, QUERIES = 16, 4
 _SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}

@@ -15,23 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from ziya_visual.core import log
-from ziya_visual.core.config import load_recipe
-from ziya_visual.core.io import atomic_dir, read_examples, read_json, write_records
+from ziya_visual.core.files import atomic_dir, read_examples, read_json, write_records
+from ziya_visual.core.recipe import load_recipe
 from ziya_visual.core.records import Example
-from ziya_visual.eval.judge import judge_predictions
-from ziya_visual.eval.leaderboard import leaderboard
-from ziya_visual.eval.report import Target, write_report
+from ziya_visual.eval.judge.leaderboard import leaderboard
+from ziya_visual.eval.judge.run import judge_predictions
+from ziya_visual.eval.report.page import Target, write_report
 from ziya_visual.eval.results import Metric, Scope, results, write_results
+from ziya_visual.eval.run import samples
 from ziya_visual.eval.runner import evaluate, majority
-from ziya_visual.eval.suite_run import samples
 from ziya_visual.eval.suites import Suite
 from ziya_visual.eval.suites.scenes import build_suite
 from ziya_visual.forge.translate import translate
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.scenes import dataset
-from ziya_visual.scenes.grammar import forge_side
+from ziya_visual.scenes.language import forge_side
 from ziya_visual.serve.server import running_server
-from ziya_visual.train.parts import SHIPPED, pretrain_parts, read_card
+from ziya_visual.train.pretrain.shipped import SHIPPED, pretrain_parts, read_card
 from ziya_visual.train.run import run_recipe
 
 RECIPE = Path(__file__).parent / "recipes" / "quickstart.yaml"

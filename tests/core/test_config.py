@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ziya_visual.core.config import load_recipe
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.parts import split_rule
+from ziya_visual.core.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 RECIPE = """

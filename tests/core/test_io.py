@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ziya_visual.core import io
+from ziya_visual.core import files
 from ziya_visual.core.errors import DataError, nearest
 from ziya_visual.core.records import Box, Example, ImageRef, Message, Provenance, example_from_dict, to_dict
 
@@ -52,19 +52,19 @@ def test_what_is_no_record_is_refused_by_name(change: dict, text: str) -> None:
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    io.write_json(path, {"a": "中"})
+    files.write_json(path, {"a": "中"})
     with pytest.raises(ValueError, match="Out of range float"):
-        io.write_json(path, {"a": float("nan")})
-    assert io.read_json(path) == {"a": "中"}
+        files.write_json(path, {"a": float("nan")})
+    assert files.read_json(path) == {"a": "中"}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_folder_is_replaced_only_when_complete(tmp_path: Path) -> None:
     target = tmp_path / "ckpt"
     for text in ("old", "new"):
-        with io.atomic_dir(target) as aside:
+        with files.atomic_dir(target) as aside:
             (aside / "f").write_text(text)
-    with pytest.raises(RuntimeError), io.atomic_dir(target) as aside:  # noqa: PT012
+    with pytest.raises(RuntimeError), files.atomic_dir(target) as aside:  # noqa: PT012
         (aside / "f").write_text("half")
         raise RuntimeError
     assert (target / "f").read_text() == "new"
@@ -75,12 +75,12 @@ def test_errors_name_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('\ufeff{"id": 1}\n\nnot json\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.jsonl: line 3 is not JSON"):
-        list(io.read_jsonl(path))
+        list(files.read_jsonl(path))
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="not UTF-8"):
-        io.read_text(path)
+        files.read_text(path)
     with pytest.raises(DataError, match="cannot be read"):
-        io.read_json(tmp_path / "absent")
+        files.read_json(tmp_path / "absent")
 
 
 def test_nearest_names_the_likely_key() -> None:

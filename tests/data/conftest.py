@@ -19,7 +19,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from ziya_visual.train.pretrain_lm import corpus_texts, train_tokenizer
+from ziya_visual.train.pretrain.language_model import corpus_texts, train_tokenizer
 
 TEXTS = [
     "What color is the ring to the left?",

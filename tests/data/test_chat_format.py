@@ -15,9 +15,9 @@ from transformers import AutoTokenizer
 
 from ziya_visual.core.errors import CheckpointError, DataError
 from ziya_visual.core.records import Message
-from ziya_visual.data.chat_format import IMAGE, ChatFormat, Turn, ziya_chat_template
-from ziya_visual.scenes import corpus
-from ziya_visual.train.parts import SHIPPED
+from ziya_visual.data.chat.chat_format import IMAGE, ChatFormat, Turn, ziya_chat_template
+from ziya_visual.scenes import lessons
+from ziya_visual.train.pretrain.shipped import SHIPPED
 
 Forms = dict[str, Any]  # conftest's Form by name
 NAMES = ("ziya", "chatml", "llama3", "vicuna")
@@ -135,7 +135,7 @@ def test_the_miniature_keeps_its_ids() -> None:
         assert chat.branch(messages[:-1], add_generation_prompt=True).ids == row["prompt"]
     rng, digest = np.random.default_rng(golden["corpus"]["seed"]), hashlib.sha256()
     for _ in range(golden["corpus"]["readings"]):
-        for dialogue in [*corpus.reading(rng, corpus.LESSONS[-1])[1], corpus.translation(rng)]:
+        for dialogue in [*lessons.reading(rng, lessons.LESSONS[-1])[1], lessons.translation(rng)]:
             encoded = chat.branch(dialogue)
             digest.update(json.dumps([encoded.ids, [int(one) for one in encoded.supervised]]).encode())
     assert digest.hexdigest() == golden["corpus"]["sha256"]

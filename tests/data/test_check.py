@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.core.io import write_records
+from ziya_visual.core.files import write_records
 from ziya_visual.core.records import Box, Example, ImageRef, Message
-from ziya_visual.data.check import check_dataset
-from ziya_visual.data.readers import Reject
-from ziya_visual.data.sheet import write_sheet
-from ziya_visual.data.split import split_dataset
-from ziya_visual.data.stats import dataset_stats
-from ziya_visual.data.store import iter_records, write_dataset
+from ziya_visual.data.dataset import iter_records, write_dataset
+from ziya_visual.data.formats import Reject
+from ziya_visual.data.tools.check import check_dataset
+from ziya_visual.data.tools.inspect import write_sheet
+from ziya_visual.data.tools.split import split_dataset
+from ziya_visual.data.tools.stats import dataset_stats
 
 
 def noise(folder: Path, name: str, seed: int) -> ImageRef:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.data.readers.folder_csv import read_folder
+from ziya_visual.data.formats.folder_csv import read_folder
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.data.images import load_image, picture_size
+from ziya_visual.core.pictures import load_image, picture_size
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.core.records import Example, ImageRef
-from ziya_visual.data.importing import FORMATS as KNOWN
-from ziya_visual.data.importing import import_dataset, rows_of
-from ziya_visual.data.readers import Found, Reject
-from ziya_visual.data.store import iter_records
+from ziya_visual.data.dataset import iter_records
+from ziya_visual.data.formats import Found, Reject
+from ziya_visual.data.tools.importing import FORMATS as KNOWN
+from ziya_visual.data.tools.importing import import_dataset, rows_of
 
 GOOD = {"coco": 1, "nocaps": 1, "flickr30k": 2, "llava": 2, "hub": 1, "openai": 1, "muge": 1, "folder": 2}
 EACH = pytest.mark.parametrize("form", FORMATS, ids=[f"{n}-{one.name}" for n, one in enumerate(FORMATS)])

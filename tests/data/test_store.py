@@ -13,9 +13,9 @@ from PIL import Image
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Box, Example, ImageRef, Message, Provenance
-from ziya_visual.data import store
-from ziya_visual.data.readers import Reject
-from ziya_visual.data.store import Form, iter_records, write_dataset
+from ziya_visual.data import dataset
+from ziya_visual.data.dataset import Form, iter_records, write_dataset
+from ziya_visual.data.formats import Reject
 from ziya_visual.data.stream import records, stream
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -110,8 +110,8 @@ def test_pictures_are_taken_from_their_files_and_stored_once(tmp_path: Path) -> 
 def test_a_stopped_stream_gives_exactly_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Form, seed: int | None
 ) -> None:
-    monkeypatch.setattr(store, "GROUP_ROWS", 7)
-    monkeypatch.setattr(store, "FILE_ROWS", 90)
+    monkeypatch.setattr(dataset, "GROUP_ROWS", 7)
+    monkeypatch.setattr(dataset, "FILE_ROWS", 90)
     examples = many(200)
     write_dataset(tmp_path, examples, form)
     order = [row["id"] for row in stream(tmp_path, seed=seed)]
@@ -131,7 +131,7 @@ def test_a_stopped_stream_gives_exactly_the_rest(
 def test_every_epoch_has_another_order_of_the_same_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "GROUP_ROWS", 2)
+    monkeypatch.setattr(dataset, "GROUP_ROWS", 2)
     examples = many(100)
     write_dataset(tmp_path, examples, "parquet")
     epochs = [list(records(stream(tmp_path, seed=0, epoch=epoch))) for epoch in (0, 1)]

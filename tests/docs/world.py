@@ -13,7 +13,7 @@ from pages import ROOT
 from PIL import Image
 from tiny_models import tiny as tiny_checkpoint
 
-from ziya_visual.core.io import read_json, write_json, write_jsonl, write_records
+from ziya_visual.core.files import read_json, write_json, write_jsonl, write_records
 from ziya_visual.core.records import Example, ImageRef, Message
 from ziya_visual.model.checkpoint import save_checkpoint
 

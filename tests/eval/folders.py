@@ -17,7 +17,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from ziya_visual.core.io import write_records
+from ziya_visual.core.files import write_records
 from ziya_visual.core.records import Example, ImageRef, Message
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint

@@ -10,7 +10,7 @@ from typing import Any
 
 import tiny
 
-from ziya_visual.core.io import write_json
+from ziya_visual.core.files import write_json
 
 COUNT = 4
 WORDS = ("red", "blue", "green", "two")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ziya_visual.eval.bias import (
+from ziya_visual.eval.judge.diagnostics import (
     agreement,
     controls,
     kappa,
@@ -18,7 +18,7 @@ from ziya_visual.eval.bias import (
     unbelievable,
     warnings,
 )
-from ziya_visual.eval.reviews import Review, battles, turned
+from ziya_visual.eval.judge.verdicts import Review, battles, turned
 
 Scores = Callable[[int, bool], tuple[float, float]]  # question, swapped -> as shown
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ziya_visual.eval.bradley_terry import at_equal_length, comparable, rate
+from ziya_visual.eval.judge.bradley_terry import at_equal_length, comparable, rate
 
 TRUE = np.array([1200.0, 1100, 1000, 900, 800])
 BATTLES = 2000

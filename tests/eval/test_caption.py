@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.eval import score
 from ziya_visual.eval.metrics import caption, java, segment
-from ziya_visual.eval.score_captions import read_references
+from ziya_visual.eval.score import run as score
+from ziya_visual.eval.score.captions import read_references
 
 Save = Callable[[str, Any], Path]
 

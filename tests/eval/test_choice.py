@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.eval import score
 from ziya_visual.eval.metrics import choice
+from ziya_visual.eval.score import run as score
 
 Save = Callable[[str, Any], Path]
 

@@ -17,10 +17,10 @@ from json_server import JsonServer, completion
 from PIL import Image
 
 from ziya_visual.core.errors import ConfigError, EndpointError
-from ziya_visual.core.io import read_json, read_jsonl
-from ziya_visual.eval import endpoint
-from ziya_visual.eval.endpoint import split_endpoint
-from ziya_visual.eval.suite_run import run_suite
+from ziya_visual.core.files import read_json, read_jsonl
+from ziya_visual.eval.models import endpoint
+from ziya_visual.eval.models.endpoint import split_endpoint
+from ziya_visual.eval.run import run_suite
 from ziya_visual.eval.tasks import caption
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.serve.api import create_app

@@ -13,11 +13,11 @@ from judge_server import JudgeServer, answers_in, text_of
 from PIL import Image
 
 from ziya_visual.core.errors import ConfigError, DataError, EndpointError
-from ziya_visual.core.io import read_jsonl
-from ziya_visual.eval import score
-from ziya_visual.eval.judge import judge
-from ziya_visual.eval.judge_files import language_of, read_contender, read_questions
-from ziya_visual.eval.leaderboard import leaderboard
+from ziya_visual.core.files import read_jsonl
+from ziya_visual.eval.judge.files import language_of, read_contender, read_questions
+from ziya_visual.eval.judge.leaderboard import leaderboard
+from ziya_visual.eval.judge.run import judge
+from ziya_visual.eval.score import run as score
 
 Save = Callable[[str, Any], Path]
 SUBJECTS = ("cat", "dog", "bird", "car", "boat", "tree")

@@ -16,10 +16,10 @@ from judge_server import JudgeServer
 from typer.testing import CliRunner
 
 from ziya_visual.cli import app
-from ziya_visual.core.io import read_json, read_jsonl
-from ziya_visual.eval import score
-from ziya_visual.eval.judge import judge
-from ziya_visual.eval.leaderboard import leaderboard
+from ziya_visual.core.files import read_json, read_jsonl
+from ziya_visual.eval.judge.leaderboard import leaderboard
+from ziya_visual.eval.judge.run import judge
+from ziya_visual.eval.score import run as score
 
 Save = Callable[[str, Any], Path]
 FAST = {"backoff_seconds": 0.01, "timeout_seconds": 5.0}

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.io import read_json, write_jsonl, write_records
+from ziya_visual.core.files import read_json, write_jsonl, write_records
 from ziya_visual.core.records import Prediction
-from ziya_visual.eval.judge import judge_predictions
-from ziya_visual.eval.leaderboard import anchors, leaderboard, table_of
-from ziya_visual.eval.reviews import Battle, battles, read_reviews
+from ziya_visual.eval.judge.leaderboard import anchors, leaderboard, table_of
+from ziya_visual.eval.judge.run import judge_predictions
+from ziya_visual.eval.judge.verdicts import Battle, battles, read_reviews
 
 Scores = Callable[[int, str, str], tuple[int, int]]  # question, first shown, second shown
 

@@ -56,8 +56,8 @@ def adapter() -> Iterator[Any]:
             module = ModuleType(name)
             module.__dict__.update(content)
             patch.setitem(sys.modules, name, module)
-        yield importlib.import_module("ziya_visual.eval.lmms_model")
-    sys.modules.pop("ziya_visual.eval.lmms_model")
+        yield importlib.import_module("ziya_visual.eval.models.lmms_eval")
+    sys.modules.pop("ziya_visual.eval.models.lmms_eval")
 
 
 @pytest.fixture(scope="module")

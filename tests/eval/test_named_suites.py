@@ -15,16 +15,16 @@ from typer.testing import CliRunner
 
 from ziya_visual.cli import app
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.core.io import read_json
+from ziya_visual.core.files import read_json
 from ziya_visual.core.records import Example
-from ziya_visual.eval import score
 from ziya_visual.eval.benchmark import Measured, run_dataset
-from ziya_visual.eval.judge_files import read_contender, read_questions
+from ziya_visual.eval.judge.files import read_contender, read_questions
 from ziya_visual.eval.metrics import choice, vqa
-from ziya_visual.eval.opening import Opened, is_ours
+from ziya_visual.eval.models.open import Opened, is_ours
 from ziya_visual.eval.processes import Processes
-from ziya_visual.eval.report_benchmarks import anchors
-from ziya_visual.eval.suite_run import run_suite
+from ziya_visual.eval.report.benchmarks import anchors
+from ziya_visual.eval.run import run_suite
+from ziya_visual.eval.score import run as score
 from ziya_visual.eval.suites.named import FOLDER, Prompt, load_named, names
 from ziya_visual.eval.suites.scenes import build_suite
 from ziya_visual.scenes import dataset as scenes

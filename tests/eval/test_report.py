@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ziya_visual.eval.plot import line_chart, thin, ticks
-from ziya_visual.eval.report import Sample, Target, write_report
+from ziya_visual.eval.report.charts import line_chart, thin, ticks
+from ziya_visual.eval.report.page import Sample, Target, write_report
 
 
 def row(model: str, lang: str, task: str, name: str, value: float, split: str = "new") -> dict[str, Any]:

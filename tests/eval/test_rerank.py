@@ -11,9 +11,10 @@ import pytest
 import tiny
 import torch
 
-from ziya_visual.eval import score, suites
+from ziya_visual.eval import suites
 from ziya_visual.eval.retrieval import check_pairs, rank_images, rank_texts, rerank
-from ziya_visual.eval.suite_run import run_suite
+from ziya_visual.eval.run import run_suite
+from ziya_visual.eval.score import run as score
 from ziya_visual.eval.tasks import retrieval
 from ziya_visual.infer.engine import ZiyaVisual
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.eval import retrieval, score
+from ziya_visual.eval import retrieval
+from ziya_visual.eval.score import run as score
 
 NAMES = {
     f"{way}_r{k}": f"{lavis}_r{k}" for way, lavis in (("i2t", "txt"), ("t2i", "img")) for k in (1, 5, 10)

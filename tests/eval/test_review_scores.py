@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ziya_visual.eval.review_scores import parse_grade, parse_scores
+from ziya_visual.eval.judge.score_parsing import parse_grade, parse_scores
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.io import write_records
+from ziya_visual.core.files import write_records
 from ziya_visual.core.records import Example, ImageRef, Message
 from ziya_visual.eval.results import Metric, results, write_results
 from ziya_visual.eval.runner import evaluate, majority

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ziya_visual.cli import app
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.eval import score
+from ziya_visual.eval.score import run as score
 
 Save = Callable[[str, Any], Path]
 TRUTH = {str(i): {"answer": "dog"} for i in range(40)}

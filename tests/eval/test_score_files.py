@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.eval.score_files import answer_of, by_id, match_ids, read_arrays, read_object, read_rows
+from ziya_visual.eval.score.files import answer_of, by_id, match_ids, read_arrays, read_object, read_rows
 
 
 @pytest.mark.parametrize(

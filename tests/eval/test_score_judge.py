@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from ziya_visual.cli import app
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.io import read_jsonl
-from ziya_visual.eval import score
-from ziya_visual.eval.review_scores import parse_scores
+from ziya_visual.core.files import read_jsonl
+from ziya_visual.eval.judge.score_parsing import parse_scores
+from ziya_visual.eval.score import run as score
 
 Save = Callable[[str, Any], Path]
 

@@ -10,8 +10,8 @@ import tiny
 from PIL import Image
 
 from ziya_visual.core.records import Example, Message
+from ziya_visual.eval.models.answer_cache import Kept
 from ziya_visual.eval.processes import Processes
-from ziya_visual.eval.session import Kept
 
 IMAGES = {name: tiny.picture(seed) for seed, name in enumerate("abcd")}
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ziya_visual.core.config import load_recipe
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.io import read_json, read_jsonl, write_records
+from ziya_visual.core.files import read_json, read_jsonl, write_records
+from ziya_visual.core.recipe import load_recipe
 from ziya_visual.core.records import Example, ImageRef, Message
 from ziya_visual.eval import suites
-from ziya_visual.eval.suite_run import run_suite
-from ziya_visual.scenes.draw import render, sample_scene
-from ziya_visual.train.parts import SHIPPED
+from ziya_visual.eval.run import run_suite
+from ziya_visual.scenes.drawing import render, sample_scene
+from ziya_visual.train.pretrain.shipped import SHIPPED
 from ziya_visual.train.run import run_recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"

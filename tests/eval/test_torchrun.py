@@ -14,10 +14,10 @@ import published
 import pytest
 
 from ziya_visual.core.errors import ConfigError
-from ziya_visual.core.io import read_json, read_jsonl
-from ziya_visual.eval.opening import opened
+from ziya_visual.core.files import read_json, read_jsonl
+from ziya_visual.eval.models.open import opened
 from ziya_visual.eval.processes import Processes
-from ziya_visual.eval.suite_run import run_suite
+from ziya_visual.eval.run import run_suite
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ from loopback import Endpoint, captions
 from test_client import bodies
 
 from ziya_visual.core.errors import EndpointError
-from ziya_visual.forge import batch
-from ziya_visual.forge.ledger import Ledger
+from ziya_visual.forge.ask import batch_api
+from ziya_visual.forge.ask.ledger import Ledger
 from ziya_visual.forge.translate import translate
 
 
@@ -98,9 +98,11 @@ def test_the_batch_api_answers_and_is_paid_once(tmp_path: Path, monkeypatch: pyt
     # A run that died before it had read its job's results finds that job again, by its requests.
     with Ledger(tmp_path / "again") as ledger:
         keys = ledger.add(bodies(3))
-        name = batch._find_or_make(ledger, batch.openai.OpenAI(base_url=server.url, api_key="none"), keys)
+        name = batch_api._find_or_make(
+            ledger, batch_api.openai.OpenAI(base_url=server.url, api_key="none"), keys
+        )
     with Ledger(tmp_path / "again") as ledger:
-        batch.ask_all(ledger, keys, base_url=server.url, poll_seconds=0.01)
+        batch_api.ask_all(ledger, keys, base_url=server.url, poll_seconds=0.01)
         assert {o.answer for o in ledger.outcomes(keys).values()} == {"红色"}
         assert ledger.batches(server.url) == []
     assert list(server.jobs) == ["batch-0", name]
@@ -109,4 +111,4 @@ def test_the_batch_api_answers_and_is_paid_once(tmp_path: Path, monkeypatch: pyt
 
 def test_an_endpoint_without_batches_says_so(endpoint: Endpoint, tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger, pytest.raises(EndpointError, match="the Batch API said"):
-        batch.ask_all(ledger, ledger.add(bodies(1)), base_url=endpoint.url)
+        batch_api.ask_all(ledger, ledger.add(bodies(1)), base_url=endpoint.url)

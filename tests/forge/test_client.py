@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from loopback import Endpoint, captions
 
 from ziya_visual.core.errors import ConfigError
-from ziya_visual.core.io import read_jsonl
-from ziya_visual.forge.client import ask_all
-from ziya_visual.forge.cost import Budget
-from ziya_visual.forge.endpoint import Client
-from ziya_visual.forge.flow import Gate, Pace
-from ziya_visual.forge.ledger import Ledger, Outcome, read_totals
+from ziya_visual.core.files import read_jsonl
+from ziya_visual.forge.ask.client import ask_all
+from ziya_visual.forge.ask.cost import Budget
+from ziya_visual.forge.ask.endpoint import Client
+from ziya_visual.forge.ask.ledger import Ledger, Outcome, read_totals
+from ziya_visual.forge.ask.limits import Gate, Pace
 from ziya_visual.forge.translate import translate
 
 FAST = {"backoff_seconds": 0.01, "timeout_seconds": 5.0}

@@ -5,10 +5,10 @@ import pytest
 from loopback import Endpoint, Reply, caption
 
 from ziya_visual.core.errors import ConfigError
-from ziya_visual.core.io import read_examples, read_jsonl
+from ziya_visual.core.files import read_examples, read_jsonl
 from ziya_visual.forge import instruct as forge_instruct
+from ziya_visual.forge.ask.ledger import Outcome
 from ziya_visual.forge.dialogue import read_dialogue
-from ziya_visual.forge.ledger import Outcome
 
 GOOD = {"turns": [{"question": "有什么？", "answer": "有一只猫。"}]}
 

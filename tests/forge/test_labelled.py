@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from labelled import build
 
-from ziya_visual.forge.checks import check
-from ziya_visual.scenes.corpus import sentence_pair
+from ziya_visual.forge.checks.any_pair import check
+from ziya_visual.scenes.lessons import sentence_pair
 
 QA90 = Path(__file__).parents[3] / "shared" / "data" / "judge" / "qa90"
 PER_KIND = 40

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from loopback import Endpoint, captions
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.core.io import canonical_json, hash_bytes, write_records
+from ziya_visual.core.files import canonical_json, hash_bytes, write_records
 from ziya_visual.core.records import Example, Message
-from ziya_visual.forge.cost import estimate_tokens, read_prices
-from ziya_visual.forge.endpoint import retry_after_seconds
+from ziya_visual.forge.ask.cost import estimate_tokens, read_prices
+from ziya_visual.forge.ask.endpoint import retry_after_seconds
+from ziya_visual.forge.ask.ledger import Ledger, Outcome
 from ziya_visual.forge.estimate import estimate_translation
-from ziya_visual.forge.ledger import Ledger, Outcome
 from ziya_visual.forge.planning import Settings, record_of
 from ziya_visual.forge.prompting import load_prompt
 

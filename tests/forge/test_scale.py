@@ -17,7 +17,7 @@ from loopback import captions
 from rough_server import CONTENT, Process, fault_of, texts
 
 from ziya_visual.core.errors import ConfigError
-from ziya_visual.core.io import read_examples, read_jsonl, write_records
+from ziya_visual.core.files import read_examples, read_jsonl, write_records
 from ziya_visual.core.records import Example, Message
 from ziya_visual.forge.report import report, status
 from ziya_visual.forge.translate import translate, translate_file
@@ -102,7 +102,7 @@ def test_ten_kills_lose_nothing_and_repeat_no_more_than_was_in_flight(tmp_path: 
 
 
 def test_a_killed_plan_is_planned_again_without_a_difference(tmp_path: Path) -> None:
-    from ziya_visual.forge.ledger import Ledger
+    from ziya_visual.forge.ask.ledger import Ledger
     from ziya_visual.forge.planning import Settings, plan_first, record_of
     from ziya_visual.forge.prompting import load_prompt
 

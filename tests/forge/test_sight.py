@@ -11,7 +11,7 @@ from json_server import JsonServer, completion
 from PIL import Image
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.io import read_examples, read_jsonl, write_records
+from ziya_visual.core.files import read_examples, read_jsonl, write_records
 from ziya_visual.core.records import Example, ImageRef, Message
 from ziya_visual.forge.command import run_instruct
 from ziya_visual.forge.instruct import instruct

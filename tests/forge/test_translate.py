@@ -14,9 +14,9 @@ import pytest
 from loopback import TEXTS, Endpoint, Reply, caption, captions, vqa
 
 from ziya_visual.core.errors import ConfigError, DataError, EndpointError
-from ziya_visual.core.io import read_examples, read_json, read_jsonl, write_records
+from ziya_visual.core.files import read_examples, read_json, read_jsonl, write_records
 from ziya_visual.core.records import Example, Message
-from ziya_visual.forge.ledger import Ledger
+from ziya_visual.forge.ask.ledger import Ledger
 from ziya_visual.forge.report import report, status
 from ziya_visual.forge.translate import TranslationReport, translate
 
@@ -181,7 +181,7 @@ def test_what_cannot_be_asked_is_rejected_with_its_reason(endpoint: Endpoint, tm
 CHILD = """
 import sys
 from pathlib import Path
-from ziya_visual.core.io import read_examples
+from ziya_visual.core.files import read_examples
 from ziya_visual.forge.translate import translate
 source, out, url = sys.argv[1:]
 translate(read_examples(Path(source)), to="zh", out=Path(out), model="tiny", base_url=url,

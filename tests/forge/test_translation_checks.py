@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.io import read_jsonl, write_jsonl
-from ziya_visual.forge.checks import CHECKS, check, names
-from ziya_visual.forge.numbers import read_numbers
+from ziya_visual.core.files import read_jsonl, write_jsonl
+from ziya_visual.forge.checks.any_pair import CHECKS, check, names
+from ziya_visual.forge.checks.numbers import read_numbers
 from ziya_visual.forge.pairs import check_pairs
 
 CLEAN = [

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ziya_visual.infer.decode import PADDING, Decoder, Prompt, Sampling, alike, compute_prefixes, generate
-from ziya_visual.infer.prefixes import Prefix
-from ziya_visual.model.attention import INFERENCE, PLAIN
+from ziya_visual.infer.decoder import PADDING, Decoder, Prompt, Sampling, alike, compute_prefixes, generate
+from ziya_visual.infer.prefix_cache import Prefix
+from ziya_visual.model.packed.attention import INFERENCE, PLAIN
 
 EOS = 2
 

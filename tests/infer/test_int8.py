@@ -13,11 +13,11 @@ from tiny_models import seeing
 from torch import nn
 
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.infer.int8 import FEW, Dtype, Int8Linear, quantize
 from ziya_visual.infer.opening import open_model
+from ziya_visual.infer.quantized import FEW, Dtype, Int8Linear, quantize
 from ziya_visual.infer.text_model import TextModel
 from ziya_visual.model.checkpoint import save_checkpoint
-from ziya_visual.train.parts import SHIPPED
+from ziya_visual.train.pretrain.shipped import SHIPPED
 
 SIDE = 16
 

@@ -13,7 +13,7 @@ from tiny_models import seeing
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Message
-from ziya_visual.data.chat_format import Said, Turn
+from ziya_visual.data.chat.chat_format import Said, Turn
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.scheduler import Finished, Piece, Request, Scheduler
 

@@ -9,8 +9,8 @@ from PIL import Image
 from tiny_models import seeing
 
 from ziya_visual.core.records import Message
-from ziya_visual.infer.decode import Decoder
-from ziya_visual.infer.prefixes import ByteCache
+from ziya_visual.infer.decoder import Decoder
+from ziya_visual.infer.prefix_cache import ByteCache
 from ziya_visual.infer.text_model import Asked
 
 

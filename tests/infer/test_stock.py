@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from ziya_visual.core.errors import CheckpointError, DataError
-from ziya_visual.core.io import read_json, write_json
+from ziya_visual.core.files import read_json, write_json
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
 from ziya_visual.model.processor import ZiyaProcessor

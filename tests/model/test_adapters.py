@@ -16,9 +16,9 @@ from transformers import Blip2ForConditionalGeneration
 from ziya_visual.core.errors import CheckpointError, ConfigError
 from ziya_visual.infer.opening import open_model
 from ziya_visual.model.adapter_files import load_adapter, save_adapter
-from ziya_visual.model.adapters import add_lora, chosen, freeze_all_but, linear_names, merge_lora, parts_of
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
-from ziya_visual.train.schedule import Optimizer
+from ziya_visual.model.lora import add_lora, chosen, freeze_all_but, linear_names, merge_lora, parts_of
+from ziya_visual.train.optimizer import Optimizer
 
 LLAMA = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 TARGETS = {

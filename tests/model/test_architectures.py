@@ -11,11 +11,11 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import AutoModelForCausalLM, BloomConfig
 
 from ziya_visual.core.records import Message
-from ziya_visual.data.chat_format import Encoded
+from ziya_visual.data.chat.chat_format import Encoded
 from ziya_visual.data.packing import Branch, Row, pack
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.model.attention import PLAIN
-from ziya_visual.model.packed import mean_loss, packed_loss
+from ziya_visual.model.packed.attention import PLAIN
+from ziya_visual.model.packed.forward import mean_loss, packed_loss
 
 VOCABULARY = 300
 

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ziya_visual.core.errors import CheckpointError
-from ziya_visual.core.io import read_json, write_json
-from ziya_visual.model.delta import apply_delta
-from ziya_visual.model.weights import open_weights
+from ziya_visual.core.files import read_json, write_json
+from ziya_visual.model.build.delta import apply_delta
+from ziya_visual.model.build.weights import open_weights
 
 MORE = 7
 

@@ -20,14 +20,14 @@ from transformers import (
 )
 
 from ziya_visual.core.errors import CheckpointError, ConfigError, DataError
-from ziya_visual.core.io import read_json, write_json
+from ziya_visual.core.files import read_json, write_json
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.model import parity
 from ziya_visual.model.adapter_files import save_adapter
-from ziya_visual.model.adapters import add_lora, parts_of
+from ziya_visual.model.build.compose import new_alignment
 from ziya_visual.model.checkpoint import save_checkpoint
-from ziya_visual.model.compose import new_alignment
-from ziya_visual.model.export import export
+from ziya_visual.model.lora import add_lora, parts_of
+from ziya_visual.model.publish import parity
+from ziya_visual.model.publish.export import export
 
 
 @pytest.mark.parametrize("architecture", ["llama", "opt", "qwen2"])

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import T5Config
 
 from ziya_visual.core.errors import CheckpointError, ConfigError, ZiyaError
-from ziya_visual.core.io import read_json, write_json
+from ziya_visual.core.files import read_json, write_json
+from ziya_visual.model.build.init import init
 from ziya_visual.model.checkpoint import load_checkpoint
-from ziya_visual.model.init import init
 
 
 class Evil:
@@ -146,7 +146,7 @@ def test_nothing_is_left_of_a_writing_that_fails(tmp_path: Path, monkeypatch: py
     def full(*_: Any, **__: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("ziya_visual.model.init.save_alignment", full)
+    monkeypatch.setattr("ziya_visual.model.build.init.save_alignment", full)
     with pytest.raises(OSError, match="no space"):
         init(bridge=tmp_path / "bridge", llm=tmp_path / "lm", out=tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bridge", "lm"]

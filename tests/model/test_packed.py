@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ziya_visual.data.chat_format import Encoded
+from ziya_visual.data.chat.chat_format import Encoded
 from ziya_visual.data.packing import IGNORE, Branch, Lengths, PackedBatch, Row, pack
-from ziya_visual.model import token_loss
-from ziya_visual.model.attention import PLAIN, plain_attention
-from ziya_visual.model.packed import dense_mask, mean_loss, packed_loss
-from ziya_visual.model.tree import build_tree
+from ziya_visual.model.packed import loss as loss_module
+from ziya_visual.model.packed.attention import PLAIN, plain_attention
+from ziya_visual.model.packed.forward import dense_mask, mean_loss, packed_loss
+from ziya_visual.model.packed.layout import build_tree
 
 IMAGE, VOCABULARY, QUERIES = 3, 50, 4
 
@@ -100,8 +100,8 @@ def test_a_row_of_texts_alone_stands_beside_those_of_pictures(model: LlamaForCau
 def test_logits_in_pieces_are_all_logits(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = pack(random_rows(np.random.default_rng(0), 3))
     found = []
-    for most in (token_loss.LOGITS, 7 * VOCABULARY):
-        monkeypatch.setattr(token_loss, "LOGITS", most)
+    for most in (loss_module.LOGITS, 7 * VOCABULARY):
+        monkeypatch.setattr(loss_module, "LOGITS", most)
         model.zero_grad()
         loss = mean_loss(packed_loss(model, batch))
         loss.backward()
@@ -120,12 +120,12 @@ def test_a_frozen_head_gives_the_same_losses_and_gradients(
     states = torch.randn(23, 16, requires_grad=True)
     targets = torch.randint(0, VOCABULARY, (23,)).index_fill_(0, torch.tensor([4, 22]), IGNORE)
     weights = torch.rand(23)
-    monkeypatch.setattr(token_loss, "FROZEN_LOGITS", 5 * VOCABULARY)
+    monkeypatch.setattr(loss_module, "FROZEN_LOGITS", 5 * VOCABULARY)
     found = []
     for learns in (True, False):
         head.requires_grad_(learns)
         states.grad = None
-        losses = token_loss.token_losses(head, states, targets)
+        losses = loss_module.token_losses(head, states, targets)
         (losses * weights).sum().backward()
         assert states.grad is not None
         found.append((losses.detach(), states.grad.clone()))

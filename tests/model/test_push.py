@@ -12,7 +12,7 @@ import huggingface_hub
 import pytest
 
 from ziya_visual.core.errors import EndpointError
-from ziya_visual.model.export import export
+from ziya_visual.model.publish.export import export
 
 TOKEN = "hf_of_nobody_17"
 

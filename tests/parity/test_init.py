@@ -9,12 +9,12 @@ import torch
 from test_stock_folders import NEW, answer, asked, close
 from transformers import Blip2ForConditionalGeneration, InstructBlipForConditionalGeneration
 
-from ziya_visual.core.io import read_json, write_json
+from ziya_visual.core.files import read_json, write_json
 from ziya_visual.data.text_batch import text_batch
 from ziya_visual.infer.opening import open_model
+from ziya_visual.model.build.init import init
+from ziya_visual.model.build.weights import open_weights
 from ziya_visual.model.checkpoint import load_checkpoint
-from ziya_visual.model.init import init
-from ziya_visual.model.weights import open_weights
 
 
 def with_language_model(bridge: Any, language_model: Any, image_id: int) -> Any:

@@ -19,7 +19,7 @@ from ziya_visual.core.records import Message
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.opening import open_model
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
-from ziya_visual.model.model import ZiyaInstructModel, ZiyaVisualModel
+from ziya_visual.model.network import ZiyaInstructModel, ZiyaVisualModel
 
 NEW = 8
 

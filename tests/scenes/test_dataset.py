@@ -13,8 +13,8 @@ from ziya_visual.scenes.dataset import (
     same_meaning,
     write_training,
 )
-from ziya_visual.scenes.grammar import HELD_OUT, QUESTION_TYPES, TRAIN_PHRASINGS, Language, forge_side
-from ziya_visual.scenes.reading import parse
+from ziya_visual.scenes.language import HELD_OUT, QUESTION_TYPES, TRAIN_PHRASINGS, Language, forge_side
+from ziya_visual.scenes.parsing import parse
 
 LANGS = ("en", "zh", "es")
 

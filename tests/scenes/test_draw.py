@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ziya_visual.scenes.draw import RGB, SIDE, render_with_labels, sample_scene
+from ziya_visual.scenes.drawing import RGB, SIDE, render_with_labels, sample_scene
 
 
 def test_a_seed_is_a_picture() -> None:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.scenes import corpus, grammar, questions
-from ziya_visual.scenes.draw import sample_scene
-from ziya_visual.scenes.grammar import (
+from ziya_visual.scenes import language, lessons, questions
+from ziya_visual.scenes.drawing import sample_scene
+from ziya_visual.scenes.language import (
     COLORS,
     EVAL_PHRASINGS,
     HELD_OUT,
@@ -27,7 +27,7 @@ from ziya_visual.scenes.grammar import (
     fits,
     forge_side,
 )
-from ziya_visual.scenes.reading import keywords, parse
+from ziya_visual.scenes.parsing import keywords, parse
 
 LANGS = ("en", "zh", "es")
 FULL = st.builds(Phrase, st.sampled_from(SIZES), st.sampled_from(COLORS), st.sampled_from(SHAPES))
@@ -133,18 +133,18 @@ def test_spanish_replies_agree(
         ('"no": "no"', "no: no", r"lacks words.exist for no \(yes, no and numbers in quotes\)"),
         ("star: estrella, ", "", "lacks words.shape for star"),
         ('    - "¿Ves {a}?"\n', "", "lacks 10 phrasings of exist, found 9"),
-        ("  joined:", "  join:", "lacks grammar.joined"),
-        ("  how_many:", "  howmany:", "lacks grammar.slots for How_many, how_many"),
+        ("  joined:", "  join:", "lacks language.joined"),
+        ("  how_many:", "  howmany:", "lacks language.slots for How_many, how_many"),
         ('  color: "{The} es', '  colour: "{The} es', "lacks replies to color"),
     ],
 )
 def test_a_file_that_lacks_something_says_what(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, lacking: str
 ) -> None:
-    text = (grammar.FOLDER / "es.yaml").read_text("utf-8")
+    text = (language.FOLDER / "es.yaml").read_text("utf-8")
     assert old in text
     (tmp_path / "xx.yaml").write_text(text.replace(old, new), "utf-8")
-    monkeypatch.setattr(grammar, "FOLDER", tmp_path)
+    monkeypatch.setattr(language, "FOLDER", tmp_path)
     with pytest.raises(DataError, match=rf"xx\.yaml: {lacking}"):
         Language.load("xx")
 
@@ -217,7 +217,7 @@ def test_the_language_models_text_keeps_away_from_the_forges_side_and_from_evalu
     rng = np.random.default_rng(0)
     english = Language.load("en")
     for _ in range(500):
-        source, target = corpus.sentence_pair(rng)
+        source, target = lessons.sentence_pair(rng)
         assert parse(source, "en") == parse(target, "zh") is not None
         if " " in source:
             assert not forge_side(source)
@@ -225,7 +225,7 @@ def test_the_language_models_text_keeps_away_from_the_forges_side_and_from_evalu
     seen = {english.phrasings[task][n].partition("{")[0] for task in TASKS for n in TRAIN_PHRASINGS}
     openings = tuple(kept - seen)
     for _ in range(200):
-        for dialogue in corpus.reading(rng, corpus.LESSONS[-1])[1]:
+        for dialogue in lessons.reading(rng, lessons.LESSONS[-1])[1]:
             text = dialogue[0].content.removesuffix(" Answer briefly.")
             meaning = parse(text, "en")
             if meaning is not None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.records import Message
-from ziya_visual.data.chat_format import Turn
+from ziya_visual.data.chat.chat_format import Turn
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.serve.server import serve
 

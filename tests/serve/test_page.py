@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ziya_visual.eval.leaderboard import leaderboard
+from ziya_visual.eval.judge.leaderboard import leaderboard
 from ziya_visual.infer.engine import ZiyaVisual
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -11,7 +11,7 @@ from asking import HEADERS, JSON, about, uri
 
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.infer import scheduler
-from ziya_visual.infer.decode import Decoder
+from ziya_visual.infer.decoder import Decoder
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.scheduler import BusyError, Scheduler
 from ziya_visual.serve.api import create_app

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.data.chat_format import Turn
-from ziya_visual.eval.leaderboard import leaderboard
+from ziya_visual.data.chat.chat_format import Turn
+from ziya_visual.eval.judge.leaderboard import leaderboard
+from ziya_visual.infer.attention_map import over_picture, where_it_looks
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.infer.looking import over_picture, where_it_looks
 from ziya_visual.serve.votes import Duel, Votes
 from ziya_visual.serve.web import _dialogue, web
 from ziya_visual.serve.web_words import EN, WORDS, ZH

@@ -7,7 +7,7 @@ from doctor_cases import COLORS, RECIPE, examples
 from PIL import Image
 from tiny_models import tiny
 
-from ziya_visual.core.io import write_records
+from ziya_visual.core.files import write_records
 from ziya_visual.model.checkpoint import save_checkpoint
 
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from ziya_visual.core.config import Recipe, load_recipe
+from ziya_visual.core.recipe import Recipe, load_recipe
 from ziya_visual.core.records import Example, ImageRef, Message
+from ziya_visual.doctor.advice import Plan
+from ziya_visual.doctor.skeleton import skeleton
 from ziya_visual.train.batches import album
-from ziya_visual.train.doctor.plan import Plan
-from ziya_visual.train.doctor.skeleton import skeleton
 
 COLORS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
 RECIPE = """

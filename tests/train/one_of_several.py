@@ -8,22 +8,22 @@ from pathlib import Path
 
 import torch
 
-from ziya_visual.core.config import load_recipe
-from ziya_visual.model.adapters import add_lora, freeze_all_but
-from ziya_visual.train import processes
-from ziya_visual.train.blocks import prepare_blocks, shard_blocks
+from ziya_visual.core import distributed
+from ziya_visual.core.recipe import load_recipe
+from ziya_visual.model.lora import add_lora, freeze_all_but
+from ziya_visual.train.image_features import Sight
+from ziya_visual.train.llm_blocks import prepare_blocks, shard_blocks
 from ziya_visual.train.run import prepare, read_data
-from ziya_visual.train.sight import Sight
 from ziya_visual.train.step import add_gradients, added, means
 
 
 def main(recipe_path: str, out: str) -> None:
-    processes.start()
+    distributed.start()
     torch.set_num_threads(1)
     recipe = load_recipe(Path(recipe_path))
     training = prepare(recipe, read_data(recipe.data.path, rejects=recipe.out / "rejects.jsonl"))
     (stage,) = recipe.stages
-    if recipe.shard and processes.count() > 1:
+    if recipe.shard and distributed.count() > 1:
         shard_blocks(training.model, recipe)
     torch.manual_seed(0)
     add_lora(training.model, rank=4, alpha=8)
@@ -38,17 +38,17 @@ def main(recipe_path: str, out: str) -> None:
     for step in range(2):  # the languages take turns
         torch.manual_seed(step)
         drawn = training.batches(recipe, 0, training.data)[step]
-        batch = drawn.placed(training.model.device, learnt=int(processes.total(drawn.learnt)))
+        batch = drawn.placed(training.model.device, learnt=int(distributed.total(drawn.learnt)))
         optimizer.zero_grad()
         parts = add_gradients(
             training.model, training.alignment, batch, see, objectives=stage.objectives,
             langs=training.data.album.langs, step=step, precision=recipe.precision,
             at_once=stage.images_at_once,
         )  # fmt: skip
-        processes.add_gradients_up(optimizer.parameters)
+        distributed.add_gradients_up(optimizer.parameters)
         grads = {n: p.grad.clone() for n, p in training.named_parameters() if p.grad is not None}
-        found.append({"losses": means(added(processes.everybodys(parts))), "gradients": grads})
-    if processes.rank() == 0:
+        found.append({"losses": means(added(distributed.everybodys(parts))), "gradients": grads})
+    if distributed.rank() == 0:
         torch.save(found, out)
 
 

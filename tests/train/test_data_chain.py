@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from tiny_models import QUERIES, tiny, write_base_and_pictures
 
-from ziya_visual.core.config import load_recipe
-from ziya_visual.core.io import read_examples, read_json
-from ziya_visual.data.check import check_dataset
-from ziya_visual.data.importing import import_dataset
+from ziya_visual.core.files import read_examples, read_json
+from ziya_visual.core.recipe import load_recipe
 from ziya_visual.data.packing import IGNORE
+from ziya_visual.data.tools.check import check_dataset
+from ziya_visual.data.tools.importing import import_dataset
 from ziya_visual.train.batches import Batches, album
 from ziya_visual.train.run import run_recipe
 

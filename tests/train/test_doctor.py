@@ -12,11 +12,11 @@ import pytest
 import torch
 from doctor_cases import one_stage, plan, recipe
 
-from ziya_visual.core.io import write_json
-from ziya_visual.train.doctor import examine, machine
-from ziya_visual.train.doctor.data import examine_data
-from ziya_visual.train.doctor.machine import examine_machine
-from ziya_visual.train.doctor.recipe import examine_recipe
+from ziya_visual.core.files import write_json
+from ziya_visual.doctor import examine, machine
+from ziya_visual.doctor.data import examine_data
+from ziya_visual.doctor.machine import examine_machine
+from ziya_visual.doctor.recipe import examine_recipe
 
 
 @pytest.mark.slow
@@ -89,9 +89,7 @@ def spoil(folder: Path, how: str) -> list[str]:
 def test_bad_input_of_a_recipe_is_one_line(
     folder: Path, how: str, pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "ziya_visual.train.doctor.recipe._stages", lambda *_: []
-    )  # its seconds are not needed
+    monkeypatch.setattr("ziya_visual.doctor.recipe._stages", lambda *_: [])  # its seconds are not needed
     found = examine_recipe(recipe(folder, *spoil(folder, how)), examine_machine(), gpus=None)
     assert any(re.search(pattern, line) for line in found.problems), found.problems
     assert all("\n" not in line for line in found.problems)
@@ -157,7 +155,7 @@ def test_each_advice_saves_what_it_says(folder: Path) -> None:
 
 
 def test_gpus_that_are_too_small_for_one_are_shared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ziya_visual.train.doctor.plan._changes", lambda *_: [])  # other advice takes seconds
+    monkeypatch.setattr("ziya_visual.doctor.advice._changes", lambda *_: [])  # other advice takes seconds
     here, made = examine_machine(), plan(folder, made=one_stage(folder))
     one, two = made.needed(0, "gpu"), made.needed(0, "fsdp", 2)
     assert two < one
@@ -175,7 +173,7 @@ def test_gpus_that_are_too_small_for_one_are_shared(folder: Path, monkeypatch: p
 
 
 def test_a_full_disk_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ziya_visual.train.doctor.recipe.disk_free", lambda _: 1000)
+    monkeypatch.setattr("ziya_visual.doctor.recipe.disk_free", lambda _: 1000)
     found = examine_recipe(one_stage(folder), examine_machine(), gpus=None)
     (line,) = found.problems
     assert re.fullmatch(r"out: .*/run will take [\d.]+ MiB, 1000 B are free there; give another out=", line)

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2VisionConfig, LlamaConfig
 
-from ziya_visual.core.io import write_json
+from ziya_visual.core.files import write_json
+from ziya_visual.doctor import examine
+from ziya_visual.doctor.checkpoint import examine_checkpoint
+from ziya_visual.doctor.machine import examine_machine
+from ziya_visual.model.build.layouts import ALIGNMENT
 from ziya_visual.model.checkpoint import load_checkpoint
-from ziya_visual.model.interop import ALIGNMENT
-from ziya_visual.train.doctor import examine
-from ziya_visual.train.doctor.checkpoint import examine_checkpoint
-from ziya_visual.train.doctor.machine import examine_machine
 
 
 def test_parameters_are_the_real_models(folder: Path) -> None:

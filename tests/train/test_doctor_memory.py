@@ -8,15 +8,15 @@ import pytest
 import torch
 from doctor_cases import plan, recipe
 
-from ziya_visual.model.adapters import add_lora, freeze_all_but
-from ziya_visual.model.attention import PLAIN
+from ziya_visual.doctor.advice import Plan
+from ziya_visual.doctor.data import draw
+from ziya_visual.doctor.memory import Memory, Shape, dry_step
+from ziya_visual.doctor.skeleton import skeleton
 from ziya_visual.model.checkpoint import load_checkpoint
+from ziya_visual.model.lora import add_lora, freeze_all_but
+from ziya_visual.model.packed.attention import PLAIN
 from ziya_visual.model.processor import normalise
-from ziya_visual.train.doctor.data import draw
-from ziya_visual.train.doctor.memory import Memory, Shape, dry_step
-from ziya_visual.train.doctor.plan import Plan
-from ziya_visual.train.doctor.skeleton import skeleton
-from ziya_visual.train.schedule import Optimizer
+from ziya_visual.train.optimizer import Optimizer
 from ziya_visual.train.step import Seen, compute_losses
 
 

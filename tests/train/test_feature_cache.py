@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_models import QUERIES, write_base_and_pictures
 
-from ziya_visual.core.config import load_recipe
+from ziya_visual.core.recipe import load_recipe
 from ziya_visual.model.checkpoint import load_checkpoint
 from ziya_visual.train import feature_cache
 from ziya_visual.train.feature_cache import FeatureCache, encoder_key
@@ -76,7 +76,7 @@ def test_what_a_frozen_qformer_reads_is_kept_instead(
     found = {}
     for name, frozen in (("cached", True), ("online", False)):
         if not frozen:
-            monkeypatch.setattr("ziya_visual.train.sight.reads_queries_only", lambda _: False)
+            monkeypatch.setattr("ziya_visual.train.image_features.reads_queries_only", lambda _: False)
         done = run_recipe(load_recipe(path, [f"out={tmp_path / name}"]))
         found[name] = load_checkpoint(done)[0].state_dict()
         (shard,) = (tmp_path / name / "features").rglob("*.safetensors")

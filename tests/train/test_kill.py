@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_models import write_base_and_pictures
 
-from ziya_visual.core.io import hash_file, read_json
+from ziya_visual.core.files import hash_file, read_json
 
 pytestmark = pytest.mark.slow
 RECIPE = """

@@ -10,16 +10,16 @@ import pytest
 import torch
 from tiny_models import tiny, tiny_tokenizer
 
-from ziya_visual.core.config import Recipe, load_recipe
 from ziya_visual.core.errors import DataError
+from ziya_visual.core.recipe import Recipe, load_recipe
 from ziya_visual.core.records import Example, ImageRef, Message
 from ziya_visual.core.stage import Objectives
-from ziya_visual.model.adapters import freeze_all_but
+from ziya_visual.model.lora import freeze_all_but
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.train import loop
 from ziya_visual.train.batches import Batches, album
-from ziya_visual.train.schedule import Optimizer
-from ziya_visual.train.states import read_state, write_state
+from ziya_visual.train.optimizer import Optimizer
+from ziya_visual.train.run_state import read_state, write_state
 from ziya_visual.train.step import Seen, add_gradients, means
 from ziya_visual.train.training import Pictured, Training
 

@@ -7,11 +7,11 @@ import pytest
 import tiny
 import torch
 
-from ziya_visual.core.config import Recipe
 from ziya_visual.core.errors import ConfigError
+from ziya_visual.core.recipe import Recipe
 from ziya_visual.data.text_batch import text_batch
-from ziya_visual.model.adapters import add_lora, freeze_all_but
-from ziya_visual.train.doctor.skeleton import skeleton
+from ziya_visual.doctor.skeleton import skeleton
+from ziya_visual.model.lora import add_lora, freeze_all_but
 from ziya_visual.train.run import _opened
 
 

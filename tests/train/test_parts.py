@@ -8,11 +8,11 @@ from transformers import AutoConfig
 
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.records import Message
-from ziya_visual.infer.decode import generate
+from ziya_visual.infer.decoder import generate
 from ziya_visual.infer.text_model import Asked, TextModel
-from ziya_visual.scenes import corpus
-from ziya_visual.scenes.reading import parse
-from ziya_visual.train.parts import SHIPPED, data_hash, pretrain_parts, read_card
+from ziya_visual.scenes import lessons
+from ziya_visual.scenes.parsing import parse
+from ziya_visual.train.pretrain.shipped import SHIPPED, data_hash, pretrain_parts, read_card
 
 LIMIT_BYTES = 12_000_000
 
@@ -27,8 +27,8 @@ def test_the_shipped_parts_are_small_and_made_from_the_present_data() -> None:
 def test_the_shipped_lm_translates_sentences_of_the_forges_side() -> None:
     model = TextModel.from_pretrained(SHIPPED / "lm")
     rng = np.random.default_rng(5)
-    pairs = [corpus.sentence_pair(rng, for_forge=True) for _ in range(60)]
-    asked = [(Message("user", corpus.TRANSLATE + source),) for source, _ in pairs]
+    pairs = [lessons.sentence_pair(rng, for_forge=True) for _ in range(60)]
+    asked = [(Message("user", lessons.TRANSLATE + source),) for source, _ in pairs]
     prompts = model.prompts([Asked(turns, (), 96) for turns in asked])
     answers = generate(model.language_model, prompts, eos_id=model.format.eos_id)
     read = [parse(model.decode(tokens), "zh") for tokens in answers]

@@ -7,11 +7,11 @@ from torch.utils.data import DataLoader
 from transformers import LlamaForCausalLM
 
 from ziya_visual.core.records import Message
-from ziya_visual.data.chat_format import ChatFormat
+from ziya_visual.data.chat.chat_format import ChatFormat
 from ziya_visual.data.packing import Branch, segments
-from ziya_visual.scenes import corpus
-from ziya_visual.scenes.grammar import COLORS, HELD_OUT, SHAPES
-from ziya_visual.train.pretrain_lm import (
+from ziya_visual.scenes import lessons
+from ziya_visual.scenes.language import COLORS, HELD_OUT, SHAPES
+from ziya_visual.train.pretrain.language_model import (
     Corpus,
     corpus_batches,
     corpus_texts,
@@ -22,7 +22,7 @@ from ziya_visual.train.pretrain_lm import (
     reading_loss,
     train_tokenizer,
 )
-from ziya_visual.train.pretrain_vit import PatchTeacher, draw_batch, never_shown, vision_config
+from ziya_visual.train.pretrain.vision import PatchTeacher, draw_batch, never_shown, vision_config
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +51,16 @@ def test_a_place_holds_the_sum_of_its_words(chat: ChatFormat) -> None:
 
 
 def test_where_an_object_stands_in_a_list_says_nothing() -> None:
-    scene = corpus.offering(np.random.default_rng(0), corpus.LESSONS[0])
-    lists = [corpus.object_list(np.random.default_rng(seed), scene) for seed in range(20)]
-    assert all(len(places) == corpus.PLACES for places in lists)
+    scene = lessons.offering(np.random.default_rng(0), lessons.LESSONS[0])
+    lists = [lessons.object_list(np.random.default_rng(seed), scene) for seed in range(20)]
+    assert all(len(places) == lessons.PLACES for places in lists)
     assert len({frozenset(filter(None, places)) for places in lists}) == 1
     assert len({tuple(places) for places in lists}) > 10
 
 
 def test_lessons_follow_each_other_without_a_gap() -> None:
-    seen = [corpus.lesson_at(step, 100) for step in range(100)]
-    assert {lesson for lesson, _, _ in seen} == set(corpus.LESSONS)
+    seen = [lessons.lesson_at(step, 100) for step in range(100)]
+    assert {lesson for lesson, _, _ in seen} == set(lessons.LESSONS)
     assert all(begins <= step < begins + length for step, (_, begins, length) in enumerate(seen))
 
 
@@ -72,7 +72,7 @@ def test_another_process_draws_the_same_batches(chat: ChatFormat) -> None:
     rng = np.random.default_rng(7)
     assert len(drawn) == 8
     for step, batches in enumerate(drawn):
-        lesson, _, _ = corpus.lesson_at(step, 8)
+        lesson, _, _ = lessons.lesson_at(step, 8)
         here = corpus_batches(rng, chat, lesson, readings=2)
         assert [batch.places for batch in batches] == [batch.places for batch in here]
         for theirs, ours in zip(batches, here, strict=True):
@@ -81,7 +81,7 @@ def test_another_process_draws_the_same_batches(chat: ChatFormat) -> None:
 
 
 def test_the_learning_rate_falls_in_lessons_that_settle_alone() -> None:
-    level, settling = corpus.LESSONS[0], corpus.LESSONS[-1]
+    level, settling = lessons.LESSONS[0], lessons.LESSONS[-1]
     assert lr_factor(level, 199, 200) == 1
     assert lr_factor(settling, 199, 200) < 0.05
 

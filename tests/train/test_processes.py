@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny_models import logits, write_base_and_pictures
 
-from ziya_visual.core.io import read_json, write_text
+from ziya_visual.core.distributed import share
+from ziya_visual.core.files import read_json, write_text
 from ziya_visual.model.checkpoint import load_checkpoint
-from ziya_visual.train.processes import share
 
 pytestmark = pytest.mark.slow
 COLORS = ("red", "green", "blue", "white", "black", "yellow")

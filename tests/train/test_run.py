@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from tiny_models import logits, write_base_and_pictures
 
-from ziya_visual.core.config import load_recipe
-from ziya_visual.model.adapters import parts_of
+from ziya_visual.core.recipe import load_recipe
 from ziya_visual.model.checkpoint import load_checkpoint
+from ziya_visual.model.lora import parts_of
 from ziya_visual.train.run import run_recipe
 
 RECIPE = """

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from tiny_models import write_base_and_pictures
 
-from ziya_visual.core.config import Recipe, load_recipe
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.core.io import read_json, read_jsonl, write_records
+from ziya_visual.core.files import read_json, read_jsonl, write_records
+from ziya_visual.core.recipe import Recipe, load_recipe
 from ziya_visual.core.records import Example, ImageRef, Message, Provenance
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
 from ziya_visual.train import loop
+from ziya_visual.train.optimizer import Optimizer
 from ziya_visual.train.run import run_recipe
-from ziya_visual.train.schedule import Optimizer
 from ziya_visual.train.speed import Speed
 from ziya_visual.train.training import Training
 
@@ -181,7 +181,7 @@ def test_the_curve_goes_to_tensorboard(folder: Path, tmp_path: Path) -> None:
 def test_a_tracker_that_is_not_there_is_named(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ziya_visual.train.watch.find_spec", lambda _: None)
+    monkeypatch.setattr("ziya_visual.train.monitor.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match="trackers: wandb is not installed: pip install wandb"):
         run_recipe(recipe(folder, tmp_path, "trackers=[wandb]"))
 

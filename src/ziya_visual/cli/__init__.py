@@ -13,8 +13,8 @@ import typer
 from ziya_visual import __version__
 from ziya_visual.cli.arguments import Checkpoint, Seed, Weights, show
 from ziya_visual.cli.data import data
+from ziya_visual.cli.evaluation import measure
 from ziya_visual.cli.forge import forge
-from ziya_visual.cli.measure import measure
 from ziya_visual.core import log
 from ziya_visual.core.errors import ZiyaError
 
@@ -80,7 +80,7 @@ def init(
 ) -> None:
     """Compose a checkpoint: vision and Q-Former of one, the language model of another."""
     options = dict(locals())
-    from ziya_visual.model.init import init as run
+    from ziya_visual.model.build.init import init as run
 
     show(run(**options))
 
@@ -92,7 +92,7 @@ def apply_delta(
     out: Annotated[Path, typer.Option(help="The new folder.")],
 ) -> None:
     """Make a language model whole that was released as its difference from another."""
-    from ziya_visual.model.delta import apply_delta as run
+    from ziya_visual.model.build.delta import apply_delta as run
 
     show(run(base=base, delta=delta, out=out))
 
@@ -102,7 +102,7 @@ def pretrain_parts(
     out: Annotated[Path, typer.Option(help="Folder for vit/, lm/ and card.json.")], seed: Seed = 0
 ) -> None:
     """Make the tiny ViT and LM that the quickstart starts from."""
-    from ziya_visual.train.parts import pretrain_parts as run
+    from ziya_visual.train.pretrain.shipped import pretrain_parts as run
 
     run(out, seed=seed)
 
@@ -114,7 +114,7 @@ def train(
     stage: Annotated[str | None, typer.Option(help="Stop when this stage is done.")] = None,
 ) -> None:
     """Run the stages of a recipe; a killed run goes on where it was."""
-    from ziya_visual.core.config import load_recipe
+    from ziya_visual.core.recipe import load_recipe
     from ziya_visual.train.run import run_recipe
 
     made = load_recipe(recipe, changes or ())
@@ -131,7 +131,7 @@ def doctor(
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object, sizes in bytes.")] = False,
 ) -> None:
     """Say what is here, what fits, and what to change."""
-    from ziya_visual.train.doctor import doctor as run
+    from ziya_visual.doctor import doctor as run
 
     raise typer.Exit(run(target, changes or (), gpus=gpus, json_output=json_output))
 
@@ -150,7 +150,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a stock checkpoint with a model card, its logits compared with ours."""
-    from ziya_visual.model.export import export as run
+    from ziya_visual.model.publish.export import export as run
 
     typer.echo(str(run(checkpoint, to=to, quantize=quantize, retrieval=retrieval, push=push)))
 

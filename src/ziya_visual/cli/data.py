@@ -28,7 +28,7 @@ def scenes(
     seed: Seed = 0,
 ) -> None:
     """Draw the miniature's training pictures and write their records, as the quickstart does in English."""
-    from ziya_visual.core.io import write_records
+    from ziya_visual.core.files import write_records
     from ziya_visual.scenes.dataset import write_training
 
     made = write_training(
@@ -58,7 +58,7 @@ def import_(
     ] = "parquet",
 ) -> None:
     """Read other people's files; every row becomes a record or a reject with its reason."""
-    from ziya_visual.data.importing import import_dataset
+    from ziya_visual.data.tools.importing import import_dataset
 
     made = import_dataset(
         name,
@@ -97,7 +97,7 @@ def check(
     ] = None,
 ) -> None:
     """Look at every record and decode every picture; exit code 1 where any is rejected and not taken out."""
-    from ziya_visual.data.check import check_dataset
+    from ziya_visual.data.tools.check import check_dataset
 
     report = check_dataset(path, out=out, fix=fix, against=against)
     show({"records": report.records, "rejects": len(report.rejects), "fixes": len(report.fixes)})
@@ -114,7 +114,7 @@ def stats(
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Count records by task, language, source and split; pictures, turns, lengths, answers."""
-    from ziya_visual.data.stats import dataset_stats
+    from ziya_visual.data.tools.stats import dataset_stats
 
     found = dataset_stats(path)
     if json_output:
@@ -131,7 +131,7 @@ def inspect(
     seed: Seed = 0,
 ) -> None:
     """Write a page of pictures with all their texts, filtered by task, language, source and words."""
-    from ziya_visual.data.sheet import write_sheet
+    from ziya_visual.data.tools.inspect import write_sheet
 
     write_sheet(path, out, count=count, seed=seed)
     typer.echo(str(out))
@@ -145,7 +145,7 @@ def split(
     seed: Seed = 0,
 ) -> None:
     """Split a dataset by picture: all texts of one, of its copies and near copies, lie on one side."""
-    from ziya_visual.data.split import split_dataset
+    from ziya_visual.data.tools.split import split_dataset
 
     made = split_dataset(path, out=out, heldout=heldout, seed=seed)
     show({side: one["records"] for side, one in made.items()})

@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from ziya_visual.core import log
-from ziya_visual.core.io import atomic_path
+from ziya_visual.core.files import atomic_path
 from ziya_visual.core.records import ImageRef
 from ziya_visual.data.fingerprints import VIEWS, Fingerprint
 

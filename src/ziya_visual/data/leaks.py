@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from ziya_visual.core import log
 from ziya_visual.core.errors import DataError
+from ziya_visual.core.pictures import open_picture
 from ziya_visual.core.records import Example
 from ziya_visual.data.fingerprints import Fingerprint, fingerprint
-from ziya_visual.data.images import open_picture
 from ziya_visual.data.kept_prints import KeptPrints
 from ziya_visual.data.near_index import NearIndex
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ziya_visual.data.chat_format import Encoded
+from ziya_visual.data.chat.chat_format import Encoded
 
 IGNORE = -100
 Ints = NDArray[np.int64]

@@ -18,8 +18,7 @@ import pyarrow as pa
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example
-from ziya_visual.data.readers import Reject
-from ziya_visual.data.store import (
+from ziya_visual.data.dataset import (
     GROUP_ROWS,
     checked,
     dataset_files,
@@ -28,6 +27,7 @@ from ziya_visual.data.store import (
     read_group,
     to_row,
 )
+from ziya_visual.data.formats import Reject
 
 if TYPE_CHECKING:
     from datasets import IterableDataset

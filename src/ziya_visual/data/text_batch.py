@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ziya_visual.data.chat_format import ChatFormat
+from ziya_visual.data.chat.chat_format import ChatFormat
 
 
 def text_batch(

@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from ziya_visual.core.io import atomic_path, write_json, write_jsonl, write_records
+from ziya_visual.core.files import atomic_path, write_json, write_jsonl, write_records
 from ziya_visual.core.log import logger
 from ziya_visual.core.records import Example, Message
-from ziya_visual.eval import gallery, score
-from ziya_visual.eval.opening import Opened
+from ziya_visual.eval import gallery
+from ziya_visual.eval.models.answer_cache import KeptRanker
+from ziya_visual.eval.models.open import Opened
 from ziya_visual.eval.results import Metric, Scope
 from ziya_visual.eval.runner import RERANK, ask, prediction, predictions_path
-from ziya_visual.eval.session import KeptRanker
+from ziya_visual.eval.score import run as score
 from ziya_visual.eval.suites.formats import Gallery, Questions, read_gallery, read_questions
 from ziya_visual.eval.suites.named import DataSet, Prompt
 

@@ -10,10 +10,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ziya_visual.core.io import atomic_path, hash_json
+from ziya_visual.core.files import atomic_path, hash_json
 from ziya_visual.core.log import progress
+from ziya_visual.eval.models.answer_cache import KeptRanker
 from ziya_visual.eval.retrieval import Floats, candidates, check_pairs, similarity
-from ziya_visual.eval.session import KeptRanker
 from ziya_visual.eval.suites.formats import Gallery
 
 Item = TypeVar("Item")

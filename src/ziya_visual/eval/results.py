@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.io import read_json, write_json
+from ziya_visual.core.files import read_json, write_json
 from ziya_visual.eval.metrics.bootstrap import interval
 
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from ziya_visual.core.io import atomic_path, write_records
+from ziya_visual.core.files import atomic_path, write_records
 from ziya_visual.core.log import progress
 from ziya_visual.core.records import Example, Prediction
+from ziya_visual.eval.models.answer_cache import Answerer, Ranker
 from ziya_visual.eval.results import Metric, Scope
 from ziya_visual.eval.retrieval import Floats, candidates
-from ziya_visual.eval.session import Answerer, Ranker
 from ziya_visual.eval.suites import Pool, Section, Suite
 from ziya_visual.eval.tasks import caption, retrieval, vqa
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.io import read_jsonl
-from ziya_visual.forge.cost import Price, price_of, read_prices
+from ziya_visual.core.files import read_jsonl
+from ziya_visual.forge.ask.cost import Price, price_of, read_prices
 from ziya_visual.forge.estimate import estimate_instructions, estimate_translation
 from ziya_visual.forge.instruct import instruct_file
 from ziya_visual.forge.planning import read_glossary

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 from ziya_visual.core.records import Box, Message
-from ziya_visual.forge import checks
-from ziya_visual.forge.ledger import Outcome
+from ziya_visual.forge.ask.ledger import Outcome
+from ziya_visual.forge.checks import any_pair
 from ziya_visual.forge.prompting import read_json_reply
 from ziya_visual.forge.replies import NOT_SENT
 
@@ -36,7 +36,7 @@ def read_dialogue(
     value = read_json_reply(outcome.answer)
     turns = value.get("turns") if isinstance(value, dict) else None
     if not isinstance(turns, list) or not turns:
-        return (), ["refusal" if checks.refuses(outcome.answer) else "not_json"]
+        return (), ["refusal" if any_pair.refuses(outcome.answer) else "not_json"]
     messages: list[Message] = []
     for turn in turns:
         pair = (turn.get("question"), turn.get("answer")) if isinstance(turn, dict) else (None, None)
@@ -50,9 +50,9 @@ def _judge(messages: Sequence[Message], lang: str, kind: str, boxes: Sequence[Bo
     texts = [message.content for message in messages]
     questions = [message.content for message in messages if message.role == "user"]
     found = {
-        "language": not all(checks.in_language(text, lang) for text in texts),
-        "refusal": kind != FALSE_PREMISE and any(checks.refuses(text) for text in texts),
-        "repetition": any(checks.repeats(text) for text in texts),
+        "language": not all(any_pair.in_language(text, lang) for text in texts),
+        "refusal": kind != FALSE_PREMISE and any(any_pair.refuses(text) for text in texts),
+        "repetition": any(any_pair.repeats(text) for text in texts),
         "placeholders": any("<image>" in text for text in texts),
         "mentions_source": any(_SOURCE_WORDS.search(text) for text in texts),
         "same_question": len(set(questions)) < len(questions),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ziya_visual.core.io import read_examples
-from ziya_visual.forge.cost import Price, dollars, estimate_tokens, price_of
+from ziya_visual.core.files import read_examples
+from ziya_visual.forge.ask.cost import Price, dollars, estimate_tokens, price_of
 from ziya_visual.forge.instruct import KINDS, body_of, pictures_of
 from ziya_visual.forge.planning import ExampleFile, Settings, askable, first_requests
 from ziya_visual.forge.prompting import load_prompt

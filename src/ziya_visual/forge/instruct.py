@@ -14,15 +14,15 @@ from typing import Any
 import yaml
 
 from ziya_visual.core.errors import ConfigError, nearest
-from ziya_visual.core.io import read_examples, read_text, write_json, write_jsonl, write_records
+from ziya_visual.core.files import read_examples, read_text, write_json, write_jsonl, write_records
 from ziya_visual.core.log import progress
 from ziya_visual.core.records import Box, Example, ImageRef, Message, Provenance
-from ziya_visual.forge import batch
-from ziya_visual.forge.client import ask_all
-from ziya_visual.forge.cost import Price, dollars
+from ziya_visual.forge.ask import batch_api
+from ziya_visual.forge.ask.client import ask_all
+from ziya_visual.forge.ask.cost import Price, dollars
+from ziya_visual.forge.ask.ledger import Ledger
+from ziya_visual.forge.checks.near_duplicates import near_duplicates
 from ziya_visual.forge.dialogue import CHECKS, GROUNDED, read_dialogue
-from ziya_visual.forge.ledger import Ledger
-from ziya_visual.forge.near import near_duplicates
 from ziya_visual.forge.planning import batched, vetted
 from ziya_visual.forge.prompting import FOLDER, Prompt, language_name, load_prompt
 from ziya_visual.forge.review import picture
@@ -118,7 +118,7 @@ def instruct(
         price: dollars per million tokens of prompt and completion.
         budget_usd: what the folder may cost in all; needs ``price``.
         use_batches: through the Batch API.
-        sending: ``concurrency`` and the options of :class:`ziya_visual.forge.endpoint.Client`.
+        sending: ``concurrency`` and the options of :class:`ziya_visual.forge.ask.endpoint.Client`.
 
     Returns:
         The report: pictures, records, accepted, rejected by reason, requests, sent, tokens, usd, seconds.
@@ -142,7 +142,7 @@ def instruct(
         )
         keys = [key for some in batched(bodies, 100) for key in ledger.add(some)]
         with progress("forge instruct", total=len(ledger.waiting(keys))) as bar:
-            send = batch.ask_all if use_batches else ask_all
+            send = batch_api.ask_all if use_batches else ask_all
             sent = send(ledger, keys, on_done=lambda outcome: bar.advance(bar.task_ids[0]), **sending)
         made, rejected = _read(ledger, jobs, keys, model, template.hash)
         totals = ledger.totals()

@@ -8,9 +8,10 @@ from typing import Any
 
 from ziya_visual.core.log import progress
 from ziya_visual.core.records import Example
-from ziya_visual.forge import batch, review
-from ziya_visual.forge.client import ask_all
-from ziya_visual.forge.ledger import Ask, Ledger
+from ziya_visual.forge import review
+from ziya_visual.forge.ask import batch_api
+from ziya_visual.forge.ask.client import ask_all
+from ziya_visual.forge.ask.ledger import Ask, Ledger
 from ziya_visual.forge.planning import (
     Record,
     Settings,
@@ -102,7 +103,7 @@ class Job:
     def _send(self, keys: Sequence[str], title: str) -> None:
         self.used.update(keys)
         total = len(set(keys))
-        send = batch.ask_all if self._use_batches else ask_all
+        send = batch_api.ask_all if self._use_batches else ask_all
         with progress(title, total=total) as bar:
             bar.update(bar.task_ids[0], completed=total - len(self.ledger.waiting(keys)))
             self.sent += send(

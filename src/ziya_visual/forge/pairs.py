@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.io import read_jsonl, write_jsonl
+from ziya_visual.core.files import read_jsonl, write_jsonl
 from ziya_visual.core.log import progress
-from ziya_visual.forge.checks import check, ends
-from ziya_visual.forge.near import near_duplicates
+from ziya_visual.forge.checks.any_pair import check, ends
+from ziya_visual.forge.checks.near_duplicates import near_duplicates
 
 MAX_OPEN_ENDS = 0.4  # of a file's rows: where more lack the full stop of their source, it is a style
 

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.core.io import canonical_json, hash_bytes, hash_json, iterate_examples, read_text
+from ziya_visual.core.files import canonical_json, hash_bytes, hash_json, iterate_examples, read_text
 from ziya_visual.core.records import Example
-from ziya_visual.forge.ledger import Ask, Ledger
+from ziya_visual.forge.ask.ledger import Ask, Ledger
 from ziya_visual.forge.prompting import Prompt, language_name
 
 _AT_ONCE = 2000  # records or requests that are held together

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from ziya_visual.core.errors import ConfigError, nearest
-from ziya_visual.core.io import hash_bytes, read_text
+from ziya_visual.core.files import hash_bytes, read_text
 
 FOLDER = Path(__file__).parent / "prompts"
 _LANGUAGES = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.core.io import atomic_path, hash_json, read_json, write_json
+from ziya_visual.core.files import atomic_path, hash_json, read_json, write_json
 from ziya_visual.core.records import Example, to_dict
 from ziya_visual.forge.planning import ExampleFile, vetted
 from ziya_visual.forge.translate import ACCEPTED, REJECTED, REPORT, translate_file

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ziya_visual.forge import checks
-from ziya_visual.forge.ledger import Outcome
+from ziya_visual.forge.ask.ledger import Outcome
+from ziya_visual.forge.checks import any_pair
 from ziya_visual.forge.planning import Record, Settings
 from ziya_visual.forge.prompting import read_json_reply, read_numbered
 
@@ -41,7 +41,7 @@ def read_lines(outcome: Outcome, count: int, *, plain: bool) -> tuple[list[str] 
     else:
         value = read_json_reply(outcome.answer)
         if value is None:
-            return None, "refusal" if checks.refuses(outcome.answer) else "not_json"
+            return None, "refusal" if any_pair.refuses(outcome.answer) else "not_json"
         lines = value.get("translations") if isinstance(value, dict) else None
         if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
             return None, "not_json"
@@ -74,7 +74,7 @@ def judge_texts(record: Record, target: tuple[str, ...], settings: Settings) -> 
     """Every text of a record against its translation, and against the glossary."""
     reasons: dict[str, None] = {}
     for source, translated in zip(record.texts, target, strict=True):
-        found = checks.check(source, translated, source_lang=record.lang, target_lang=settings.to)
+        found = any_pair.check(source, translated, source_lang=record.lang, target_lang=settings.to)
         reasons.update(dict.fromkeys(found))
         if any(said.lower() not in translated.lower() for _, said in settings.terms([source])):
             reasons["glossary"] = None

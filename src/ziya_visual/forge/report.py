@@ -11,8 +11,8 @@ from typing import Any
 
 import jinja2
 
-from ziya_visual.core.io import read_json, read_jsonl, read_text, write_text
-from ziya_visual.forge.ledger import LEDGER_FILE, read_totals
+from ziya_visual.core.files import read_json, read_jsonl, read_text, write_text
+from ziya_visual.forge.ask.ledger import LEDGER_FILE, read_totals
 from ziya_visual.forge.translate import ACCEPTED, REJECTED, REPORT
 
 _TEMPLATE = Path(__file__).parent / "prompts" / "report.html.jinja"

@@ -13,9 +13,9 @@ from typing import Any
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example
-from ziya_visual.forge.dictionary import content_stems
-from ziya_visual.forge.ledger import Outcome
-from ziya_visual.forge.open_numbers import english_numbers
+from ziya_visual.forge.ask.ledger import Outcome
+from ziya_visual.forge.checks.dictionary import content_stems
+from ziya_visual.forge.checks.free_numbers import english_numbers
 from ziya_visual.forge.planning import Record, Settings, record_of
 from ziya_visual.forge.prompting import language_name, load_prompt, read_json_reply
 from ziya_visual.forge.replies import NOT_SENT

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ziya_visual.core.errors import ConfigError, nearest
-from ziya_visual.core.io import atomic_path, write_json
+from ziya_visual.core.files import atomic_path, write_json
 from ziya_visual.core.log import logger
 from ziya_visual.core.records import Example, Message, Provenance, to_dict
-from ziya_visual.forge import checks
-from ziya_visual.forge.cost import Budget, Price, dollars
+from ziya_visual.forge.ask.cost import Budget, Price, dollars
+from ziya_visual.forge.ask.ledger import Ledger
+from ziya_visual.forge.checks import any_pair
 from ziya_visual.forge.job import AT_ONCE, Job
-from ziya_visual.forge.ledger import Ledger
 from ziya_visual.forge.planning import ExampleFile, Settings, batched, record_of, refusal
 from ziya_visual.forge.prompting import load_prompt
 from ziya_visual.forge.replies import Verdict
@@ -88,7 +88,7 @@ def translate(
         price: dollars per million tokens of prompt and completion.
         budget_usd: what this folder may cost in all; needs ``price``.
         use_batches: through the Batch API: half the price at OpenAI, within a day.
-        sending: ``concurrency`` and the options of :class:`ziya_visual.forge.endpoint.Client`.
+        sending: ``concurrency`` and the options of :class:`ziya_visual.forge.ask.endpoint.Client`.
 
     Raises:
         ConfigError, DataError, EndpointError: nothing that was answered is lost.
@@ -205,6 +205,6 @@ def _translated(
             translated_from=example.id,
             model=settings.model,
             prompt_hash=settings.prompt.hash,
-            checks=checks.names(example.lang, settings.to),
+            checks=any_pair.names(example.lang, settings.to),
         ),
     )

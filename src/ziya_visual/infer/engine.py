@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ziya_visual.core.errors import CheckpointError, DataError
+from ziya_visual.core.pictures import Pictures, open_picture, open_pictures
 from ziya_visual.core.records import Example, Message
-from ziya_visual.data.chat_format import Said
-from ziya_visual.data.images import Pictures, open_picture, open_pictures
-from ziya_visual.infer.decode import GREEDY, Decoder, generate
-from ziya_visual.infer.int8 import Dtype, quantize, read_as
+from ziya_visual.data.chat.chat_format import Said
+from ziya_visual.infer.decoder import GREEDY, Decoder, generate
 from ziya_visual.infer.picture_model import AT_ONCE, PictureModel
+from ziya_visual.infer.quantized import Dtype, quantize, read_as
 from ziya_visual.infer.text_model import Asked
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.attention import INFERENCE
+from ziya_visual.model.build.layouts import ALIGNMENT
 from ziya_visual.model.checkpoint import load_checkpoint
-from ziya_visual.model.interop import ALIGNMENT
-from ziya_visual.model.model import VisualModel
+from ziya_visual.model.network import VisualModel
+from ziya_visual.model.packed.attention import INFERENCE
 from ziya_visual.model.processor import ZiyaProcessor
 
 Floats = NDArray[np.float32]
@@ -68,7 +68,7 @@ class ZiyaVisual(PictureModel):
         Args:
             images: a picture, a path, a list of them, or None; in the order in which the turns show them.
             messages: records' messages, or turns that say where each picture stands
-                (:class:`~ziya_visual.data.chat_format.Turn`); pictures that none shows are of the first turn.
+                (:class:`~ziya_visual.data.chat.chat_format.Turn`); pictures that none shows are of the first turn.
             max_new_tokens: of the answer.
 
         Raises:

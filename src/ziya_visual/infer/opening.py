@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ziya_visual.core.errors import CheckpointError
-from ziya_visual.core.io import read_json
+from ziya_visual.core.files import read_json
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.infer.int8 import Dtype
+from ziya_visual.infer.quantized import Dtype
 from ziya_visual.infer.text_model import TextModel
 from ziya_visual.model.adapter_files import RECORD
-from ziya_visual.model.interop import CONFIGS
+from ziya_visual.model.build.layouts import CONFIGS
 
 
 def open_model(folder: Path, *, dtype: Dtype = "auto") -> TextModel:

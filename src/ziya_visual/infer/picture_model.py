@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.data.chat_format import Said
+from ziya_visual.data.chat.chat_format import Said
 from ziya_visual.data.text_batch import text_batch
-from ziya_visual.infer.decode import Prompt, Sampling, compute_prefixes
-from ziya_visual.infer.prefixes import ByteCache, Prefix, Shown, kept, named
+from ziya_visual.infer.decoder import Prompt, Sampling, compute_prefixes
+from ziya_visual.infer.prefix_cache import ByteCache, Prefix, Shown, kept, named
 from ziya_visual.infer.text_model import Asked, TextModel
-from ziya_visual.model.model import VisualModel, ZiyaInstructModel
+from ziya_visual.model.network import VisualModel, ZiyaInstructModel
 from ziya_visual.model.processor import ZiyaProcessor
 
 KEPT_BYTES = 1_000_000_000  # of pictures' tokens, and as much of their keys and values

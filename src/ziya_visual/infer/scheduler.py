@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ziya_visual.core import log
 from ziya_visual.core.errors import DataError, EndpointError
-from ziya_visual.infer.decode import Decoder, Likelihood, Prompt, Slot
+from ziya_visual.infer.decoder import Decoder, Likelihood, Prompt, Slot
 from ziya_visual.infer.text_model import Asked, TextModel
 
 SLOTS = 128

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ziya_visual.infer.prefixes import Prefix
+from ziya_visual.infer.prefix_cache import Prefix
 
 
 class SlotCache:

@@ -15,8 +15,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ziya_visual.core.errors import CheckpointError, DataError
+from ziya_visual.core.pictures import open_picture
 from ziya_visual.core.records import Example, Message
-from ziya_visual.data.images import open_picture
 
 ROWS = 16  # questions that are answered together, padded on the left
 _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, AttributeError)

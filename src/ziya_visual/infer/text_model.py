@@ -10,11 +10,11 @@ from typing import Any
 from PIL import Image
 
 from ziya_visual.core.errors import CheckpointError, DataError
-from ziya_visual.data.chat_format import ChatFormat, Said
-from ziya_visual.infer.decode import GREEDY, Prompt, Sampling
-from ziya_visual.infer.int8 import Dtype, quantize, read_as
-from ziya_visual.model.attention import INFERENCE
-from ziya_visual.model.packed import causal_lm
+from ziya_visual.data.chat.chat_format import ChatFormat, Said
+from ziya_visual.infer.decoder import GREEDY, Prompt, Sampling
+from ziya_visual.infer.quantized import Dtype, quantize, read_as
+from ziya_visual.model.packed.attention import INFERENCE
+from ziya_visual.model.packed.forward import causal_lm
 
 BLIND = "this model reads text only; serve a vision-language checkpoint to ask about pictures"
 

@@ -18,11 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ziya_visual.core.errors import CheckpointError, DataError
-from ziya_visual.core.io import atomic_dir, hash_file, read_json, write_json
+from ziya_visual.core.files import atomic_dir, hash_file, read_json, write_json
 from ziya_visual.core.parts import split_rule
-from ziya_visual.model.adapters import Named, add_lora, chosen, parts_of
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.model import ZiyaVisualModel
+from ziya_visual.model.lora import Named, add_lora, chosen, parts_of
+from ziya_visual.model.network import ZiyaVisualModel
 
 RECORD = "adapter.json"
 TRAINED = "trained.safetensors"

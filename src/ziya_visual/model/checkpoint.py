@@ -17,15 +17,15 @@ from safetensors.torch import save_file
 from transformers.utils import logging
 
 from ziya_visual.core.errors import CheckpointError
-from ziya_visual.core.io import atomic_dir, read_json, write_json
+from ziya_visual.core.files import atomic_dir, read_json, write_json
 from ziya_visual.model.adapter_files import RECORD, base_of, load_adapter
-from ziya_visual.model.adapters import merge_lora
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.interop import ALIGNMENT, LANGUAGE_MODEL, read_config
-from ziya_visual.model.model import VisualModel, ZiyaInstructModel, ZiyaVisualModel
+from ziya_visual.model.build.layouts import ALIGNMENT, LANGUAGE_MODEL, read_config
+from ziya_visual.model.build.weights import check, open_file, open_weights, refuse_keys
+from ziya_visual.model.lora import merge_lora
+from ziya_visual.model.network import VisualModel, ZiyaInstructModel, ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor, load_processor
 from ziya_visual.model.tokenizers import QFORMER_TOKENIZER, open_qformer_tokenizer
-from ziya_visual.model.weights import check, open_file, open_weights, refuse_keys
 
 Dtype = torch.dtype | str
 

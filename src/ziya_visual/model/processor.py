@@ -8,9 +8,9 @@ from typing import Any
 from transformers import AutoProcessor, Blip2Config
 
 from ziya_visual.core.errors import CheckpointError
-from ziya_visual.core.io import read_json
-from ziya_visual.data.chat_format import IMAGE
-from ziya_visual.data.processing_ziya_visual import ZiyaProcessor, normalise
+from ziya_visual.core.files import read_json
+from ziya_visual.data.chat.chat_format import IMAGE
+from ziya_visual.data.chat.processing_ziya_visual import ZiyaProcessor, normalise
 from ziya_visual.model.tokenizers import (
     add_chat_template,
     add_image_token,

@@ -9,7 +9,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from ziya_visual.core.errors import CheckpointError
-from ziya_visual.data.chat_format import IMAGE, ziya_chat_template
+from ziya_visual.data.chat.chat_format import IMAGE, ziya_chat_template
 
 QFORMER_TOKENIZER = "qformer_tokenizer"  # a subfolder, as stock InstructBlipProcessor names it
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")

@@ -16,8 +16,8 @@ from PIL import Image
 from ziya_visual.core import log
 from ziya_visual.core.records import Example, ImageRef, Message, Provenance
 from ziya_visual.scenes import questions
-from ziya_visual.scenes.draw import Scene, render, sample_scene
-from ziya_visual.scenes.grammar import (
+from ziya_visual.scenes.drawing import Scene, render, sample_scene
+from ziya_visual.scenes.language import (
     EVAL_PHRASINGS,
     PHRASINGS,
     QUESTION_TYPES,
@@ -26,7 +26,7 @@ from ziya_visual.scenes.grammar import (
     Meaning,
     forge_side,
 )
-from ziya_visual.scenes.reading import parse
+from ziya_visual.scenes.parsing import parse
 
 LANGS = ("en", "zh")
 QUESTIONS_PER_TYPE = 420  # per split and language

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ziya_visual.scenes.draw import Scene, Thing
-from ziya_visual.scenes.grammar import (
+from ziya_visual.scenes.drawing import Scene, Thing
+from ziya_visual.scenes.language import (
     COLORS,
     HELD_OUT,
     SHAPES,

@@ -14,7 +14,7 @@ import numpy as np
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 
-from ziya_visual.infer.decode import Likelihood
+from ziya_visual.infer.decoder import Likelihood
 from ziya_visual.infer.scheduler import Finished
 from ziya_visual.infer.text_model import TextModel
 

@@ -21,7 +21,7 @@ import httpx
 from PIL import Image
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.data.images import load_image
+from ziya_visual.core.pictures import load_image
 
 LIMIT_BYTES, LIMIT_SECONDS = 20_000_000, 10.0  # of one remote picture
 LIMIT_PIXELS = 32_000_000  # of any picture

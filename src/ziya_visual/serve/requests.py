@@ -13,8 +13,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.data.chat_format import Turn
-from ziya_visual.infer.decode import Sampling
+from ziya_visual.data.chat.chat_format import Turn
+from ziya_visual.infer.decoder import Sampling
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.scheduler import Request
 from ziya_visual.infer.text_model import BLIND, TextModel

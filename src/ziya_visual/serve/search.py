@@ -17,8 +17,8 @@ from PIL import Image
 
 from ziya_visual.core import log
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.io import atomic_path, hash_json
-from ziya_visual.data.images import load_image
+from ziya_visual.core.files import atomic_path, hash_json
+from ziya_visual.core.pictures import load_image
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.model.adapter_files import weights_of
 

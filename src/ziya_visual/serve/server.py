@@ -17,8 +17,8 @@ import uvicorn
 
 from ziya_visual.core import log
 from ziya_visual.core.errors import EndpointError
-from ziya_visual.infer.int8 import Dtype
 from ziya_visual.infer.opening import open_model
+from ziya_visual.infer.quantized import Dtype
 from ziya_visual.serve.api import create_app
 from ziya_visual.serve.guard import read_key, refuse_taken
 

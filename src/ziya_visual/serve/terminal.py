@@ -10,10 +10,10 @@ from pathlib import Path
 from PIL import Image
 
 from ziya_visual.core.errors import DataError
+from ziya_visual.core.pictures import load_image
 from ziya_visual.core.records import Message
-from ziya_visual.data.images import load_image
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.infer.int8 import Dtype
+from ziya_visual.infer.quantized import Dtype
 
 HELP = {
     "en": "/image PATH ... looks at pictures, /reset forgets the dialogue, /lang zh: 中文, /quit ends;"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ziya_visual.core.io import hash_bytes
-from ziya_visual.eval.reviews import REVIEWS, Review, to_row
+from ziya_visual.core.files import hash_bytes
+from ziya_visual.eval.judge.verdicts import REVIEWS, Review, to_row
 
 PROTOCOL, JUDGE = "vote", "people"
 SCORES = {"left": (10.0, 0.0), "right": (0.0, 10.0), "tie": (5.0, 5.0)}

@@ -10,12 +10,12 @@ import gradio
 from PIL import Image
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.data.chat_format import Turn
-from ziya_visual.data.images import load_image
-from ziya_visual.eval.judge_files import language_of
+from ziya_visual.core.pictures import load_image
+from ziya_visual.data.chat.chat_format import Turn
+from ziya_visual.eval.judge.files import language_of
+from ziya_visual.infer.attention_map import over_picture, where_it_looks
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.infer.int8 import Dtype
-from ziya_visual.infer.looking import over_picture, where_it_looks
+from ziya_visual.infer.quantized import Dtype
 from ziya_visual.serve.guard import read_key, refuse_taken
 from ziya_visual.serve.votes import Duel, Votes
 from ziya_visual.serve.web_words import EN, ZH

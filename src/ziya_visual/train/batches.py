@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ziya_visual.core.distributed import share
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example
-from ziya_visual.data.chat_format import ChatFormat
+from ziya_visual.data.chat.chat_format import ChatFormat
 from ziya_visual.data.mixture import Mixture, Part
 from ziya_visual.data.packing import IGNORE, Branch, PackedBatch, Row, pack, some_rows
 from ziya_visual.data.templates import instruct, phrase
 from ziya_visual.data.text_batch import text_batch
 from ziya_visual.train.objectives import Pairs
-from ziya_visual.train.processes import share
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +270,7 @@ class Batches(Dataset[Batch]):
 
 def _size_of(example: Example) -> tuple[int, int]:
     """Width and height of a record's picture, in pixels."""
-    from ziya_visual.data.images import picture_size  # where it is needed alone: Pillow
+    from ziya_visual.core.pictures import picture_size  # where it is needed alone: Pillow
 
     assert example.image is not None
     return picture_size(Path(example.image.path) if example.image.path else example.image.bytes or b"")

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ziya_visual.core import log
-from ziya_visual.core.io import atomic_path, hash_bytes, hash_json
-from ziya_visual.train.processes import wait
+from ziya_visual.core.distributed import wait
+from ziya_visual.core.files import atomic_path, hash_bytes, hash_json
 
 SHARD = 256  # pictures encoded at once and kept in a file
 Encode = Callable[[np.ndarray], Tensor]  # rows int64[B] -> float[B, L, D]

@@ -15,20 +15,19 @@ from typing import Any
 
 import torch
 
-from ziya_visual.core import log
-from ziya_visual.core.config import Recipe
-from ziya_visual.core.io import write_json
+from ziya_visual.core import distributed, log
+from ziya_visual.core.files import write_json
+from ziya_visual.core.recipe import Recipe
 from ziya_visual.core.stage import Stage
-from ziya_visual.model.adapters import add_lora, freeze_all_but
-from ziya_visual.train import processes
-from ziya_visual.train.blocks import prepare_blocks, shard_blocks
-from ziya_visual.train.schedule import Optimizer, cosine
-from ziya_visual.train.sight import Sight
-from ziya_visual.train.states import read_state, read_weights, write_state, write_weights
+from ziya_visual.model.lora import add_lora, freeze_all_but
+from ziya_visual.train.image_features import Sight
+from ziya_visual.train.llm_blocks import prepare_blocks, shard_blocks
+from ziya_visual.train.monitor import Watch
+from ziya_visual.train.optimizer import Optimizer, cosine
+from ziya_visual.train.run_state import read_state, read_weights, write_state, write_weights
 from ziya_visual.train.step import See, add_gradients, added, means
 from ziya_visual.train.training import Training, draw_ahead
 from ziya_visual.train.validation import validate
-from ziya_visual.train.watch import Watch
 
 STATES = "states"
 LOG_EVERY = 25
@@ -65,13 +64,13 @@ def train(training: Training, recipe: Recipe, *, after_stage: Callable[[str], No
     Raises:
         FloatingPointError: ten steps in a row gave a loss or gradient that is not finite.
     """
-    device = processes.start().device
+    device = distributed.start().device
     model = training.model
     if recipe.shard:
         shard_blocks(model, recipe)
     model.to(device)
     training.alignment.to(device)
-    with processes.first_alone():
+    with distributed.first_alone():
         saved = read_state(recipe.out / STATES)
     sight = Sight(model, training.processor, training.data.pictures, recipe)
     back = training.held
@@ -87,9 +86,9 @@ def train(training: Training, recipe: Recipe, *, after_stage: Callable[[str], No
                 continue
             _run_stage(run, number, saved)
             saved = None
-            if processes.rank() == 0:
+            if distributed.rank() == 0:
                 after_stage(stage.name)
-            processes.wait()
+            distributed.wait()
     return training.curve
 
 
@@ -115,7 +114,7 @@ def _run_stage(run: Run, number: int, saved: Any) -> None:
         run.watch.begin(stage, bar)
         for step, drawn in enumerate(draw_ahead(batches, range(first, stage.steps)), first):
             torch.manual_seed(recipe.seed * 1_000_003 + number * 100_003 + step)
-            batch = drawn.placed(model.device, learnt=int(processes.total(drawn.learnt)))
+            batch = drawn.placed(model.device, learnt=int(distributed.total(drawn.learnt)))
             optimizer.zero_grad()
             parts = add_gradients(
                 model,
@@ -128,7 +127,7 @@ def _run_stage(run: Run, number: int, saved: Any) -> None:
                 precision=recipe.precision,
                 at_once=stage.images_at_once,
             )
-            processes.add_gradients_up(optimizer.parameters)
+            distributed.add_gradients_up(optimizer.parameters)
             factor = cosine(step, steps=stage.steps, warmup=stage.warmup_steps, floor=stage.final_fraction)
             finite = optimizer.finish(lr=stage.learning_rate * factor)
             bad = 0 if finite else bad + 1
@@ -136,12 +135,12 @@ def _run_stage(run: Run, number: int, saved: Any) -> None:
             if bad:
                 _count_bad(run, stage, step, batch.pictures, bad)
             elif step % LOG_EVERY == 0 or step == stage.steps - 1:
-                run.watch.note(step, means(added(processes.everybodys(parts))))
+                run.watch.note(step, means(added(distributed.everybodys(parts))))
             best = _look(run, number, step, held, best)
             if (step + 1) % recipe.save_every == 0 or step + 1 == stage.steps:
                 _save(run, optimizer, number, step + 1, best)
             bar.advance(bar.tasks[0].id)
-    if processes.rank() == 0 and (seen := batches.seen(stage.steps)):
+    if distributed.rank() == 0 and (seen := batches.seen(stage.steps)):
         write_json(recipe.out / f"mixture-{stage.name}.json", seen)
         for row in seen:
             log.logger.info(
@@ -204,7 +203,7 @@ def _measure(run: Run, number: int, step: int, held: See, best: float) -> float:
 
 
 def _save(run: Run, optimizer: Optimizer, number: int, step: int, best: float) -> None:
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         state = {
             "stage": number,
             "step": step,

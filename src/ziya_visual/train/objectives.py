@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from ziya_visual.core.distributed import gather
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.model import ZiyaVisualModel
-from ziya_visual.model.packed import LossSum
-from ziya_visual.train.processes import gather
+from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.packed.forward import LossSum
 
 UNLIKELY = -1e4  # of a negative: drawn only where there is no other
 

@@ -10,26 +10,25 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ziya_visual.core import log
-from ziya_visual.core.config import Recipe
+from ziya_visual.core import distributed, log
 from ziya_visual.core.errors import ConfigError
-from ziya_visual.core.io import write_json, write_jsonl
+from ziya_visual.core.files import write_json, write_jsonl
+from ziya_visual.core.pictures import open_picture
+from ziya_visual.core.recipe import Recipe
 from ziya_visual.core.records import Example
-from ziya_visual.data.images import open_picture
+from ziya_visual.data.dataset import iter_records
 from ziya_visual.data.leaks import refuse_leaks
-from ziya_visual.data.store import iter_records
 from ziya_visual.model.adapter_files import RECORD, base_of, save_adapter
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.attention import PLAIN
+from ziya_visual.model.build.compose import compose, new_alignment
+from ziya_visual.model.build.layouts import LANGUAGE_MODEL
+from ziya_visual.model.build.vision import set_image_size
+from ziya_visual.model.build.weights import open_weights
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
-from ziya_visual.model.compose import compose, new_alignment
-from ziya_visual.model.interop import LANGUAGE_MODEL
-from ziya_visual.model.model import ZiyaVisualModel
+from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.packed.attention import PLAIN
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.model.quantize import in_four_bits
-from ziya_visual.model.resolution import set_image_size
-from ziya_visual.model.weights import open_weights
-from ziya_visual.train import processes
 from ziya_visual.train.batches import Album, album
 from ziya_visual.train.loop import train
 from ziya_visual.train.training import Pictured, Training
@@ -46,8 +45,8 @@ def run_recipe(recipe: Recipe) -> Path:
         DataError: nothing of the data can be used, or it shares pictures with what is held back.
         CheckpointError: the model cannot be opened.
     """
-    processes.start()
-    if processes.rank() > 0:
+    distributed.start()
+    if distributed.rank() > 0:
         log.quiet()
     examples = read_data(recipe.data.path, rejects=recipe.out / "rejects.jsonl")
     paths = recipe.validation.path if recipe.validation else ()
@@ -55,7 +54,7 @@ def run_recipe(recipe: Recipe) -> Path:
         str(path): read_data([path], rejects=recipe.out / f"rejects-validation-{number}.jsonl")
         for number, path in enumerate(paths)
     }
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         refuse_leaks(examples, held, allowed=recipe.data.shared, cache=recipe.out / "fingerprints.npz")
     training = prepare(recipe, examples, [one for found in held.values() for one in found])
 
@@ -65,7 +64,7 @@ def run_recipe(recipe: Recipe) -> Path:
         log.logger.info("stage %s: %s", stage, folder)
 
     curve = train(training, recipe, after_stage=keep)
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         write_json(recipe.out / "curve.json", curve)
     return recipe.out / recipe.stages[-1].name
 
@@ -96,7 +95,7 @@ def read_data(paths: Sequence[Path], *, rejects: Path) -> list[Example]:
             else:
                 rows.append({"where": f"{path}/{found.where}", "reason": found.reason})
     if rows:
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             write_jsonl(rejects, rows)
         log.logger.warning(
             "%d rows could not be used, the first %s: %s; all in %s", len(rows), *rows[0].values(), rejects

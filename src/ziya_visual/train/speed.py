@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ziya_visual.core import distributed
 from ziya_visual.data.packing import IGNORE
-from ziya_visual.model.model import ZiyaVisualModel
-from ziya_visual.train import processes
+from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.train.batches import Batch
 
 # Dense bfloat16 FLOP/s that the makers' data sheets give.
@@ -96,7 +96,7 @@ class Speed:
         """
         if not self._seconds:
             return {}
-        many = processes.count()
+        many = distributed.count()
         found = {
             "tokens_per_second": many * self._tokens / self._seconds,
             "images_per_second": many * self._pictures / self._seconds,

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ziya_visual.core import distributed
 from ziya_visual.core.stage import Objectives
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.model import ZiyaVisualModel
-from ziya_visual.train import processes
+from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.train.batches import Batch
 from ziya_visual.train.objectives import (
     Pairs,
@@ -118,16 +118,16 @@ def compute_losses(
         for number, pairs in batch.pairs.items():
             scores[number] = scaled_scores(model, alignment, features, pairs)
             if objectives.contrastive:
-                loss = contrastive_loss(scores[number]) / processes.count()
+                loss = contrastive_loss(scores[number]) / distributed.count()
                 weight = objectives.contrastive / len(batch.pairs) * objectives.of(langs[number])
                 weighted.append(weight * loss)
-                parts[f"contrastive/{langs[number]}"] = loss.item(), 1 if processes.rank() == 0 else 0
+                parts[f"contrastive/{langs[number]}"] = loss.item(), 1 if distributed.rank() == 0 else 0
     if batch.pairs:
         turn = sorted(batch.pairs)[step % len(batch.pairs)]
         weight = objectives.of(langs[turn])
         found = _of_one_language(model, alignment, seen, batch.pairs[turn], scores.get(turn), objectives)
         for name, (strength, loss, count) in found.items():
-            weighted.append(weight * strength * loss / processes.total(count))
+            weighted.append(weight * strength * loss / distributed.total(count))
             parts[f"{name}/{langs[turn]}"] = loss.item(), count
     return Losses(torch.stack(weighted).sum(), parts)
 

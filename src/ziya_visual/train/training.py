@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ziya_visual.core.config import Recipe
+from ziya_visual.core import distributed
+from ziya_visual.core.recipe import Recipe
 from ziya_visual.core.stage import Stage
-from ziya_visual.model.adapters import chosen, parts_of
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.model import ZiyaVisualModel
+from ziya_visual.model.lora import chosen, parts_of
+from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
-from ziya_visual.train import processes
 from ziya_visual.train.batches import Album, Batch, Batches
-from ziya_visual.train.schedule import Optimizer
+from ziya_visual.train.optimizer import Optimizer
 
 DRAW_AHEAD = 4  # batches
 
@@ -66,8 +66,8 @@ class Training:
             pair_tokenizer=self.alignment.qformer_tokenizer,
             temperature=recipe.data.temperature if data is self.data else None,
             varied=recipe.data.phrasings == "varied",
-            rank=processes.rank(),
-            processes=processes.count(),
+            rank=distributed.rank(),
+            processes=distributed.count(),
         )
 
     def optimizer(self, recipe: Recipe, stage: Stage) -> Optimizer:

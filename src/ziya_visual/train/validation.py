@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ziya_visual.core.config import Recipe
+from ziya_visual.core import distributed
 from ziya_visual.core.errors import ConfigError, nearest
-from ziya_visual.train import processes
+from ziya_visual.core.recipe import Recipe
 from ziya_visual.train.step import Parts, See, added, computing, means
 from ziya_visual.train.training import Training
 
@@ -38,7 +38,7 @@ def validate(training: Training, recipe: Recipe, number: int, see: See) -> dict[
             sums = model.packed_loss(see(batch.pictures).queries, batch.texts)
         parts = {f"{ALL}/{langs[lang]}": (part.total.item(), part.count) for lang, part in sums.items()}
         found = added([found, parts])
-    everywhere = added(processes.everybodys(found))
+    everywhere = added(distributed.everybodys(found))
     total, count = (sum(column) for column in zip(*everywhere.values(), strict=True))
     losses = means(everywhere | {ALL: (total, int(count))})
     best = recipe.validation and recipe.validation.best

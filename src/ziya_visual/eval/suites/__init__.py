@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.io import read_examples
+from ziya_visual.core.files import read_examples
 from ziya_visual.core.records import Example
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ziya_visual.core.errors import ConfigError, DataError, nearest
-from ziya_visual.core.io import read_json
+from ziya_visual.core.files import read_json
+from ziya_visual.core.pictures import load_image
 from ziya_visual.core.records import Example, Message
-from ziya_visual.data.images import load_image
 from ziya_visual.eval.retrieval import Ints
-from ziya_visual.eval.score_files import Row, need, read_object, read_rows, read_value
+from ziya_visual.eval.score.files import Row, need, read_object, read_rows, read_value
 from ziya_visual.eval.suites import Files
 from ziya_visual.eval.suites.named import DataSet, Prompt
 

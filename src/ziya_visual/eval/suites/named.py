@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ziya_visual.core.errors import ConfigError, DataError, nearest
-from ziya_visual.core.io import read_text
+from ziya_visual.core.files import read_text
 
 FOLDER = Path(__file__).parent
 SCENES = "scenes"  # drawn, not read: suites/scenes.py

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from ziya_visual.data.templates import instruct
 from ziya_visual.eval.suites import Pool, Section, Suite
 from ziya_visual.scenes import dataset
-from ziya_visual.scenes.draw import render
-from ziya_visual.scenes.reading import keywords
+from ziya_visual.scenes.drawing import render
+from ziya_visual.scenes.parsing import keywords
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -1,0 +1,222 @@
+"""What is in a checkpoint folder and whether it can run here, from the files' headers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, InstructBlipForConditionalGeneration
+
+from ziya_visual.core.errors import CheckpointError, DataError
+from ziya_visual.core.files import read_json
+from ziya_visual.core.records import Message
+from ziya_visual.data.chat.chat_format import ChatFormat
+from ziya_visual.doctor.memory import RESERVE
+from ziya_visual.doctor.skeleton import by_part, count
+from ziya_visual.model.alignment import Alignment
+from ziya_visual.model.build.layouts import ALIGNMENT
+from ziya_visual.model.build.weights import Weights, open_file, open_weights
+from ziya_visual.model.network import ZiyaVisualModel
+
+CONTEXT = 1024  # tokens of the dialogue whose keys and values are counted
+OURS, BLIP2 = "ziya-visual", "blip-2"
+TRAINABLE = (OURS, BLIP2)
+ZIYA = "ziya-blip2, as published: no language model inside"
+LAYOUTS = {  # layout: what it is for
+    OURS: "chat, serve, web, eval, train",
+    BLIP2: "chat, serve, web, train, init --bridge",
+    "instructblip": "chat, serve, web, init --bridge",
+    ZIYA: "init --bridge",
+    "language model": "serve, init --llm",
+}
+
+
+@dataclass(slots=True)
+class CheckpointFound:
+    """JSON-ready facts, and a line for each thing that keeps it from working."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def examine_checkpoint(folder: Path, machine: dict[str, Any]) -> CheckpointFound:
+    """Examine a folder; no weight is loaded.
+
+    Raises:
+        CheckpointError: there is no readable ``config.json``, or it is of a kind that we cannot use.
+    """
+    found = CheckpointFound()
+    layout, model, alignment = _architecture(folder)
+    found.facts = {
+        "path": str(folder),
+        "layout": layout,
+        "usable_for": LAYOUTS[layout],
+        "files": {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()},
+    }
+    stored = _headers(open_weights, folder, found)
+    if "quantization_config" in read_json(folder / "config.json"):
+        found.facts["keys"] = "not compared, the weights are quantised"
+    elif not found.problems:
+        found.problems += _compare(folder, layout, model, stored)
+        found.facts["keys"] = "compared"
+    if alignment is not None:
+        beside = _headers(open_file, folder / ALIGNMENT, found)
+        found.problems += _compare_alignment(folder / ALIGNMENT, alignment, beside)
+        stored |= beside
+    parts = _parts(layout, model, alignment)
+    found.facts["parameters"] = {name: count(some) for name, some in parts.items()}
+    found.facts["dtypes"] = dict(Counter(str(t.dtype).removeprefix("torch.") for t in stored.values()))
+    _chat(folder, layout, found)
+    found.facts["memory_to_run"] = _memory(model, parts, machine)
+    if not any(row["fits_ram"] or row["fits_gpu"] for row in found.facts["memory_to_run"].values()):
+        found.problems.append(
+            f"{folder}: too large for this machine even in int8; see the table, and close other programs"
+        )
+    return found
+
+
+def _architecture(folder: Path) -> tuple[str, nn.Module, Alignment | None]:
+    """The layout, and the network on the meta device."""
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: no config.json there; give the folder of a checkpoint")
+    try:
+        stored = read_json(folder / "config.json")
+        config = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            if config.model_type == "blip-2":
+                model = ZiyaVisualModel._from_config(config)
+                if stored.get("architectures") == ["ZiyaBlip2ForCausalLM"]:
+                    return ZIYA, model, None
+                if not (folder / ALIGNMENT).is_file():
+                    return BLIP2, model, None
+                size = config.image_text_hidden_size
+                return OURS, model, Alignment(config.qformer_config, projection_size=size)
+            if config.model_type == "instructblip":
+                return "instructblip", InstructBlipForConditionalGeneration._from_config(config), None
+            return "language model", AutoModelForCausalLM.from_config(config), None
+    except (OSError, ValueError, TypeError, DataError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise CheckpointError(
+            f"{folder / 'config.json'}: no configuration that we can use ({said})"
+        ) from error
+
+
+def _parts(layout: str, model: nn.Module, alignment: Alignment | None) -> dict[str, list[nn.Parameter]]:
+    if layout == "language model":
+        return {"language_model": list(model.parameters())}
+    parts = by_part(model, alignment)
+    if layout == ZIYA:
+        parts.pop("language_model", None)
+    return parts
+
+
+def _headers(opened: Callable[[Path], Weights], path: Path, found: CheckpointFound) -> dict[str, Tensor]:
+    """Name -> a meta tensor of the stored shape and dtype; what cannot be read becomes a problem."""
+    try:
+        entries = opened(path)
+    except CheckpointError as error:
+        found.problems.append(str(error))
+        return {}
+    return {
+        name: torch.empty(entry.shape, dtype=entry.dtype, device="meta") for name, entry in entries.items()
+    }
+
+
+def _compare(folder: Path, layout: str, model: Any, stored: dict[str, Tensor]) -> list[str]:
+    """Lines for keys that are missing, too many or of another shape, by the names that transformers loads."""
+    _, info = type(model).from_pretrained(
+        None,
+        config=model.config,
+        state_dict=stored,
+        device_map="meta",
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    missing = info["missing_keys"]
+    if layout == ZIYA:
+        missing = {key for key in missing if not key.startswith("language_model.")}
+    shapes = {name: (tuple(was), tuple(wanted)) for name, was, wanted in info["mismatched_keys"]}
+    return _lines(folder, missing, set(info["unexpected_keys"]), shapes)
+
+
+def _compare_alignment(path: Path, alignment: Alignment, stored: dict[str, Tensor]) -> list[str]:
+    if not stored:
+        return []  # the file cannot be read, which is a problem already
+    wanted = {name: tuple(tensor.shape) for name, tensor in alignment.state_dict().items()}
+    shapes = {
+        name: (tuple(stored[name].shape), shape)
+        for name, shape in wanted.items()
+        if name in stored and tuple(stored[name].shape) != shape
+    }
+    return _lines(path, wanted.keys() - stored.keys(), stored.keys() - wanted.keys(), shapes)
+
+
+def _lines(where: Path, missing: Any, unexpected: Any, shapes: dict[str, tuple[Any, Any]]) -> list[str]:
+    lines = []
+    if missing:
+        lines.append(
+            f"{where}: {len(missing)} keys missing, such as {min(missing)!r}; the file is incomplete"
+        )
+    if unexpected:
+        first = min(unexpected)
+        lines.append(f"{where}: {len(unexpected)} keys that this architecture has not, such as {first!r}")
+    if shapes:
+        name, (was, wanted) = min(shapes.items())
+        lines.append(
+            f"{where}: {len(shapes)} keys of another shape, such as {name!r}: found {list(was)}, "
+            f"expected {list(wanted)} by config.json"
+        )
+    return lines
+
+
+def _chat(folder: Path, layout: str, found: CheckpointFound) -> None:
+    """How a question is put to it, written out; what only the tokenizer lacks is no problem elsewhere."""
+    try:
+        chat = ChatFormat(AutoTokenizer.from_pretrained(folder))
+        ids = chat.branch([Message("user", "…")], add_generation_prompt=True).ids
+        found.facts["chat_format"] = chat.tokenizer.decode(ids)
+    except (OSError, ValueError, CheckpointError) as error:
+        found.facts["chat_format"] = None
+        if layout == OURS:
+            found.problems.append(f"{folder}: the tokenizer: {' '.join(str(error).split())[:160]}")
+
+
+def _memory(
+    model: nn.Module, parts: dict[str, list[nn.Parameter]], machine: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Bytes by precision: weights, and keys and values of a dialogue of ``CONTEXT`` tokens."""
+    total = sum(count(some) for some in parts.values())
+    linear, rows = _linear(model) if "language_model" in parts else (0, 0)
+    weights = {"fp32": 4 * total, "bf16": 2 * total, "int8": 2 * (total - linear) + linear + 4 * rows}
+    table = {}
+    for name, size in weights.items():
+        needed = size + _keys_and_values(model.config, bytes_each=4 if name == "fp32" else 2)
+        table[name] = {
+            "weights_bytes": size,
+            "total_bytes": needed,
+            "fits_ram": needed <= (1 - RESERVE) * machine["ram"]["available_bytes"],
+            "fits_gpu": any(needed <= (1 - RESERVE) * gpu["total_bytes"] for gpu in machine["cuda"]),
+        }
+    return table
+
+
+def _linear(model: nn.Module) -> tuple[int, int]:
+    """Weights and rows of the linear layers that int8 stores in one byte: those of the LM's blocks."""
+    found = [
+        layer
+        for name, layer in getattr(model, "language_model", model).named_modules()
+        if isinstance(layer, nn.Linear) and any(piece.isdigit() for piece in name.split("."))
+    ]
+    return sum(layer.weight.numel() for layer in found), sum(layer.out_features for layer in found)
+
+
+def _keys_and_values(config: Any, *, bytes_each: int) -> int:
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * text.num_hidden_layers * heads * width * CONTEXT * bytes_each

@@ -1,0 +1,113 @@
+"""``score judge``: LLaVA's summary of reviews from anywhere, with what speaks against the judge beside it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ziya_visual.core.errors import DataError
+from ziya_visual.eval.judge.diagnostics import controls, length_adjusted, warnings
+from ziya_visual.eval.judge.verdicts import MAX_FAILURES, RUBRIC, Review, read_reviews
+from ziya_visual.eval.score.files import Scored
+
+_RESAMPLES = 1000
+
+
+def score_judge(*, reviews: Path, stored: bool = False) -> Scored:
+    """LLaVA's summary: 100 x mean candidate / mean reference, by category and pooled.
+
+    Both orders of a pairwise file count alike. Rubric grades (0 to 1) are means in percent. A review without
+    scores is a failure: counted, named in the notes, never a number.
+
+    Args:
+        reviews: LLaVA review rows or ours; answer 1 is the reference unless the row says otherwise.
+        stored: use the stored ``tuple`` or ``score`` instead of reading the text again.
+
+    Raises:
+        DataError: rows without a text; reviews of more than one pair of models, or of two protocols.
+    """
+    rows = read_reviews(reviews)
+    _refuse_mixtures(rows, reviews)
+    if not stored and not any(row.text or row.reason for row in rows):
+        raise DataError(f"{reviews}: no row has a review text; take its stored scores with --stored")
+    pairs: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    unread: list[str] = []
+    for review in rows:
+        pair = review.stored if stored else review.scores
+        if pair is None:
+            unread.append(review.question)
+            continue
+        for name in ("all", *review.categories):
+            pairs[name].append(pair)
+    disagree = [
+        {"question_id": row.question, "text": list(row.scores), "stored": list(row.stored)}
+        for row in rows
+        if row.scores is not None and row.stored is not None and row.scores != row.stored
+    ]
+    failures = Counter({"unread": len(unread), "stored_disagrees": len(disagree)})
+    scores, withheld = _summary(pairs, graded=rows[0].protocol == RUBRIC), ""
+    if len(unread) > MAX_FAILURES * len(rows):
+        scores, withheld = (
+            {},
+            f"no scores in {len(unread)} of {len(rows)} reviews, more than {MAX_FAILURES:.0%}",
+        )
+    notes = {"unread_questions": unread, "stored_disagrees": disagree, "withheld": withheld}
+    notes |= _beside(rows, pairs["all"]) if scores else {}
+    rule = "stored scores" if stored else "scores read from the text"
+    return Scored(scores | {"failures": float(len(unread))}, +failures, {}, rule, {}, notes)
+
+
+def _refuse_mixtures(rows: Sequence[Review], path: Path) -> None:
+    protocols = sorted({row.protocol for row in rows})
+    if len(protocols) > 1:
+        raise DataError(f"{path}: holds reviews of {' and '.join(protocols)}; score one protocol at a time")
+    models = sorted({row.models for row in rows})
+    if len(models) > 1:
+        shown = "; ".join(" and ".join(names) for names in models[:3])
+        raise DataError(
+            f"{path}: reviews of {len(models)} pairings ({shown}); ziya-visual leaderboard ranks them"
+        )
+
+
+def _summary(pairs: dict[str, list[tuple[float, ...]]], *, graded: bool) -> dict[str, float]:
+    """``all``, every category, and ten times the mean of either side as ``all/reference`` ..."""
+    scores = {}
+    for category, found in pairs.items():
+        means = [sum(side) / len(found) for side in zip(*found, strict=True)]
+        if graded:
+            scores[category] = round(100 * means[0], 1)
+            continue
+        # LLaVA rounds the means to three decimals before it divides.
+        reference, candidate = (round(mean, 3) for mean in means)
+        if reference:
+            scores[category] = round(100 * candidate / reference, 1)
+        scores[f"{category}/reference"] = round(10 * reference, 1)
+        scores[f"{category}/candidate"] = round(10 * candidate, 1)
+    return scores
+
+
+def _beside(rows: Sequence[Review], pairs: Sequence[tuple[float, ...]]) -> dict[str, Any]:
+    """What the score alone does not say."""
+    found = controls(rows)
+    notes: dict[str, Any] = {
+        "interval": _interval(np.array(pairs)),
+        "controls": found,
+        "warnings": warnings(found, rows[0].protocol),
+    }
+    if rows[0].protocol != RUBRIC:
+        notes["length_adjusted"] = length_adjusted(rows)
+    return notes
+
+
+def _interval(pairs: Any) -> list[float] | None:
+    """The 95 % bootstrap interval of ``all`` over the reviews; ``None`` if the reference may score 0."""
+    draws = np.random.default_rng(0).integers(len(pairs), size=(_RESAMPLES, len(pairs)))
+    means = pairs[draws].mean(axis=1)
+    if pairs.shape[1] == 2 and means[:, 0].min() == 0:
+        return None
+    ratio = means[:, -1] / (means[:, 0] if pairs.shape[1] == 2 else 1)
+    return [round(float(100 * bound), 1) for bound in np.quantile(ratio, [0.025, 0.975])]

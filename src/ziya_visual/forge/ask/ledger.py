@@ -1,0 +1,295 @@
+"""The ledger: what was asked, what came back, and what it was good for, in one SQLite file (WAL mode).
+
+A request's key is the hash of everything that is sent, so a request that was answered once is never paid for
+again, in this run or a later one. The raw answer is committed before anybody parses it. A kill at any instant
+leaves at most the requests of that instant without an answer; the next run finds them ``pending``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from ziya_visual.core.errors import ConfigError, DataError
+from ziya_visual.core.files import canonical_json, hash_bytes
+
+LEDGER_FILE = "ledger.sqlite"
+STATES = ("pending", "in_flight", "done", "rejected", "failed")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS requests (
+    key TEXT PRIMARY KEY,
+    body TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'pending',
+    answer TEXT,
+    finish_reason TEXT,
+    prompt_tokens INTEGER NOT NULL DEFAULT 0,
+    completion_tokens INTEGER NOT NULL DEFAULT 0,
+    seconds REAL NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    reason TEXT
+);
+CREATE INDEX IF NOT EXISTS by_state ON requests (state);
+CREATE TABLE IF NOT EXISTS plans (  -- request:  the rowid of requests
+    record TEXT NOT NULL,
+    round INTEGER NOT NULL,
+    request INTEGER NOT NULL,
+    line INTEGER NOT NULL,
+    lines INTEGER NOT NULL,
+    PRIMARY KEY (record, round)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, endpoint TEXT NOT NULL, state TEXT NOT NULL);
+"""
+_OUTCOME = "key, state, answer, finish_reason, prompt_tokens, completion_tokens, seconds, attempts, reason"
+_AT_ONCE = 500  # values in one IN (...)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one request ended. ``state`` is ``done``, ``rejected`` (refused for good) or ``failed`` (gave up).
+
+    Attributes:
+        key: of the request.
+        answer: the raw text of the reply, or None.
+        finish_reason: as the endpoint said: ``stop``, ``length`` ...
+        seconds: from the first attempt's start to the last one's end.
+        attempts: HTTP requests sent.
+        reason: why there is no usable answer, or None.
+    """
+
+    key: str
+    state: str
+    answer: str | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    attempts: int = 0
+    reason: str | None = None
+
+
+class Ask(NamedTuple):
+    """Record ``record`` is served by ``request`` in ``round``: from line ``line`` of the ``lines`` it has."""
+
+    record: str
+    round: int
+    request: str
+    line: int
+    lines: int
+
+
+class Ledger:
+    """One open ledger; a second process is refused while this one lives (the lock goes with the process)."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open or make ``folder/ledger.sqlite``; what a dead run left in flight or failed is pending again.
+
+        Raises:
+            ConfigError: another run holds this ledger.
+            DataError: the file is no SQLite database.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / LEDGER_FILE
+        self._lock = os.open(folder / f"{LEDGER_FILE}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise ConfigError(
+                f"{self.path}: another forge run uses this ledger; wait for it or take another --out"
+            ) from error
+        self._db = sqlite3.connect(self.path, isolation_level=None)
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute("PRAGMA cache_size=-131072")  # 128 MB: keys are random, and so are their pages
+            self._db.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise DataError(
+                f"{self.path}: no ledger ({error}); move it away or take another --out"
+            ) from error
+        self._db.execute("UPDATE requests SET state = 'pending' WHERE state IN ('in_flight', 'failed')")
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and let the next run in."""
+        self._db.close()
+        os.close(self._lock)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is written inside is committed at the end, or none of it; may be inside another."""
+        if self._db.in_transaction:
+            yield
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def add(self, bodies: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Enter requests; one that is already there stays as it is. Returns their keys in order."""
+        texts = [canonical_json(body) for body in bodies]
+        rows = [(hash_bytes(text.encode()), text) for text in texts]
+        with self.transaction():
+            self._db.executemany("INSERT OR IGNORE INTO requests (key, body) VALUES (?, ?)", rows)
+        return [key for key, _ in rows]
+
+    def plan(self, asks: Iterable[Ask]) -> None:
+        """Remember which request serves which record; a record keeps its first request of a round."""
+        asks = list(asks)
+        keys = list(dict.fromkeys(ask.request for ask in asks))
+        with self.transaction():
+            numbers = dict(self._select("SELECT key, rowid FROM requests WHERE key IN", keys))
+            self._db.executemany(
+                "INSERT OR IGNORE INTO plans VALUES (?, ?, ?, ?, ?)",
+                [(ask.record, ask.round, numbers[ask.request], ask.line, ask.lines) for ask in asks],
+            )
+
+    def planned(self, records: Sequence[str]) -> dict[str, list[Ask]]:
+        """The asks of those records that have any, by round."""
+        found: dict[str, list[Ask]] = {}
+        for row in self._select(
+            (
+                "SELECT p.record, p.round, r.key, p.line, p.lines FROM plans p"
+                " JOIN requests r ON r.rowid = p.request WHERE p.record IN"
+            ),
+            records,
+        ):
+            found.setdefault(row[0], []).append(Ask(*row))
+        return {record: sorted(asks, key=lambda ask: ask.round) for record, asks in found.items()}
+
+    def waiting(self, keys: Iterable[str]) -> list[str]:
+        """Those of ``keys`` that still have to be sent, each once, in order."""
+        distinct = list(dict.fromkeys(keys))
+        found: list[str] = []
+        for start in range(0, len(distinct), _AT_ONCE):
+            some = distinct[start : start + _AT_ONCE]
+            # The plus keeps SQLite from going through all that is pending instead of looking the keys up.
+            query = "SELECT key FROM requests WHERE +state = 'pending' AND key IN"
+            pending = {row[0] for row in self._select(query, some)}
+            found += [key for key in some if key in pending]
+        return found
+
+    def _select(self, query: str, values: Sequence[str]) -> Iterator[Any]:
+        """Rows of a query that ends in ``IN``, for any number of values."""
+        for start in range(0, len(values), _AT_ONCE):
+            some = values[start : start + _AT_ONCE]
+            yield from self._db.execute(f"{query} ({','.join('?' * len(some))})", some)
+
+    def body(self, key: str) -> dict[str, Any]:
+        """What is sent for ``key``."""
+        row = self._db.execute("SELECT body FROM requests WHERE key = ?", (key,)).fetchone()
+        assert row is not None, key
+        body: dict[str, Any] = json.loads(row[0])
+        return body
+
+    def start(self, keys: Sequence[str]) -> None:
+        """Mark requests as in flight."""
+        self.record(keys, ())
+
+    def finish(self, outcomes: Sequence[Outcome]) -> None:
+        """Commit how requests ended; after this returns a kill loses none of them."""
+        self.record((), outcomes)
+
+    def record(self, started: Sequence[str], outcomes: Sequence[Outcome]) -> None:
+        """Both in one transaction."""
+        rows = [
+            (o.state, o.answer, o.finish_reason, o.prompt_tokens, o.completion_tokens, o.seconds, o.attempts,
+             o.reason, o.key)
+            for o in outcomes
+        ]  # fmt: skip
+        with self.transaction():
+            self._db.executemany(
+                "UPDATE requests SET state = 'in_flight' WHERE key = ?", [(key,) for key in started]
+            )
+            self._db.executemany(
+                "UPDATE requests SET state = ?, answer = ?, finish_reason = ?, prompt_tokens = ?,"
+                " completion_tokens = ?, seconds = ?, attempts = attempts + ?, reason = ? WHERE key = ?",
+                rows,
+            )
+
+    def reject(self, reasons: Mapping[str, str]) -> None:
+        """Mark answered requests (key -> reason) whose answer was of no use; they are not sent again."""
+        with self.transaction():
+            self._db.executemany(
+                "UPDATE requests SET state = 'rejected', reason = ? WHERE key = ? AND answer IS NOT NULL",
+                [(reason, key) for key, reason in reasons.items()],
+            )
+
+    def outcome(self, key: str) -> Outcome:
+        """What is known of a request."""
+        return self.outcomes([key])[key]
+
+    def outcomes(self, keys: Sequence[str]) -> dict[str, Outcome]:
+        """What is known of several requests, all of which must be there."""
+        rows = self._select(f"SELECT {_OUTCOME} FROM requests WHERE key IN", keys)
+        found = {row[0]: Outcome(*row) for row in rows}
+        assert len(found) == len(set(keys)), set(keys) - set(found)
+        return found
+
+    def batches(self, endpoint: str) -> list[str]:
+        """Jobs of the Batch API whose results have not been read yet."""
+        query = "SELECT id FROM batches WHERE endpoint = ? AND state = 'sent' ORDER BY rowid"
+        return [row[0] for row in self._db.execute(query, (endpoint,))]
+
+    def note_batch(self, name: str, endpoint: str, *, done: bool) -> None:
+        """Remember a job of the Batch API before its results are waited for, or that they are read."""
+        row = (name, endpoint, "done" if done else "sent")
+        self._db.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?)", row)
+
+    def totals(self) -> dict[str, Any]:
+        """Requests by state, tokens, attempts and seconds of waiting, over the ledger's whole life."""
+        return _totals(self._db)
+
+
+def read_totals(folder: Path) -> dict[str, Any]:
+    """The totals of a ledger that a run may be writing at this moment.
+
+    Raises:
+        DataError: the folder holds no ledger.
+    """
+    path = folder / LEDGER_FILE
+    if not path.is_file():
+        raise DataError(f"{path}: absent; give the --out folder of a forge run")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            return _totals(db)
+    except sqlite3.DatabaseError as error:
+        raise DataError(f"{path}: no ledger ({error})") from error
+
+
+def _totals(db: sqlite3.Connection) -> dict[str, Any]:
+    states = dict.fromkeys(STATES, 0)
+    states.update(db.execute("SELECT state, COUNT(*) FROM requests GROUP BY state").fetchall())
+    prompt, completion, seconds, attempts = db.execute(
+        "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0),"
+        " COALESCE(SUM(seconds), 0), COALESCE(SUM(attempts), 0) FROM requests"
+    ).fetchone()
+    return {
+        "states": states,
+        "requests": sum(states.values()),
+        "attempts": attempts,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "waited_seconds": round(seconds, 3),
+    }

@@ -1,0 +1,291 @@
+"""Is this text a faithful translation of that one? Asked without a model; the answer is a list of reasons.
+
+Each check is a function of the pair that returns a reason's name or nothing; what takes knowledge of both
+languages is in :mod:`ziya_visual.forge.checks.en_zh`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ziya_visual.forge.checks.en_zh import compared
+from ziya_visual.forge.checks.names import is_common
+
+_CJK = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+# The letters of languages that do not write in Latin.
+_SCRIPTS = {
+    "zh": f"[{_CJK}]",
+    "ja": f"[{_CJK}\u3040-\u30ff]",
+    "ko": "[\uac00-\ud7af]",
+    "ru": "[\u0400-\u04ff]",
+    "uk": "[\u0400-\u04ff]",
+    "ar": "[\u0600-\u06ff]",
+    "hi": "[\u0900-\u097f]",
+    "th": "[\u0e00-\u0e7f]",
+    "el": "[\u0370-\u03ff]",
+    "he": "[\u0590-\u05ff]",
+}
+_LATIN = r"[A-Za-z\u00c0-\u024f]"
+_WORD_AS_CHARS = 1.6  # Chinese characters that one English word becomes, on average
+_PLACEHOLDER = re.compile(r"<[A-Za-z_/][\w/]*>|\{\w+\}|https?://[\w./?=&%-]+|\[\s*\d[\d.,\s]*\]")
+_PREAMBLE = re.compile(
+    r"(?:sure|certainly|of course|okay|here(?:'s| is| are)|translat(?:ion|ed)|the translation)\b"
+    r".{0,60}?[:：]"
+    r"|(?:sure|certainly|of course)[,!]"
+    r"|(?:好的|好|当然|没问题|可以|当然可以)[，,。！!：:].{0,24}(?:翻译|译文|如下|以下|中文)"
+    r"|(?:以下是|这是|下面是|翻译如下|译文如下|中文翻译|翻译结果|翻译|译文|译)[^，。]{0,24}[:：]",
+    re.IGNORECASE | re.DOTALL,
+)
+_AFTERWORD = re.compile(
+    r"(?:（|\(|\n)\s*(?:注|译注|note|说明|translator's note)\s*[:：]|let me know if"
+    r"|希望(?:这|对你|对您)有帮助"
+    r"|如果(?:你|您)(?:需要|还有)",
+    re.IGNORECASE,
+)
+_REFUSAL = re.compile(
+    r"\bas an? (?:ai|artificial|language model)|\bi(?:'m| am) (?:sorry|unable|not able)"
+    r"|\bi (?:cannot|can't|can not) (?:assist|help|translate|fulfil|provide|comply|do)"
+    r"|作为(?:一个|一名)?(?:ai|人工智能|语言模型|大型语言)|(?:抱歉|对不起|不好意思)[，,].{0,12}(?:不能|无法|没办法|没法)"
+    r"|(?:我|本人)(?:不能|无法|没办法)(?:翻译|协助|帮助|提供|完成|满足|回答|处理)",
+    re.IGNORECASE,
+)
+_REFUSING_SOURCE = re.compile(
+    r"\bsorry\b|\bas an ai\b|unable|cannot|can't|抱歉|对不起|无法|不能", re.IGNORECASE
+)
+_ASKS_ZH = re.compile("[？?吗呢]|什么|哪|谁|怎|多少|几|为何|是否|是不是|有没有|能不能")
+_CUT_OFF = re.compile(r"(?:[，、：；,;:（(《“「—]|(?:以及|或者|并且|因为|但是|而且|和|与))$")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A source and its translation, stripped, with their languages without region (``zh-CN`` -> ``zh``)."""
+
+    source: str
+    target: str
+    source_lang: str
+    target_lang: str
+
+    @property
+    def bilingual(self) -> bool:
+        """Whether the lexicon knows both languages."""
+        return {self.source_lang, self.target_lang} == {"en", "zh"}
+
+    @property
+    def latin(self) -> bool:
+        """Whether both languages write in Latin letters, and so may share words."""
+        return _SCRIPTS.keys().isdisjoint((self.source_lang, self.target_lang))
+
+
+def _letters(text: str, lang: str) -> int:
+    return len(re.findall(_SCRIPTS.get(lang, _LATIN), text))
+
+
+def _all_letters(text: str) -> int:
+    """Latin words count as one letter each, so that a name inside Chinese does not outweigh the sentence."""
+    words = len(re.findall(rf"{_LATIN}+", text))
+    return words + sum(char.isalpha() for char in re.sub(_LATIN, "", text))
+
+
+def _is_name_only(text: str) -> bool:
+    """``Nokia``, ``LG``, ``12:30``: may stay as it is in any language."""
+    words = re.findall(rf"{_LATIN}[\w'-]*", text)
+    letters = sum(char.isalpha() for char in text)
+    return not letters or (len(words) <= 4 and all(word[0].isupper() for word in words) and bool(words))
+
+
+def _units(text: str, lang: str) -> float:
+    """Length in Chinese characters, a word of a spaced language counted as it would become."""
+    dense = len(re.findall(f"[{_CJK}\u3040-\u30ff\u0e00-\u0e7f]", text))
+    return dense + _WORD_AS_CHARS * len(re.findall(r"[^\W_]+", re.sub(f"[{_CJK}\u3040-\u30ff]", " ", text)))
+
+
+def _language(pair: Pair) -> str | None:
+    if pair.target_lang in _SCRIPTS:
+        ours, every = _letters(pair.target, pair.target_lang), _all_letters(pair.target)
+        if not ours and _is_name_only(pair.source) and pair.source == pair.target:
+            return None
+        return "language" if every and ours < 0.5 * every else None
+    foreign = sum(len(re.findall(script, pair.target)) for lang, script in _SCRIPTS.items() if lang != "ja")
+    return "language" if foreign > 0.3 * max(1, foreign + _letters(pair.target, "en")) else None
+
+
+def _leftover(pair: Pair) -> str | None:
+    """Source words that stand in the target untranslated; names, codes and units may.
+
+    Between two languages in Latin letters only where they are more than seven tenths of all.
+    """
+    if pair.latin:
+        ours, theirs = (re.findall(r"[^\W\d_]{3,}", side.lower()) for side in (pair.source, pair.target))
+        kept = sum(word in ours for word in theirs)
+        return "leftover_source" if len(theirs) >= 4 and kept > 0.7 * len(theirs) else None
+    if pair.target_lang in _SCRIPTS and pair.source_lang not in _SCRIPTS:
+        words = set(
+            re.findall(
+                r"(?<![A-Za-z0-9_<{/])[a-z][a-z'-]{2,}(?![A-Za-z_>}/])",
+                re.sub(_PLACEHOLDER, " ", pair.target),
+            )
+        )
+        known = {word for word in re.findall(r"[a-z][a-z-]{2,}", pair.source) if is_common(word)}
+        return "leftover_source" if words & known else None
+    if pair.source_lang in _SCRIPTS and pair.source_lang != pair.target_lang:
+        return (
+            "leftover_source"
+            if _letters(pair.target, pair.source_lang) and pair.target_lang != "ja"
+            else None
+        )
+    return None
+
+
+def _length(pair: Pair) -> str | None:
+    source, target = _units(pair.source, pair.source_lang), _units(pair.target, pair.target_lang)
+    if source <= 3 * _WORD_AS_CHARS:
+        return "length" if target > 8 + 3 * source else None
+    return "length" if target > 2.2 * source + 6 or target < 0.4 * source - 2 else None
+
+
+def _placeholders(pair: Pair) -> str | None:
+    ours, theirs = (Counter(_PLACEHOLDER.findall(side)) for side in (pair.source, pair.target))
+    return "placeholders" if ours != theirs else None
+
+
+def _preamble(pair: Pair) -> str | None:
+    talks = _PREAMBLE.match(pair.target) and not re.search("[:：]", pair.source)
+    return (
+        "preamble"
+        if talks or (_AFTERWORD.search(pair.target) and not _AFTERWORD.search(pair.source))
+        else None
+    )
+
+
+def refuses(text: str) -> bool:
+    """Whether a model's reply is a refusal."""
+    return bool(_REFUSAL.search(text))
+
+
+def in_language(text: str, lang: str) -> bool:
+    """Whether at least half of a text's letters (a Latin word counts as one) are of the language's script."""
+    pair = Pair("", text, "", lang.split("-")[0])
+    return _language(pair) is None
+
+
+def repeats(text: str) -> bool:
+    """Whether a text stutters, or says a whole sentence twice."""
+    if re.search(r"(\S.{1,40}?)\1{3,}|(.{6,60}?)\2\2", text):
+        return True
+    parts = [part for part in re.split(r"[。！？.!?;；\n]\s*", text) if len(part) >= 8]
+    return bool(parts) and max(Counter(parts).values()) >= 2
+
+
+def _refusal(pair: Pair) -> str | None:
+    return "refusal" if refuses(pair.target) and not _REFUSING_SOURCE.search(pair.source) else None
+
+
+def _echo(pair: Pair) -> str | None:
+    def squeeze(text: str) -> str:
+        return re.sub(r"\W+", "", text).lower()
+
+    shared = pair.latin and len(pair.source.split()) == 1  # "no" is Spanish too
+    echoed = squeeze(pair.source) == squeeze(pair.target) and not _is_name_only(pair.source) and not shared
+    contained = len(squeeze(pair.source)) >= 12 and squeeze(pair.source) in squeeze(pair.target)
+    return "echo" if echoed or contained else None
+
+
+def _repetition(pair: Pair) -> str | None:
+    return "repetition" if repeats(pair.target) and not repeats(pair.source) else None
+
+
+def _punctuation(pair: Pair) -> str | None:
+    doubled = re.compile(r"([。，、；：])\s*\1|[，、；：][。？]|([？！])\2")
+    return "punctuation" if doubled.search(pair.target) and not re.search(r"[?!.,]{2}", pair.source) else None
+
+
+def _truncation(pair: Pair) -> str | None:
+    ends = re.search(r"[.!?。！？]['\"”’)）]*$", pair.source)
+    if not ends:
+        return None
+    several = len(re.findall(r"[。！？]", pair.target)) >= 2 and not re.search(
+        r"[。！？.!?…~”’\"')）】]$", pair.target
+    )
+    return "truncated" if _CUT_OFF.search(pair.target) or several else None
+
+
+def _question(pair: Pair) -> str | None:
+    if not pair.source.endswith(("?", "？")):
+        return None
+    if pair.target_lang == "zh":
+        return None if _ASKS_ZH.search(pair.target) else "not_a_question"
+    return "not_a_question" if pair.latin and "?" not in pair.target else None
+
+
+def _long_numbers(text: str) -> set[str]:
+    """Numbers of three digits and more, as any language writes them: ``3,000``, ``3.000`` and ``3 000``."""
+    joined = re.sub(r"(?<=\d)[.,'\u00a0\u202f ](?=\d{3}(?!\d))", "", text)
+    return set(re.findall(r"\d{3,}", re.sub(_PLACEHOLDER, " ", joined)))
+
+
+CHECKS: dict[str, Callable[[Pair], str | None]] = {
+    "language": _language,
+    "leftover_source": _leftover,
+    "length": _length,
+    "placeholders": _placeholders,
+    "preamble": _preamble,
+    "refusal": _refusal,
+    "echo": _echo,
+    "repetition": _repetition,
+    "punctuation": _punctuation,
+    "truncated": _truncation,
+    "not_a_question": _question,
+}
+
+
+def names(source_lang: str, target_lang: str) -> tuple[str, ...]:
+    """What a record that was accepted has passed: goes into its provenance."""
+    pair = Pair("", "", source_lang.split("-")[0], target_lang.split("-")[0])
+    return ("empty", *CHECKS, "lexicon" if pair.bilingual else "numbers")
+
+
+def check(
+    source: str, target: str, *, source_lang: str, target_lang: str, ends_matter: bool = True
+) -> list[str]:
+    """Every reason why ``target`` is no faithful translation of ``source``; empty where none is found.
+
+    Args:
+        source: the text.
+        target: what is said to be its translation.
+        source_lang: BCP-47 tag.
+        target_lang: BCP-47 tag.
+        ends_matter: whether a missing full stop hints at a missing end; not in files that have none.
+
+    >>> check("Two red stars.", "三个红色星形。", source_lang="en", target_lang="zh")
+    ['numbers']
+    """
+    pair = Pair(source.strip(), target.strip(), source_lang.split("-")[0], target_lang.split("-")[0])
+    return list(_check(pair, ends_matter))
+
+
+@functools.lru_cache(maxsize=20_000)
+def _check(pair: Pair, ends_matter: bool) -> tuple[str, ...]:
+    if not pair.target:
+        return ("empty",) if pair.source else ()
+    if not pair.source:
+        return ("empty_source",)
+    reasons = [reason for judge in CHECKS.values() if (reason := judge(pair))]
+    if pair.bilingual and not {"language", "refusal"} & set(reasons):
+        english, chinese = (
+            (pair.source, pair.target) if pair.source_lang == "en" else (pair.target, pair.source)
+        )
+        cut = ends(pair.source) and not ends(pair.target) and ends_matter
+        found = compared(english, chinese, backwards=pair.source_lang == "zh", end_is_missing=cut)
+        reasons += [reason for reason in found if reason not in reasons]
+    elif not pair.bilingual and _long_numbers(pair.source) != _long_numbers(pair.target):
+        reasons.append("numbers")
+    return tuple(reasons)
+
+
+def ends(text: str) -> bool:
+    """Whether a text has an end: a full stop or what stands for it."""
+    return bool(re.search(r"[.!?。！？…~](?:['\"”’)）】」]|<[^>]*>)*$", text))

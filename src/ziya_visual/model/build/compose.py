@@ -1,0 +1,75 @@
+"""A new checkpoint out of parts: an image encoder, a causal language model and a fresh Q-Former between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Blip2Config, Blip2QFormerConfig, Blip2VisionModel, PreTrainedModel
+
+from ziya_visual.core.errors import CheckpointError
+from ziya_visual.data.chat.chat_format import IMAGE
+from ziya_visual.model.alignment import Alignment
+from ziya_visual.model.network import ZiyaVisualModel
+
+
+def compose(
+    *,
+    vision: Blip2VisionModel,
+    language_model: PreTrainedModel,
+    tokenizer: Any,
+    qformer: dict[str, Any],
+    num_query_tokens: int,
+    projection_size: int,
+    seed: int,
+) -> tuple[ZiyaVisualModel, Alignment]:
+    """Join the parts; Q-Former, queries, projection and alignment start at random from ``seed``.
+
+    Args:
+        vision: the image encoder, taken over as it is.
+        language_model: any causal language model of transformers.
+        tokenizer: its tokenizer, which must own ``<image>``; the Q-Former's text side uses it too.
+        qformer: keywords of ``Blip2QFormerConfig``; vocabulary and encoder width are filled in.
+        num_query_tokens: Q.
+        projection_size: width of the contrastive space.
+        seed: of the new weights.
+
+    Raises:
+        CheckpointError: the tokenizer has no ``<image>`` token, or more tokens than the model has embeddings.
+    """
+    image_id = tokenizer.convert_tokens_to_ids(IMAGE)
+    rows = language_model.get_input_embeddings().weight.shape[0]
+    if image_id is None or image_id == tokenizer.unk_token_id:
+        raise CheckpointError(f"the tokenizer has no {IMAGE} token; add it before composing")
+    if len(tokenizer) > rows:
+        raise CheckpointError(
+            f"{len(tokenizer)} tokens in the tokenizer, {rows} embeddings in the LM; resize them first"
+        )
+    qformer_config = Blip2QFormerConfig(
+        **qformer, vocab_size=len(tokenizer), encoder_hidden_size=vision.config.hidden_size, pad_token_id=None
+    )
+    config = Blip2Config(
+        vision_config=vision.config.to_dict(),
+        qformer_config=qformer_config.to_dict(),
+        text_config=language_model.config.to_dict(),
+        num_query_tokens=num_query_tokens,
+        image_text_hidden_size=projection_size,
+        image_token_index=image_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = ZiyaVisualModel._from_config(config)
+        alignment = Alignment(config.qformer_config, projection_size=projection_size)
+    model.vision_model.load_state_dict(vision.state_dict())
+    model.language_model.load_state_dict(language_model.state_dict())
+    return model, alignment
+
+
+def new_alignment(config: Blip2QFormerConfig, *, projection_size: int, seed: int) -> Alignment:
+    """An alignment for a Q-Former that has none, at random from ``seed``.
+
+    Its text side has ``config.vocab_size`` tokens.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Alignment(config, projection_size=projection_size)

@@ -1,0 +1,201 @@
+"""``export``: a checkpoint as a stock folder, proven by its logits, with a card of what was measured.
+
+Adapters are merged, the architecture in ``config.json`` is stock's, and ``parity.json`` says how far the
+stock class is from ours; a folder above the tolerance is not written.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import (
+    AutoProcessor,
+    Blip2ForConditionalGeneration,
+    Blip2ForImageTextRetrieval,
+    GenerationConfig,
+)
+
+from ziya_visual.core import log
+from ziya_visual.core.errors import CheckpointError, ConfigError
+from ziya_visual.core.files import atomic_dir, read_json, write_json
+from ziya_visual.model.build.language_model import ends_at
+from ziya_visual.model.build.layouts import ALIGNMENT
+from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
+from ziya_visual.model.lora import merge_lora
+from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.packed.attention import PLAIN
+from ziya_visual.model.publish import hub, parity
+from ziya_visual.model.publish.card import write_card
+from ziya_visual.model.publish.retrieval import TEXTS, our_scores, stock_scores, write_retrieval
+from ziya_visual.model.quantize import Method, quantize_folder, require_torchao
+
+PARITY = "parity.json"
+
+
+def export(
+    checkpoint: Path,
+    *,
+    to: Path,
+    quantize: Method | None = None,
+    retrieval: bool = False,
+    push: str | None = None,
+) -> Path:
+    """Write a stock folder with model card and parity report; upload it where ``push`` names a repository.
+
+    Args:
+        checkpoint: a checkpoint folder, or an adapter folder with its base where it says.
+        to: the new folder; an earlier export there is replaced.
+        quantize: the language model's linear layers by torchao. How far the answers move is reported in
+            ``parity.json`` and not judged: that is for the user of the smaller folder to weigh.
+        retrieval: for ``Blip2ForImageTextRetrieval`` in place of ``Blip2ForConditionalGeneration``.
+        push: ``owner/name`` on the hub; the token is in the environment.
+
+    Returns:
+        ``to``.
+
+    Raises:
+        ConfigError: options that exclude each other, no torchao, no token, or ``to`` holds something else.
+        CheckpointError: the checkpoint cannot be opened, or the stock class gives other numbers than ours.
+        EndpointError: the hub does not take the folder.
+    """
+    _check(to, quantize, retrieval)
+    token = None if push is None else hub.token()
+    command = _command(checkpoint, to, quantize, retrieval)
+    with atomic_dir(to) as aside:
+        report = _retrieval(checkpoint, aside) if retrieval else _generation(checkpoint, aside, quantize)
+        _clean_config(aside, Blip2ForImageTextRetrieval if retrieval else Blip2ForConditionalGeneration)
+        write_json(aside / PARITY, report)
+        write_card(aside, name=to.resolve().name, checkpoint=checkpoint, parity=report, command=command)
+    log.logger.info("exported: %s", to)
+    if push is not None and token is not None:
+        log.logger.info("uploaded: %s", hub.push(to, push, token))
+    return to
+
+
+def _check(to: Path, quantize: Method | None, retrieval: bool) -> None:
+    if quantize is not None:
+        require_torchao()
+        if retrieval:
+            raise ConfigError("--quantize is for the language model, which --retrieval leaves out; drop one")
+    if to.exists() and not (to / PARITY).is_file() and (not to.is_dir() or any(to.iterdir())):
+        raise ConfigError(f"--to {to}: exists and is no earlier export; name a new folder")
+
+
+def _command(checkpoint: Path, to: Path, quantize: Method | None, retrieval: bool) -> str:
+    words = ["ziya-visual", "export", str(checkpoint), "--to", str(to)]
+    words += ["--quantize", quantize] if quantize else []
+    return shlex.join([*words, *(["--retrieval"] if retrieval else [])])
+
+
+def _generation(checkpoint: Path, folder: Path, quantize: Method | None) -> dict[str, Any]:
+    """Write the stock generating network and say how far it is from ours; one copy in memory at a time."""
+    asked, ours, pad_id = _write_merged(checkpoint, folder)
+    stock = _open_strictly(folder, checkpoint)
+    single = parity.stock_logits(stock, asked, pad_id=pad_id)
+    batched = parity.stock_logits(stock, asked, pad_id=pad_id, together=parity.TOGETHER)
+    del stock
+    differences = {
+        "stock_against_ours": parity.difference(single, ours),
+        "batch_of_8_against_1": parity.difference(batched, single),
+    }
+    parity.refuse_above(checkpoint, differences)
+    report: dict[str, Any] = {"tolerance": parity.TOLERANCE, "prompts": len(asked), **differences}
+    if quantize is not None:
+        quantize_folder(folder, quantize)
+        smaller = parity.stock_logits(_open_strictly(folder, checkpoint), asked, pad_id=pad_id)
+        report["quantized"] = {
+            "method": quantize,
+            **parity.difference(smaller, single),
+            "same_likeliest_token_percent": parity.same_choice(smaller, single),
+        }
+    _list_weights(folder)
+    return report
+
+
+def _list_weights(folder: Path) -> None:
+    """Write the index that transformers writes for shards also where there are none.
+
+    vLLM opens every safetensors file of a folder, ``alignment.safetensors`` too, unless an index tells which.
+    """
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            names = dict.fromkeys(sorted(file.keys()), "model.safetensors")
+        size = (folder / "model.safetensors").stat().st_size
+        write_json(index, {"metadata": {"total_size": size}, "weight_map": names})
+
+
+def _write_merged(checkpoint: Path, folder: Path) -> tuple[list[parity.Prompt], list[Any], int]:
+    model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN, dtype=torch.float32)
+    if not isinstance(model, ZiyaVisualModel):
+        raise CheckpointError(f"{checkpoint}: is stock InstructBLIP already; there is nothing to export")
+    asked = parity.prompts(processor)
+    pad_id = processor.chat.pad_id
+    ours = parity.our_logits(model, asked, pad_id=pad_id)  # adapters beside the checkpoint not merged yet
+    merge_lora(model)
+    model.generation_config = _generation_config(model.generation_config, processor)
+    save_checkpoint(folder, model=model, alignment=alignment, processor=processor)
+    return asked, ours, pad_id
+
+
+def _generation_config(old: Any, processor: Any) -> GenerationConfig:
+    """The checkpoint's own, ending also where an answer of ours ends."""
+    values = {key: value for key, value in old.to_diff_dict().items() if not key.startswith("_")}
+    values["eos_token_id"] = ends_at(old.eos_token_id, processor.chat.eos_id)
+    values["pad_token_id"] = processor.chat.pad_id
+    values["bos_token_id"] = processor.tokenizer.bos_token_id
+    return GenerationConfig(**values)
+
+
+def _retrieval(checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """Write the stock retrieval network and say how far its scores are from ours."""
+    model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN, dtype=torch.float32)
+    if alignment is None or not isinstance(model, ZiyaVisualModel):
+        raise CheckpointError(
+            f"{checkpoint}: no {ALIGNMENT} there; --retrieval needs the Q-Former's text side"
+        )
+    merge_lora(model)
+    side = (processor.image_size, processor.image_size)  # nothing is left to resize: stock does it otherwise
+    shown = [picture.resize(side) for picture in parity.pictures(len(TEXTS))]
+    ours = our_scores(model, alignment, processor, shown, TEXTS)
+    write_retrieval(folder, model=model, alignment=alignment, processor=processor)
+    temperature = alignment.logit_scale.exp().item()
+    del model, alignment
+    stock = _open_strictly(folder, checkpoint, Blip2ForImageTextRetrieval)
+    found = stock_scores(stock, AutoProcessor.from_pretrained(folder), shown, TEXTS)
+    differences = {
+        "contrastive_scores": parity.difference([found[0]], [ours[0]]),
+        "matching_logits": parity.difference([found[1]], [ours[1]]),
+    }
+    parity.refuse_above(checkpoint, differences)
+    return {
+        "tolerance": parity.TOLERANCE,
+        "pairs": len(TEXTS),
+        **differences,
+        "contrastive_logit_scale": temperature,
+    }
+
+
+def _open_strictly(folder: Path, checkpoint: Path, stock: Any = Blip2ForConditionalGeneration) -> Any:
+    """The folder through a stock class, no key missing and none too many."""
+    model, info = stock.from_pretrained(folder, output_loading_info=True)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind]:
+            raise CheckpointError(
+                f"{checkpoint}: {stock.__name__} finds {len(info[kind])} {kind.replace('_', ' ')} in what "
+                f"was written, such as {sorted(info[kind])[0]}"
+            )
+    return model.eval()
+
+
+def _clean_config(folder: Path, stock: Any) -> None:
+    """Name the stock class, and no folder of the machine that it was made on."""
+    config = read_json(folder / "config.json")
+    config["architectures"] = [stock.__name__]
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        part.pop("_name_or_path", None)
+    write_json(folder / "config.json", config)

@@ -1,0 +1,249 @@
+"""What the tiny language model reads: object lists, captions and answers from lists, translation.
+
+A list stands where an image's tokens will stand later, and has as many places: an object, its words
+and where it is, fills one. The translation text never holds a sentence of the image data's side
+(:func:`grammar.forge_side`), nor any text a phrasing that is kept for evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ziya_visual.core.records import Message
+from ziya_visual.scenes import questions
+from ziya_visual.scenes.drawing import Scene, sample_scene
+from ziya_visual.scenes.language import (
+    QUESTION_TYPES,
+    TRAIN_PHRASINGS,
+    Language,
+    Meaning,
+    Phrase,
+    fits,
+    forge_side,
+)
+
+PLACES = 16
+STRIDES = 8
+TRANSLATE = "Translate into Chinese:\n"
+LANGS = ("en", "zh")
+BRIEF = {"en": " Answer briefly.", "zh": "请简短回答。"}
+DESCRIBE = {
+    "en": ["Describe the picture.", "What is in the picture?", "What do you see?", "Caption:"],
+    "zh": ["描述图片。", "图片里有什么？", "你看到什么？", "标题："],
+}
+SHARES = (0.14, 0.14, 0.08, 0.12, 0.25, 0.27)  # of the question types, in their order
+RELATIONS = (0.06, 0.06, 0.05, 0.07, 0.1, 0.66)
+CAPTIONED = 0.3  # of the lists; captions are long: oftener, they would be most of what is learnt
+TERSE = {
+    "en": {"color": "{0}: color?", "shape": "{0}: shape?", "size": "{0}: size?", "count": "{many}: how many?",
+           "exist": "{0}?", "relation": "from {1}: {0}?"},
+    "zh": {"color": "{0}：颜色？", "shape": "{0}：形状？", "size": "{0}：大小？", "count": "{many}：多少？",
+           "exist": "{0}？", "relation": "从{1}看：{0}？"},
+}  # fmt: skip
+Rng = np.random.Generator
+
+
+def object_list(rng: Rng, scene: Scene) -> list[str]:
+    """``PLACES`` strings: an object's words, as ``large red circle 大红色圆形 right below below``, or none.
+
+    The objects are in any order. ``right`` and ``below`` stand once for every eighth of the side that the
+    object is away from the left and the top.
+    """
+    places = [""] * PLACES
+    for thing, place in zip(scene.things, rng.permutation(PLACES), strict=False):
+        words = [Language.load(lang).noun(thing.what) for lang in LANGS]
+        steps = ["right"] * int(thing.x * STRIDES) + ["below"] * int(thing.y * STRIDES)
+        places[place] = " ".join([*words, *steps])
+    return places
+
+
+def phrasing(rng: Rng) -> int:
+    """One of the phrasings that may be trained on."""
+    return TRAIN_PHRASINGS[rng.integers(len(TRAIN_PHRASINGS))]
+
+
+def any_question(rng: Rng, scene: Scene, shares: Sequence[float] = SHARES) -> Meaning:
+    """A question that the scene offers; types that are harder to learn are asked oftener."""
+    while True:
+        meaning = questions.ask_in_training(rng, scene, str(rng.choice(QUESTION_TYPES, p=shares)))
+        if meaning is not None:
+            return meaning
+
+
+def ask_briefly(rng: Rng, meaning: Meaning, lang: str) -> tuple[Message, Message]:
+    """Question and short answer."""
+    assert meaning.value is not None
+    language = Language.load(lang)
+    question = language.say(meaning, phrasing(rng)) + BRIEF[lang]
+    return Message("user", question), Message("assistant", language.answer(meaning.task, meaning.value))
+
+
+def describe(rng: Rng, scene: Scene, lang: str) -> tuple[Message, Message]:
+    """A request for a caption, and the caption."""
+    prompt = DESCRIBE[lang][rng.integers(len(DESCRIBE[lang]))]
+    said = Language.load(lang).say(questions.caption(scene), phrasing(rng))
+    return Message("user", prompt), Message("assistant", said)
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What is read during a share of the language model's training.
+
+    One thing after the other: which word belongs to which thing is found out within 200 steps where nothing
+    else is asked, and not within 600 where everything is asked from the start (docs/log.md).
+
+    Attributes:
+        until: the share of all steps at which the lesson ends.
+        least: objects in a list, at least.
+        most: objects in a list, at most.
+        shares: of the question types, in their order.
+        terse: questions in a few words, a list.
+        whole: questions in whole sentences, a list; with them comes a caption now and then.
+        translations: requests for translation, a step.
+        settles: whether the learning rate falls in it, from its height to nearly nothing.
+    """
+
+    until: float
+    least: int
+    most: int
+    shares: tuple[float, ...]
+    terse: int
+    whole: int = 0
+    translations: int = 0
+    settles: bool = False
+
+
+LESSONS = (
+    Lesson(0.104, least=2, most=2, shares=(0.5, 0.5, 0, 0, 0, 0), terse=7),
+    Lesson(0.2727, least=2, most=4, shares=(0.15, 0.15, 0.15, 0.15, 0.4, 0), terse=7, whole=2),
+    Lesson(0.4675, least=2, most=3, shares=RELATIONS, terse=8),
+    Lesson(0.8442, least=1, most=4, shares=SHARES, terse=2, whole=4, translations=16, settles=True),
+    Lesson(1, least=1, most=4, shares=SHARES, terse=1, whole=2, translations=24, settles=True),
+)
+
+
+def lesson_at(step: int, steps: int) -> tuple[Lesson, int, int]:
+    """The lesson of a step, the step at which it begins and how many it has."""
+    begins = 0
+    for lesson in LESSONS:
+        ends = round(lesson.until * steps)
+        if step < ends:
+            return lesson, begins, ends - begins
+        begins = ends
+    raise ValueError(f"step {step} of {steps}")
+
+
+def offering(rng: Rng, lesson: Lesson) -> Scene:
+    """A scene about which something of the lesson can be asked."""
+    kinds = [kind for kind, share in zip(QUESTION_TYPES, lesson.shares, strict=True) if share]
+    while True:
+        count = int(rng.integers(lesson.least, lesson.most + 1))
+        scene = sample_scene(rng, held_out=bool(rng.random() < 0.15), count=count)
+        if any(questions.ask(rng, scene, kind) for kind in kinds):
+            return scene
+
+
+def reading(rng: Rng, lesson: Lesson) -> tuple[list[str], list[tuple[Message, ...]]]:
+    """A list of objects, and dialogues about it: questions, now and then a caption."""
+    scene = offering(rng, lesson)
+
+    def lang() -> str:
+        return LANGS[rng.integers(2)]
+
+    dialogues = [terse(rng, scene, lang(), lesson.shares) for _ in range(lesson.terse)]
+    for _ in range(lesson.whole):
+        meaning = any_question(rng, scene, lesson.shares)
+        dialogues.append(ask_whole(rng, meaning, lang()))
+    if lesson.whole and rng.random() < CAPTIONED:
+        dialogues.append(describe(rng, scene, lang()))
+    return object_list(rng, scene), dialogues
+
+
+def ask_whole(rng: Rng, meaning: Meaning, lang: str) -> tuple[Message, ...]:
+    """A question in a whole sentence and its short answer; one in eight is answered in a sentence too."""
+    if rng.random() < 0.12:
+        language = Language.load(lang)
+        return Message("user", language.say(meaning, phrasing(rng))), Message(
+            "assistant", language.reply(meaning)
+        )
+    return ask_briefly(rng, meaning, lang)
+
+
+def terse(rng: Rng, scene: Scene, lang: str, shares: Sequence[float]) -> tuple[Message, ...]:
+    """A question in a few words; of existence, in easier forms too."""
+    language = Language.load(lang)
+    meaning = any_question(rng, scene, shares)
+    if meaning.task == "exist" and rng.random() < 0.5:
+        meaning = easy_exist(rng, scene)
+    nouns = [language.noun(thing) for thing in meaning.things]
+    asked = TERSE[lang][meaning.task].format(*nouns, many=language.noun(meaning.things[0], plural=True))
+    return Message("user", asked), Message("assistant", language.answer(meaning.task, str(meaning.value)))
+
+
+def easy_exist(rng: Rng, scene: Scene) -> Meaning:
+    """Whether there is a thing of one attribute or more, drawn at random where there is none."""
+    there = bool(rng.random() < 0.5)
+    while True:
+        thing = scene.things[rng.integers(len(scene.things))]
+        of = thing.what if there else sample_scene(rng, held_out=False, count=1).things[0].what
+        kept = rng.random(3) < 0.45
+        words = (
+            word if keep else None for word, keep in zip((of.size, of.color, of.shape), kept, strict=True)
+        )
+        phrase = Phrase(*words)
+        if phrase != Phrase() and any(fits(t.what, phrase) for t in scene.things) == there:
+            return Meaning("exist", (phrase,), "yes" if there else "no")
+
+
+def sentence_pair(rng: Rng, *, for_forge: bool = False) -> tuple[str, str]:
+    """An English sentence and its Chinese: captions, questions, replies and short answers.
+
+    The pair is of the language model's side, or with ``for_forge`` of the image data's; one-word answers
+    are on both.
+    """
+    english, chinese = (Language.load(lang) for lang in LANGS)
+    while True:
+        scene = sample_scene(rng, held_out=False)
+        kind = rng.random()
+        if kind < 0.35:
+            meaning, number = questions.caption(scene), phrasing(rng)
+            pair = english.say(meaning, number), chinese.say(meaning, number)
+        else:
+            meaning = _vary(rng, any_question(rng, scene))
+            assert meaning.value is not None
+            if kind < 0.65:
+                number = phrasing(rng)
+                pair = english.say(meaning, number), chinese.say(meaning, number)
+            elif kind < 0.8:
+                pair = english.reply(meaning), chinese.reply(meaning)
+            else:
+                return tuple(lang.answer(meaning.task, meaning.value) for lang in (english, chinese))  # type: ignore[return-value]
+        if forge_side(pair[0]) == for_forge:
+            return pair
+
+
+def _vary(rng: Rng, meaning: Meaning) -> Meaning:
+    """Half of the time say other attributes, any pair included: a language model has read them all."""
+    if rng.random() < 0.5:
+        return meaning
+    shuffled = tuple(Phrase(t.size, t.color, t.shape) for t in meaning.things)
+    what = sample_scene(rng, held_out=bool(rng.random() < 0.3)).things[0].what
+    first = shuffled[0]
+    swapped = Phrase(first.size and what.size, first.color and what.color, first.shape and what.shape)
+    return Meaning(meaning.task, (swapped, *shuffled[1:]), meaning.value)
+
+
+def translation(rng: Rng, max_lines: int = 4) -> tuple[Message, Message]:
+    """A request for one to four lines of translation, numbered where they are several, and the reply."""
+    count = int(rng.integers(1, max_lines + 1))
+    pairs = [sentence_pair(rng) for _ in range(count)]
+    source, target = ("\n".join(numbered([pair[side] for pair in pairs])) for side in (0, 1))
+    return Message("user", TRANSLATE + source), Message("assistant", target)
+
+
+def numbered(lines: list[str]) -> list[str]:
+    """``1. ...``, ``2. ...``; a single line stays as it is."""
+    return lines if len(lines) == 1 else [f"{number}. {line}" for number, line in enumerate(lines, start=1)]

@@ -1,0 +1,109 @@
+"""Reads a text about scenes back: the meaning of a sentence, and the words that carry it.
+
+Of a phrase the words alone count, in any form: that they agree is not asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+
+from ziya_visual.scenes.language import QUESTION_TYPES, Language, Meaning, Phrase
+
+
+def _alternatives(words: Iterable[str]) -> str:
+    return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
+
+
+@functools.cache
+def _noun_pattern(lang: str) -> str:
+    language = Language.load(lang)
+    kinds = {"size": ["size"], "color": ["color"], "noun": ["shape", "object"]}
+    parts = {
+        part: "|".join(_alternatives(language.all_forms(kind)) for kind in some)
+        for part, some in kinds.items()
+    }
+    before = {text for slot in language.slots.values() for text in (*slot.before, *slot.vowel) if text}
+    return f"(?:{_alternatives(before)})?" + "".join(
+        f"(?:{around.format(f'(?:{parts[kind]})')}){'' if kind == 'noun' else '?'}"
+        for kind, around in language.phrase.items()
+    )
+
+
+def read_phrase(text: str, lang: str) -> Phrase:
+    """The attributes that a noun phrase names; words it does not know are ignored."""
+    return Phrase(**dict(word.split(":") for word in keywords(text, lang)))
+
+
+@functools.cache
+def _sentence_patterns(lang: str) -> list[tuple[str, str | None, re.Pattern[str]]]:
+    """(task, value of a reply or None, pattern with named groups) of every sentence the language has."""
+    language = Language.load(lang)
+    noun = _noun_pattern(lang)
+    comma, last = language.joined
+    many = f"{noun}(?:(?:{comma}{noun})*{last}{noun})?"
+    patterns = []
+
+    def add(task: str, value: str | None, form: str) -> None:
+        pattern = re.escape(form).replace(r"\{", "{").replace(r"\}", "}")
+        for name, slot in language.slots.items():
+            group = f"(?P<{'second' if slot.thing else 'first'}>{noun})"
+            for spelt in (name, name[0].upper() + name[1:]):
+                pattern = pattern.replace(f"{{{spelt}}}", group)
+        pattern = pattern.replace("{list}", f"(?P<list>{many})")
+        values = _alternatives(language.words.get(task, {}).values())
+        pattern = pattern.replace("{value}", f"(?P<value>{values})")
+        patterns.append((task, value, re.compile(pattern, re.IGNORECASE)))
+
+    for task, forms in language.phrasings.items():
+        for form in forms:
+            add(task, None, form)
+    for task, forms in language.replies.items():
+        for value, form in forms.items() if isinstance(forms, dict) else [(None, forms)]:
+            add(task, None if value == "other" else value, form)
+    return patterns
+
+
+def parse(text: str, lang: str) -> Meaning | None:
+    """The meaning of a caption, question, reply or short answer; ``None`` where the grammar cannot read it.
+
+    >>> parse("What color is the large ring?", "en") == parse("大的圆环是什么颜色？", "zh")
+    True
+    """
+    text = text.strip()
+    for task in QUESTION_TYPES:
+        for value, word in Language.load(lang).words[task].items():
+            if text.rstrip(".。").lower() == word:
+                return Meaning(task, (), value)
+    for task, value, pattern in _sentence_patterns(lang):
+        match = pattern.fullmatch(text)
+        if match:
+            groups = match.groupdict()
+            if groups.get("list"):
+                things = re.findall(_noun_pattern(lang), groups["list"])
+            else:
+                things = [groups[name] for name in ("first", "second") if groups.get(name)]
+            said = groups.get("value")
+            if said is not None:
+                value = next(k for k, word in Language.load(lang).words[task].items() if word == said.lower())
+            return Meaning(task, tuple(read_phrase(thing.lower(), lang) for thing in things), value)
+    return None
+
+
+@functools.cache
+def _keyword_pattern(lang: str) -> tuple[dict[str, str], re.Pattern[str]]:
+    language = Language.load(lang)
+    names = {
+        form: f"{kind}:{name}"
+        for kind in ("size", "color", "shape")
+        for form, name in language.all_forms(kind).items()
+    }
+    words = _alternatives(names)
+    return names, re.compile(rf"\b(?:{words})\b" if language.spaced else words)
+
+
+def keywords(text: str, lang: str) -> list[str]:
+    """The size, colour and shape words of a text in order, as ``kind:name``: what keyword F1 compares."""
+    names, pattern = _keyword_pattern(lang)
+    return [names[word] for word in pattern.findall(text.lower())]
