@@ -67,7 +67,7 @@ def caption_file(path: Path) -> None:
 
 def caption_ours(path: Path) -> dict[str, Any]:
     from ziya_visual.eval.metrics import caption
-    from ziya_visual.eval.metrics.ptb import ptb_tokenize
+    from ziya_visual.eval.metrics.tokenization import ptb_tokenize
 
     data = json.loads(path.read_text())
     start = time.perf_counter()

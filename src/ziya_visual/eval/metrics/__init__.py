@@ -1,1 +1,5 @@
-"""Metrics equal to the official evaluators, from texts and numbers alone: no model, no torch."""
+"""Metrics equal to the official evaluators, computed from texts and numbers alone: no model, no torch.
+
+Start with ``caption.py`` or ``vqa.py``, and ``bootstrap.py`` for intervals. These modules
+import only ``core``; ``eval/score`` reads the files and calls them.
+"""

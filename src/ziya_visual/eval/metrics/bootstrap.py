@@ -1,7 +1,7 @@
-"""95 % percentile bootstrap intervals, seeded, by cluster: all questions of an image are drawn together.
+"""Seeded 95 % percentile bootstrap intervals; all questions of an image are resampled together.
 
 A score is a function of sums over items (a mean of a sum and a count, Bleu of n-gram counts, F1 of hits), so
-that a draw of items needs their sums alone. Whatever is a plain mean goes through the same code.
+a resample needs only the items' sums. Plain means go through the same code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Score = Callable[[Floats], Floats]
 
 RESAMPLES = 1000
 LEVEL = 0.95
-_BLOCK = 8_000_000  # weights held at once (64 MB)
+_MAX_WEIGHTS = 8_000_000  # weights held in memory at once (64 MB)
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Statistic:
     """Scores that are a function of sums over items.
 
     Attributes:
-        names: of the K scores.
-        items: of the N rows.
+        names: names of the K scores.
+        items: ids of the N rows.
         rows: float64[N, S], what each item adds to the sums.
         score: float64[R, S] -> float64[R, K].
     """
@@ -34,13 +34,13 @@ class Statistic:
     names: list[str]
     items: list[str]
     rows: Floats
-    score: Callable[[Floats], Floats]
+    score: Score
 
     def pick(self, names: Sequence[str], items: Sequence[str]) -> Statistic:
-        """The same for some of the scores and items, in that order."""
-        where = {item: row for row, item in enumerate(self.items)}
+        """Return this statistic restricted to some scores and items, in the order given."""
+        row_of = {item: row for row, item in enumerate(self.items)}
         columns = [self.names.index(name) for name in names]
-        rows = self.rows[[where[item] for item in items]]
+        rows = self.rows[[row_of[item] for item in items]]
         return Statistic(list(names), list(items), rows, lambda sums: self.score(sums)[:, columns])
 
 
@@ -52,30 +52,30 @@ def intervals(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Floats:
-    """The 95 % interval of each score: float64[K, 2].
+    """Return the 95 % interval of each score: float64[K, 2].
 
     Args:
         rows: float64[N, S], what each item adds to the sums.
-        score: float64[R, S] sums -> float64[R, K] scores; NaN where a draw leaves one undefined.
-        clusters: what is drawn with replacement (the image of each question); items by default.
-        seed: of the draws.
-        resamples: how many draws.
+        score: float64[R, S] sums -> float64[R, K] scores; NaN where a resample leaves one undefined.
+        clusters: the unit of resampling for each item (the image of a question); items by default.
+        seed: seed of the resampling.
+        resamples: number of resamples.
     """
     if clusters is not None:
-        code = _codes(clusters)
-        sums = np.zeros((int(code.max()) + 1, rows.shape[1]))
-        np.add.at(sums, code, rows)
+        codes = _codes(clusters)
+        sums = np.zeros((int(codes.max()) + 1, rows.shape[1]))
+        np.add.at(sums, codes, rows)
         rows = sums
     rng = np.random.default_rng(seed)
     units = len(rows)
-    block = max(1, _BLOCK // units)
-    found = []
+    block = max(1, _MAX_WEIGHTS // units)
+    scores = []
     for start in range(0, resamples, block):
         draws = [rng.integers(units, size=units) for _ in range(min(block, resamples - start))]
         weights = np.array([np.bincount(draw, minlength=units) for draw in draws], np.float64)
-        found.append(score(weights @ rows))
+        scores.append(score(weights @ rows))
     tail = (1 - LEVEL) / 2
-    bounds: Floats = np.nanquantile(np.concatenate(found), [tail, 1 - tail], axis=0).T
+    bounds: Floats = np.nanquantile(np.concatenate(scores), [tail, 1 - tail], axis=0).T
     return bounds
 
 
@@ -87,14 +87,14 @@ def interval(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
-    """The 95 % interval of the mean of ``values``, or of the mean over ``groups`` of the group means.
+    """Return the 95 % interval of the mean of ``values``, or of the mean over ``groups`` of the group means.
 
     Args:
-        values: float[N], one per item.
-        clusters: what is drawn with replacement; items by default.
-        groups: of each item, e.g. its question type.
-        seed: of the draws.
-        resamples: how many draws.
+        values: float[N], one for each item.
+        clusters: the unit of resampling for each item; items by default.
+        groups: the group of each item, e.g. its question type.
+        seed: seed of the resampling.
+        resamples: number of resamples.
     """
     values = np.asarray(values, np.float64)
     if not len(values):
@@ -106,33 +106,33 @@ def interval(
     rows[np.arange(len(values)), kinds + group] = 1
 
     def mean_of_means(sums: Floats) -> Floats:
-        means: Floats = np.nanmean(ratios(sums), axis=1, keepdims=True)
-        return means
+        group_means: Floats = np.nanmean(ratios(sums), axis=1, keepdims=True)
+        return group_means
 
     low, high = intervals(rows, mean_of_means, clusters=clusters, seed=seed, resamples=resamples)[0]
     return float(low), float(high)
 
 
 def ratios(sums: Floats) -> Floats:
-    """The means of [R, 2K] columns, K sums and then K counts: float64[R, K], NaN where none is drawn."""
+    """Divide K sums by K counts, [R, 2K] -> float64[R, K]; NaN where the count is zero."""
     total, count = np.hsplit(sums, 2)
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
 def means(values: Mapping[str, Mapping[str, float]]) -> Statistic:
-    """Means over items, each over its own: score name -> item -> value."""
-    row: dict[str, int] = {}
-    for found in values.values():
-        for item in found:
-            row.setdefault(item, len(row))
-    rows = np.zeros((len(row), 2 * len(values)))
-    for column, found in enumerate(values.values()):
-        at = [row[item] for item in found]
-        rows[at, column] = list(found.values())
+    """Return the means of ``values`` (score name -> item -> value), each over its own items."""
+    row_of: dict[str, int] = {}
+    for by_item in values.values():
+        for item in by_item:
+            row_of.setdefault(item, len(row_of))
+    rows = np.zeros((len(row_of), 2 * len(values)))
+    for column, by_item in enumerate(values.values()):
+        at = [row_of[item] for item in by_item]
+        rows[at, column] = list(by_item.values())
         rows[at, len(values) + column] = 1
-    return Statistic(list(values), list(row), rows, ratios)
+    return Statistic(list(values), list(row_of), rows, ratios)
 
 
 def _codes(labels: Sequence[Hashable]) -> npt.NDArray[np.int64]:
-    seen: dict[Hashable, int] = {}
-    return np.array([seen.setdefault(label, len(seen)) for label in labels], np.int64)
+    codes: dict[Hashable, int] = {}
+    return np.array([codes.setdefault(label, len(codes)) for label in labels], np.int64)

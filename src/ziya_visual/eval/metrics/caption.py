@@ -1,18 +1,24 @@
-"""Bleu, ROUGE-L and CIDEr-D as coco-caption computes them, in numpy, over tokenised captions.
+"""Bleu, ROUGE-L and CIDEr-D exactly as coco-caption computes them, in numpy, over tokenized captions.
 
-Source: pycocoevalcap 1.2 (github.com/salaniz/pycocoevalcap). Its habits are part of the numbers and kept:
-CIDEr's length penalty counts bigrams, document frequencies come from the references of the images scored,
-Bleu's reference length is the closest one, ROUGE-L takes the best precision and the best recall separately.
+Source: pycocoevalcap 1.2 (github.com/salaniz/pycocoevalcap). We keep its quirks because they are part of the
+numbers: CIDEr's length penalty counts bigrams, document frequencies come from the references of the scored
+images, Bleu uses the closest reference length, and ROUGE-L takes best precision and best recall separately.
+METEOR and SPICE call its Java programs where they are installed.
 
-A caption here is a string of tokens joined by single spaces (:mod:`ziya_visual.eval.metrics.ptb`,
-:mod:`ziya_visual.eval.metrics.segment`).
+A caption is a string of tokens joined by single spaces (:mod:`ziya_visual.eval.metrics.tokenization`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.util
+import io
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +29,18 @@ Floats = npt.NDArray[np.float64]
 ORDERS = 4
 SIGMA = 6.0
 BETA = 1.2
+JAVA_PACKAGE = "pycocoevalcap"
+JAVA_METRICS = ("METEOR", "SPICE")
 
 
 @dataclass(frozen=True)
 class NGrams:
-    """The n-grams of one order in all captions, one entry per (caption, n-gram).
+    """The n-grams of one order in all captions, one entry for each (caption, n-gram).
 
     Attributes:
-        caption: int64[E], which caption; candidates are 0..N-1, the references follow.
-        gram: int64[E], dense identity of the n-gram.
-        count: int64[E], how often it stands in the caption.
+        caption: int64[E], index of the caption; candidates are 0..N-1, the references follow.
+        gram: int64[E], dense id of the n-gram.
+        count: int64[E], occurrences in the caption.
     """
 
     caption: Ints
@@ -45,9 +53,9 @@ class Captions:
     """Candidates and references of N images, ready for every metric.
 
     Attributes:
-        image: int64[N + R], the image of every caption: candidates first, then all references.
-        length: int64[N + R], tokens of every caption.
-        orders: the n-grams of order 1 to 4.
+        image: int64[N + R], image of each caption: candidates first, then all references.
+        length: int64[N + R], number of tokens in each caption.
+        orders: n-grams of order 1 to 4.
         images: N.
     """
 
@@ -58,7 +66,7 @@ class Captions:
 
 
 def prepare(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Captions:
-    """Count the n-grams of one candidate and several references an image."""
+    """Count the n-grams of one candidate and several references per image."""
     assert len(candidates) == len(references) and all(references)
     owners = list(range(len(candidates)))
     texts = list(candidates)
@@ -73,7 +81,7 @@ def prepare(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> C
     orders = [_entries(caption, flat)]
     gram, start = flat, np.arange(len(flat))
     for order in range(2, ORDERS + 1):
-        # An n-gram starts where the (n-1)-gram starts, if its last token is still in the caption.
+        # An n-gram starts where an (n-1)-gram starts, provided its last token is in the same caption.
         fits = start + order - 1 < len(flat)
         gram, start = gram[fits], start[fits]
         fits = caption[start + order - 1] == caption[start]
@@ -91,12 +99,12 @@ def _entries(caption: Ints, gram: Ints) -> NGrams:
 
 
 def bleu(captions: Captions) -> list[float]:
-    """Corpus Bleu_1 to Bleu_4 with the closest reference length."""
+    """Return corpus Bleu_1 to Bleu_4 with the closest reference length."""
     return [float(score) for score in bleu_of_sums(bleu_counts(captions).sum(axis=0)[None])[0]]
 
 
 def bleu_counts(captions: Captions) -> Floats:
-    """What an image adds to Bleu: right n-grams, n-grams (by order), its length, the reference's: [N, 10]."""
+    """Return each image's Bleu counts: matches and n-grams by order, length, reference length: [N, 10]."""
     lengths = captions.length[: captions.images]
     correct = [_clipped_matches(captions, grams) for grams in captions.orders]
     guesses = [np.maximum(0, lengths - order) for order in range(ORDERS)]
@@ -104,17 +112,17 @@ def bleu_counts(captions: Captions) -> Floats:
 
 
 def bleu_of_sums(sums: Floats) -> Floats:
-    """Bleu_1 to Bleu_4 of summed :func:`bleu_counts`: float64[R, 10] -> float64[R, 4]."""
+    """Compute Bleu_1 to Bleu_4 from summed :func:`bleu_counts`: float64[R, 10] -> float64[R, 4]."""
     small, tiny = 1e-9, 1e-15
     precisions = (sums[:, :ORDERS] + tiny) / (sums[:, ORDERS : 2 * ORDERS] + small)
     scores = np.cumprod(precisions, axis=1) ** (1 / np.arange(1, ORDERS + 1))
     ratio = (sums[:, [-2]] + tiny) / (sums[:, [-1]] + small)
-    shortened: Floats = scores * np.exp(np.minimum(0, 1 - 1 / ratio))
-    return shortened
+    penalized: Floats = scores * np.exp(np.minimum(0, 1 - 1 / ratio))
+    return penalized
 
 
 def _closest_lengths(captions: Captions) -> Ints:
-    """Of every image the reference length nearest to the candidate's; of two, the shorter: int64[N]."""
+    """Return the reference length closest to each candidate's, the shorter on a tie: int64[N]."""
     image = captions.image[captions.images :]
     length = captions.length[captions.images :]
     distance = np.abs(length - captions.length[image])
@@ -125,33 +133,33 @@ def _closest_lengths(captions: Captions) -> Ints:
 
 
 def _clipped_matches(captions: Captions, grams: NGrams) -> Ints:
-    """How many n-grams of each candidate are right, at most as often as in its best reference: int64[N]."""
+    """Count each candidate's n-grams, clipped by their highest count in any reference: int64[N]."""
     size = int(grams.gram.max()) + 1 if len(grams.gram) else 1
     key = captions.image[grams.caption] * size + grams.gram
     mine = grams.caption < captions.images
     keys, slot = np.unique(key[~mine], return_inverse=True)
     best = np.zeros(len(keys), np.int64)
     np.maximum.at(best, slot, grams.count[~mine])
-    found, where = _look_up(keys, key[mine])
-    matches = np.minimum(grams.count[mine][found], best[where])
-    counts = np.bincount(grams.caption[mine][found], matches, minlength=captions.images)
+    present, where = _look_up(keys, key[mine])
+    matches = np.minimum(grams.count[mine][present], best[where])
+    counts = np.bincount(grams.caption[mine][present], matches, minlength=captions.images)
     return counts.astype(np.int64)
 
 
 def _look_up(keys: Ints, wanted: Ints) -> tuple[npt.NDArray[np.bool_], Ints]:
-    """(which of ``wanted`` are among the sorted ``keys``, where those stand)."""
+    """Return a mask of the ``wanted`` values present in the sorted ``keys``, and the positions of those."""
     if not len(keys):
         return np.zeros(len(wanted), bool), np.zeros(0, np.int64)
     where = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    found = keys[where] == wanted
-    return found, where[found]
+    present = keys[where] == wanted
+    return present, where[present]
 
 
 def cider(captions: Captions) -> Floats:
-    """CIDEr-D of every image, float64[N]; the corpus score is the mean.
+    """Return CIDEr-D of each image, float64[N]; the corpus score is the mean.
 
-    Term frequencies are counts, document frequencies are over the images' references, clipped cosine
-    similarity per n-gram order, a Gaussian penalty (sigma 6) on the difference in length, times 10.
+    Term frequencies are raw counts and document frequencies are over the images' references. The score is the
+    clipped cosine similarity for each n-gram order, times a Gaussian length penalty (sigma 6), times 10.
     """
     images = captions.images
     reference_image = captions.image[images:]
@@ -164,7 +172,7 @@ def cider(captions: Captions) -> Floats:
 
 
 def _similarity(captions: Captions, grams: NGrams) -> Floats:
-    """Clipped tf-idf cosine of every reference with its image's candidate, one order: float64[R]."""
+    """Return the clipped tf-idf cosine of each reference with its candidate for one order: float64[R]."""
     images, count = captions.images, len(captions.length)
     if not len(grams.gram):
         return np.zeros(count - images)
@@ -175,8 +183,8 @@ def _similarity(captions: Captions, grams: NGrams) -> Floats:
     idf = np.log(float(images)) - np.log(np.maximum(1.0, frequency))
     weight = grams.count * idf[grams.gram]
     norm = np.sqrt(np.bincount(grams.caption, weight**2, minlength=count))
-    found, where = _look_up(key[mine], key[~mine])
-    reference, shared = grams.caption[~mine][found], weight[~mine][found]
+    present, where = _look_up(key[mine], key[~mine])
+    reference, shared = grams.caption[~mine][present], weight[~mine][present]
     product = np.minimum(weight[mine][where], shared) * shared
     value = np.asarray(np.bincount(reference, product, minlength=count)[images:], np.float64)
     scale = norm[images:] * norm[captions.image[images:]]
@@ -185,29 +193,29 @@ def _similarity(captions: Captions, grams: NGrams) -> Floats:
 
 
 def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
-    """ROUGE-L (F with beta 1.2) of every image, float64[N]; the corpus score is the mean."""
+    """Return ROUGE-L (F with beta 1.2) of each image, float64[N]; the corpus score is the mean."""
     scores = np.zeros(len(candidates))
     for index, (candidate, group) in enumerate(zip(candidates, references, strict=True)):
         tokens = candidate.split(" ")
-        places: dict[str, int] = {}
+        positions: dict[str, int] = {}  # token -> bit mask
         for position, token in enumerate(tokens):
-            places[token] = places.get(token, 0) | 1 << position
+            positions[token] = positions.get(token, 0) | 1 << position
         precision = recall = 0.0
         for reference in group:
             other = reference.split(" ")
-            common = _common_length(places, len(tokens), other)
+            common = _lcs_length(positions, len(tokens), other)
             precision, recall = max(precision, common / len(tokens)), max(recall, common / len(other))
         if precision and recall:
             scores[index] = (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
     return scores
 
 
-def _common_length(places: dict[str, int], length: int, other: Sequence[str]) -> int:
-    """The longest common subsequence, bit-parallel (Crochemore et al. 2001): a zero bit is one more token."""
+def _lcs_length(positions: dict[str, int], length: int, other: Sequence[str]) -> int:
+    """Return the length of the longest common subsequence, bit-parallel (Crochemore et al. 2001)."""
     full = (1 << length) - 1
-    row = full
+    row = full  # each zero bit is one more common token
     for token in other:
-        match = row & places.get(token, 0)
+        match = row & positions.get(token, 0)
         row = ((row + match) | (row - match)) & full
     return length - row.bit_count()
 
@@ -215,20 +223,58 @@ def _common_length(places: dict[str, int], length: int, other: Sequence[str]) ->
 def keyword_f1(
     candidates: Iterable[str], references: Iterable[Sequence[str]], extract: Callable[[str], Sequence[str]]
 ) -> Floats:
-    """F1 between the keywords of a caption and of its best reference, as multisets: float64[N], 0 to 1.
+    """Return the keyword F1 of each caption with its best reference, as multisets: float64[N], 0 to 1.
 
     Args:
         candidates: captions as the model wrote them.
-        references: the true captions of each.
-        extract: the keywords of a text, e.g. ``lambda text: grammar.keywords(text, "zh")``.
+        references: the reference captions of each.
+        extract: returns the keywords of a text, e.g. ``lambda text: scenes.parsing.keywords(text, "zh")``.
     """
     scores = []
     for candidate, group in zip(candidates, references, strict=True):
-        said = Counter(extract(candidate))
-        scores.append(max(_f1(said, Counter(extract(reference))) for reference in group))
+        keywords = Counter(extract(candidate))
+        scores.append(max(_f1(keywords, Counter(extract(reference))) for reference in group))
     return np.array(scores)
 
 
-def _f1(said: Counter[str], true: Counter[str]) -> float:
-    total = said.total() + true.total()
-    return 2 * (said & true).total() / total if total else 1.0
+def _f1(predicted: Counter[str], reference: Counter[str]) -> float:
+    total = predicted.total() + reference.total()
+    return 2 * (predicted & reference).total() / total if total else 1.0
+
+
+def score_with_java(
+    metric: str, images: Sequence[str], candidates: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[float | None, str]:
+    """Return METEOR or SPICE from pycocoevalcap's Java programs, or ``None`` and the reason it is missing.
+
+    Args:
+        metric: one of :data:`JAVA_METRICS`.
+        images: image ids.
+        candidates: the PTB-tokenized caption of each image.
+        references: the PTB-tokenized references of each image.
+    """
+    reason = java_requirement(metric)
+    if reason:
+        return None, reason
+    module = importlib.import_module(f"{JAVA_PACKAGE}.{metric.lower()}.{metric.lower()}")
+    truth = {image: list(group) for image, group in zip(images, references, strict=True)}
+    predictions = {image: [line] for image, line in zip(images, candidates, strict=True)}
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            value, _ = getattr(module, metric.capitalize())().compute_score(truth, predictions)
+    except Exception as error:  # any failure of the Java program; the other scores remain valid
+        return None, f"{metric} failed: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    return float(value), ""
+
+
+def java_requirement(metric: str) -> str:
+    """Return what is missing to compute a Java metric here, or an empty string."""
+    if shutil.which("java") is None:
+        return f"{metric} needs Java, which is not installed"
+    spec = importlib.util.find_spec(JAVA_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return f"{metric} needs {JAVA_PACKAGE}; pip install {JAVA_PACKAGE}==1.2"
+    library = Path(spec.submodule_search_locations[0]) / "spice" / "lib"
+    if metric == "SPICE" and not (library / "stanford-corenlp-3.6.0-models.jar").is_file():
+        return f"SPICE needs the Stanford models; run python -m {JAVA_PACKAGE}.spice.get_stanford_models"
+    return ""

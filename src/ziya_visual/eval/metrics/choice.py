@@ -1,4 +1,4 @@
-"""Right or wrong by official rules: GQA, POPE, ScienceQA and multiple choice with rotations."""
+"""Official right-or-wrong rules: GQA, POPE, ScienceQA and multiple choice with rotations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 LETTERS = string.ascii_uppercase
 GQA_RULES = ("exact", "llava", "lavis")
-POPE_COUNTS = ("hits", "said", "true", "agree", "all")
+POPE_COUNTS = ("hits", "predicted_yes", "true_yes", "right", "all")
 POPE_SCORES = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 ROTATION = 10**6  # what MMBench adds to a question's index for each rotation of its options
 
@@ -28,7 +28,9 @@ _REFUSALS = (
 
 
 def gqa_correct(prediction: str, answer: str, rule: str) -> bool:
-    """GQA's exact match; ``llava`` lowers the prediction and drops its full stop, ``lavis`` normalises both.
+    """Return whether a GQA answer is right by exact match.
+
+    ``llava`` lower-cases the prediction and drops its full stop; ``lavis`` normalizes both sides.
 
     Sources: GQA ``eval.py``; LLaVA ``convert_gqa_for_eval.py``; LAVIS ``GQATask``.
     """
@@ -40,7 +42,7 @@ def gqa_correct(prediction: str, answer: str, rule: str) -> bool:
 
 
 def pope_yes(text: str) -> bool:
-    """Whether an answer counts as yes: anything without no, No or not in its first sentence.
+    """Return whether an answer counts as yes: its first sentence has no "no", "No" or "not".
 
     Source: LLaVA ``eval_pope.py``, after RUCAIBox/POPE.
     """
@@ -48,22 +50,22 @@ def pope_yes(text: str) -> bool:
     return not {"No", "not", "no"} & set(words)
 
 
-def pope_unsaid(text: str) -> bool:
-    """Whether an answer holds neither yes nor no as a word, which POPE's reading takes as yes."""
+def pope_unparsed(text: str) -> bool:
+    """Return whether an answer has neither yes nor no as a word, which POPE counts as yes."""
     return not re.search(r"\b(yes|no|not)\b", text, re.IGNORECASE)
 
 
-def pope_count(said: bool, true: bool) -> tuple[bool, ...]:
-    """What an answer adds to :data:`POPE_COUNTS`."""
-    return said and true, said, true, said == true, True
+def pope_count(predicted: bool, true: bool) -> tuple[bool, ...]:
+    """Return what one answer adds to :data:`POPE_COUNTS`."""
+    return predicted and true, predicted, true, predicted == true, True
 
 
 def pope_scores(counts: Floats) -> Floats:
-    """:data:`POPE_SCORES` in percent of summed :data:`POPE_COUNTS`, float64[R, 5]; 0 where undefined."""
-    hits, said, true, agree, total = counts.T
-    precision, recall = _ratio(hits, said), _ratio(hits, true)
+    """Turn summed :data:`POPE_COUNTS` into :data:`POPE_SCORES` in percent: float64[R, 5], 0 if undefined."""
+    hits, predicted, true, right, total = counts.T
+    precision, recall = _ratio(hits, predicted), _ratio(hits, true)
     f1 = _ratio(2 * precision * recall, precision + recall)
-    return 100 * np.stack([_ratio(agree, total), precision, recall, f1, _ratio(said, total)], axis=1)
+    return 100 * np.stack([_ratio(right, total), precision, recall, f1, _ratio(predicted, total)], axis=1)
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
@@ -71,30 +73,29 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
 
 
 def scienceqa_letter(text: str) -> str | None:
-    """The option letter that an answer gives, or ``None``: unparsed answers are wrong, never guessed.
+    """Return the option letter of an answer, or ``None``; unparsed answers are wrong, never guessed.
 
-    One option letter alone, a text that starts ``X. ``, or exactly one ``The answer is X.``.
+    Accepted are a single option letter, a text that starts ``X. ``, and exactly one ``The answer is X.``.
     """
     if re.fullmatch(r"[A-E]", text.strip()):
         return text.strip()
     if re.match(r"[A-E]\. ", text):
         return text[0]
-    said = re.findall(r"The answer is ([A-Z])\.", text)
-    return said[0] if len(said) == 1 else None
+    letters = re.findall(r"The answer is ([A-Z])\.", text)
+    return letters[0] if len(letters) == 1 else None
 
 
 def infer_option(text: str, choices: Mapping[str, str]) -> str | None:
-    """The option that a free text chooses by VLMEvalKit's ``can_infer``: ``Z`` refuses, ``None`` is unread.
+    """Return the option that a free text chooses by VLMEvalKit's ``can_infer``; ``Z`` is a refusal.
 
-    One option letter among the last five words; else the only option whose wording stands in the text,
-    unless the text is more than twice as long as all options together.
+    The answer is the only option letter if it is among the last five words, else the only option whose
+    wording occurs in the text, unless the text is over twice as long as all options. ``None`` is unparsed.
 
     Args:
-        text: what the model wrote.
-        choices: letter -> wording of the options that this question has.
+        text: the model's output.
+        choices: option letter -> wording.
     """
-    letter = _infer_letter(text, choices)
-    return letter if letter else _infer_wording(text, choices)
+    return _infer_letter(text, choices) or _infer_wording(text, choices)
 
 
 def _infer_letter(text: str, choices: Mapping[str, str]) -> str | None:
@@ -114,12 +115,12 @@ def _infer_wording(text: str, choices: Mapping[str, str]) -> str | None:
     wordings = {letter: str(wording).lower() for letter, wording in choices.items()}
     if len(text) > 2 * sum(map(len, wordings.values())):
         return None
-    found = [letter for letter, wording in wordings.items() if wording in text]
-    return found[0] if len(found) == 1 else None
+    matches = [letter for letter, wording in wordings.items() if wording in text]
+    return matches[0] if len(matches) == 1 else None
 
 
 def options(row: Mapping[str, object]) -> dict[str, str]:
-    """The options of a question row: its single-letter fields that are not empty."""
+    """Return the options of a question row: its non-empty single-letter fields."""
     return {
         letter: str(row[letter])
         for letter in LETTERS

@@ -11,7 +11,7 @@ import numpy as np
 
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.core.files import read_text
-from ziya_visual.eval.metrics import caption, java, segment
+from ziya_visual.eval.metrics import caption, tokenization
 from ziya_visual.eval.metrics.bootstrap import Floats, Statistic
 from ziya_visual.eval.score.files import Scored, by_id, match_ids, need, read_rows, read_value, text_of
 
@@ -25,7 +25,7 @@ def score_caption(
     duplicates: str = "refuse",
 ) -> Scored:
     """Bleu, ROUGE_L, CIDEr and, with Java, METEOR and SPICE, over the images that have a prediction."""
-    cuts = segment.choose(lang, segmenter)
+    cuts = tokenization.choose_segmenters(lang, segmenter)
     failures: Counter[str] = Counter()
     truths = read_references(references)
     said = by_id(read_rows(predictions), "image_id", predictions, failures=failures, duplicates=duplicates)
@@ -38,8 +38,8 @@ def score_caption(
     flat = [text for group in groups for text in group]
     for name, suffix in cuts:
         for texts, path in ((flat, references), (candidates, predictions)):
-            segment.refuse_unfit(texts, name, str(path))
-        lines, words = segment.segment(candidates, name), iter(segment.segment(flat, name))
+            tokenization.check_texts(texts, name, str(path))
+        lines, words = tokenization.tokenize(candidates, name), iter(tokenization.tokenize(flat, name))
         cut = [[next(words) for _ in group] for group in groups]
         _score_cut(scored, images, lines, cut, suffix)
         _score_java(scored, images, lines, cut, suffix)
@@ -66,16 +66,16 @@ def _score_java(
     scored: Scored, images: list[str], lines: list[str], groups: list[list[str]], suffix: str
 ) -> None:
     """Add METEOR and SPICE where they can run, and say why where not."""
-    for metric in java.METRICS:
+    for metric in caption.JAVA_METRICS:
         if not suffix:  # English
-            value, reason = java.score(metric, images, lines, groups)
+            value, reason = caption.score_with_java(metric, images, lines, groups)
         else:
             value, reason = None, f"{metric}'s word lists are English"
         if value is None:
             scored.not_computed[f"{metric}{suffix}"] = reason
         else:
             scored.scores[f"{metric}{suffix}"] = value
-            scored.packages.append(java.PACKAGE)
+            scored.packages.append(caption.JAVA_PACKAGE)
 
 
 def read_references(path: Path) -> dict[str, list[str]]:

@@ -36,7 +36,7 @@ def score_pope(*, predictions: Path, duplicates: str = "refuse") -> Scored:
         text = answer_of(row, "prediction", predictions, failures)
         # Silence is wrong, not "yes" as the official reading would have it.
         said = choice.pope_yes(text) if text is not None and text.strip() else label == "no"
-        failures["neither_yes_nor_no"] += bool(text and text.strip()) and choice.pope_unsaid(str(text))
+        failures["neither_yes_nor_no"] += bool(text and text.strip()) and choice.pope_unparsed(str(text))
         start = categories.index(str(row["category"])) * width
         counts[number, start : start + width] = choice.pope_count(said, label == "yes")
         right[item] = 100.0 * (said == (label == "yes"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ziya_visual.core.records import Prediction
-from ziya_visual.eval.metrics import caption, segment
+from ziya_visual.eval.metrics import caption, tokenization
 from ziya_visual.eval.results import Metric, Scope
 
 MAX_NEW_TOKENS = 128
@@ -15,9 +15,9 @@ def measure(
     rows: Sequence[Prediction], scope: Scope, keywords: Callable[[str, str], Sequence[str]] | None
 ) -> list[Metric]:
     """``cider`` (English cut by PTB rules, Chinese by character) and ``keyword_f1`` in percent."""
-    cut = segment.choose(scope.lang, None)[0][0]
-    candidates = segment.segment([row.prediction for row in rows], cut)
-    references = [segment.segment(row.answers, cut) for row in rows]
+    cut = tokenization.choose_segmenters(scope.lang, None)[0][0]
+    candidates = tokenization.tokenize([row.prediction for row in rows], cut)
+    references = [tokenization.tokenize(row.answers, cut) for row in rows]
     images = [row.image_id for row in rows]
     metrics = [scope.mean("cider", caption.cider(caption.prepare(candidates, references)), clusters=images)]
     if keywords is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ziya_visual.eval.metrics.ptb import ptb_tokenize
+from ziya_visual.eval.metrics.tokenization import ptb_tokenize
 
 
 def rows(fixtures: Path) -> list[dict[str, str]]:

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.eval.metrics import caption, java, segment
+from ziya_visual.eval.metrics import caption, tokenization
 from ziya_visual.eval.score import run as score
 from ziya_visual.eval.score.captions import read_references
 
 Save = Callable[[str, Any], Path]
 
 
-WHICH = java.shutil.which
+WHICH = caption.shutil.which
 
 
 @pytest.fixture(autouse=True)
 def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(java.shutil, "which", lambda name: None)
+    monkeypatch.setattr(caption.shutil, "which", lambda name: None)
 
 
 def close(scores: dict[str, float], truth: dict[str, float]) -> None:
@@ -39,11 +39,11 @@ def test_equals_coco_caption_in_english(shared: Path, expected: Callable[[str], 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(java.lacking("METEOR") != "", reason=java.lacking("METEOR"))
+@pytest.mark.skipif(caption.java_requirement("METEOR") != "", reason=caption.java_requirement("METEOR"))
 def test_meteor_equals_coco_caption_where_java_is(
     shared: Path, expected: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(java.shutil, "which", WHICH)
+    monkeypatch.setattr(caption.shutil, "which", WHICH)
     folder = shared / "caption_en"
     result = score.run("caption", references=folder / "annotations.json", predictions=folder / "results.json")
     close(result["scores"], expected("caption_en"))
@@ -74,8 +74,8 @@ def test_equals_coco_caption_in_chinese(shared: Path, expected: Callable[[str], 
 
 def test_equals_coco_caption_on_our_own(fixtures: Path) -> None:
     own = json.loads((fixtures / "captions.json").read_text("utf-8"))
-    said = segment.segment([own["predictions"][i] for i in own["references"]], "ptb")
-    true = [segment.segment(group, "ptb") for group in own["references"].values()]
+    said = tokenization.tokenize([own["predictions"][i] for i in own["references"]], "ptb")
+    true = [tokenization.tokenize(group, "ptb") for group in own["references"].values()]
     counted = caption.prepare(said, true)
     names = ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"]
     values = [*caption.bleu(counted), caption.rouge_l(said, true).mean(), caption.cider(counted).mean()]
@@ -164,7 +164,7 @@ def test_pre_refuses_chinese_that_nobody_has_cut(save: Save) -> None:
     true = [{"image_id": i, "references": ["一只狗在草地上"]} for i in range(10)]
     said = [{"image_id": i, "caption": "一只 狗"} for i in range(10)]
     files = {"references": save("r.jsonl", true), "predictions": save("p.json", said)}
-    with pytest.raises(DataError, match=r"r\.jsonl: no text holds a space"):
+    with pytest.raises(DataError, match=r"r\.jsonl: no text contains a space"):
         score.run("caption", **files, lang="zh", segmenter="pre")
     assert score.run("caption", **files, lang="zh")["scores"]["Bleu_1[zh:char]"] > 0
 

@@ -1,22 +1,106 @@
-"""Penn Treebank tokenisation of captions without Java: the words that pycocoevalcap's PTBTokenizer leaves.
+"""Tokenization of captions before they are scored; the tokens decide the score, so scores carry its name.
 
-coco-caption runs Stanford CoreNLP 3.4.1's tokenizer and then drops punctuation; the cut decides the score.
-This is our own scanner with the same behaviour on captions, found by comparing outputs: at every place the
-rule that reaches furthest wins (the text that a rule only looks ahead at counts), among equals the first.
-What the Java program does with rare text (phone numbers across spaces, entities) is followed where captions
-may hold it; ``tests/eval/test_ptb.py`` compares the two where Java is installed.
+English follows the Penn Treebank rules. Chinese has no single convention: ``pre`` keeps the words as the
+file separates them, ``char`` takes every character, ``jieba`` uses jieba 0.42.1. The same output scores 0.28,
+0.36 or 0.27 CIDEr under them, so a Chinese score always names its segmenter. Other languages do too; they use
+the Penn Treebank rules where they put spaces between words.
+
+The second half of this file reproduces pycocoevalcap's PTBTokenizer (Stanford CoreNLP 3.4.1, then punctuation
+dropped) without Java. It was matched by comparing outputs on captions: at each position the rule that reaches
+furthest wins, counting its lookahead, and among equals the first. Rare text (phone numbers across spaces,
+entities) is followed where captions may contain it. ``tests/eval/metrics/test_tokenization.py`` compares the
+two where Java is installed.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-# What pycocoevalcap drops after tokenising. Brackets are not dropped: they come out as -lrb- in lower case.
+from ziya_visual.core.errors import ConfigError, DataError
+
+SEGMENTERS = ("pre", "char", "jieba")
+_UNSPACED = ("zh", "ja", "th", "lo", "km", "my")
+_IDEOGRAPH = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ffff]")
+
+
+def tokenize(texts: Sequence[str], segmenter: str) -> list[str]:
+    """Return each text as tokens joined by single spaces.
+
+    Args:
+        texts: captions, in file order (PTB may look at the next caption).
+        segmenter: ``pre``, ``char``, ``jieba`` or ``ptb``.
+
+    Raises:
+        ConfigError: jieba is not installed.
+    """
+    if segmenter == "ptb":
+        return ptb_tokenize(texts)
+    if segmenter == "pre":
+        return [" ".join(text.split()) for text in texts]
+    unspaced = ["".join(text.split()) for text in texts]
+    return [" ".join(text) for text in (unspaced if segmenter == "char" else _jieba(unspaced))]
+
+
+def _jieba(texts: Sequence[str]) -> list[list[str]]:
+    try:
+        package = importlib.import_module("jieba")
+    except ImportError as error:
+        raise ConfigError(
+            "--segmenter jieba: the package is not installed; pip install jieba==0.42.1, or use char"
+        ) from error
+    package.setLogLevel(logging.WARNING)
+    return [list(package.cut(text)) for text in texts]
+
+
+def choose_segmenters(lang: str, segmenter: str | None) -> list[tuple[str, str]]:
+    """Return (segmenter, score suffix) pairs: no suffix for English, ``[zh:char]``, ``[es:ptb]`` by default.
+
+    Raises:
+        ConfigError: the segmenter is unknown or does not fit the language.
+    """
+    base = lang.split("-")[0].lower()
+    known = (*SEGMENTERS, "ptb", "all")
+    if segmenter is not None and segmenter not in known:
+        raise ConfigError(f"--segmenter {segmenter!r} is not one of {', '.join(known)}")
+    if base == "en":
+        if segmenter not in (None, "ptb"):
+            raise ConfigError(f"--segmenter {segmenter} with --lang en: English is scored with ptb")
+        return [("ptb", "")]
+    if segmenter == "ptb" and base == "zh":
+        raise ConfigError(f"--segmenter ptb is for English; for --lang {lang} use pre, char, jieba or all")
+    default, every = ("char", SEGMENTERS) if base in _UNSPACED else ("ptb", ("pre", "char", "ptb"))
+    names = every if segmenter == "all" else (segmenter or default,)
+    return [(name, f"[{base}:{name}]") for name in names]
+
+
+def check_texts(texts: Sequence[str], segmenter: str, where: str) -> None:
+    """Refuse texts that a segmenter cannot handle: Chinese for PTB, or unsegmented text for ``pre``.
+
+    Raises:
+        DataError: over a tenth of the letters are ideographs (PTB), or none of ten texts has a space (pre).
+    """
+    joined = "".join(texts)
+    share = len(_IDEOGRAPH.findall(joined)) / max(1, sum(char.isalpha() for char in joined))
+    if segmenter == "ptb" and share > 0.1:
+        raise DataError(
+            f"{where}: {share:.0%} of the letters are Chinese, which the English tokenizer cannot split; "
+            "use --lang zh"
+        )
+    if segmenter == "pre" and len(texts) >= 10 and not any(len(text.split()) > 1 for text in texts):
+        raise DataError(
+            f"{where}: no text contains a space, so none is segmented into words; "
+            "use --segmenter char or jieba instead of pre"
+        )
+
+
+# Tokens that pycocoevalcap drops afterwards. Brackets stay: they come out as -lrb- in lower case.
 _DROPPED = frozenset("'' ' `` ` . ? ! , : - -- ... ;".split())
 
-# A letter of any script, and a letter or digit; Python's \\w also holds fractions and raised numbers.
+# A letter of any script, and a letter or digit. Python's \\w also matches fractions and superscripts.
 _NUMERIC = "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2079\u2080-\u2089\u2150-\u218f\u2460-\u24ff"
 _L = rf"[^\W\d_{_NUMERIC}]"
 _AN = rf"[^\W_{_NUMERIC}]"
@@ -32,7 +116,7 @@ _HYPHENED = rf"[A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:{_ACRO}\.|[A-Za-z0-9]+))+"
 _PART = "[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
 _EXTENSION = "(?:[chx]|bmp|docx?|exe|gif|html?|jpe?g|mov|mp[34g]|avi|pdf|php|png|pptx?|py|txt|wav|xml|zip)"
 
-# Abbreviations that keep their full stop: those that stay words of their own before anything, the others.
+# Abbreviations that keep their full stop: strong ones before any text, weak ones only in some contexts.
 _STRONG = (
     "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri ala ariz calif colo "
     "conn dak fla ga ind kan kans ky md mich minn mo mont neb nev okla penn tenn va vt wis "
@@ -44,11 +128,11 @@ _WEAK = (
     "govs adm rev maj sgt cpl pvt mt capt st ste ave pres lieut hon brig cmdr comdr pfc spc supt supts "
     "det vs alex wm jos cie a\\.k\\.a cf treas invt elec natl ph rt ct bldg"
 ).split()
-# Words otherwise: in capitals or with a capital, and never in capitals.
+# Abbreviations only if capitalized or upper case, and abbreviations only if not upper case.
 _STRONG_CAPITALIZED, _CAPITALIZED = "Del Pa Tex La".split(), "Ark Ill Mass Miss Ore Wash Az".split()
 _STRONG_NOT_CAPITALS, _NOT_CAPITALS = "pty ptys ppty pptys".split(), "mfg mtg".split()
 _BEFORE_NUMBERS = "ca fig figs prop no nos art pp op".split()
-# After "T. " one of these starts a sentence, and the letter was no initial.
+# After "T. " one of these words starts a sentence, so the letter was not an initial.
 _STARTERS = (
     "About According Additionally After An A As At But Earlier He Her Here However If In It Last Many "
     "More Now Once One Other Our She Since So Some Such That The Their Then There These They This We When "
@@ -61,21 +145,22 @@ _APOSTROPHE_WORDS = (
     rf"{_APOS}cause|cont'd\.?|nor'easter|c'mon|e'er|s'mores|ev'ry|li'l|nat'l|cap{_APOS}n|c{_APOS}est"
 )
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+_QUOTES = "\"`'\u2018\u2019\u201c\u201d\u0091\u0092\u0093\u0094\u201a\u201b\u201e\u2039\u203a\u00ab\u00bb"
 _CURRENCY = {"\u00a2": "cents", "\u00a3": "#", "\u0080": "$", "\u00a4": "$", "\u20a0": "$", "\u20ac": "$"}
 _FRACTIONS = {"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"}
 
 
 def _rule(token: str, ahead: str = "", *, case: bool = False) -> re.Pattern[str]:
-    """A rule: the token it takes, and what must follow (which lends it length but is not taken)."""
+    """Compile a rule: the token to take and the text that must follow, which adds reach but is not taken."""
     return re.compile(rf"(?P<token>{token})(?:{ahead})", 0 if case else re.IGNORECASE)
 
 
 def _cased(words: Sequence[str], other: Callable[[str], str]) -> str:
-    """A pattern of the words as they are written, or in another case."""
+    """Return a pattern for the words as written or in another case."""
     return rf"(?:{'|'.join(f'{word}|{other(word)}' for word in words)})"
 
 
-# Order decides between rules that reach equally far.
+# Among rules that reach equally far, the first one wins.
 _RULES = [
     _rule("can", r"not"), _rule(f"{_APOS}t", "(?:was|is)"), _rule("more", f"{_APOS}n"),
     _rule("gon|wan", "na"), _rule("got", "ta"), _rule("lem|gim", "me"),
@@ -127,7 +212,7 @@ _RULES = [
     _rule("[-+%&~^|\\\\\u00a6\u00a7\u00a9\u00ac\u00ae\u00b0-\u00ba\u00d7\u00f7\u2020-\u2022\u2032-\u2037"
           "\u2100-\u214f\u2190-\u23ff\u25a0-\u27bf\u3001\u3002\u3012-\u3020\u30fb\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40]"),
 ]  # fmt: skip
-# Most of what captions hold needs no rules: a word alone or before a mark that ends it.
+# Fast path: most chunks of a caption are one word, perhaps followed by a closing mark.
 _PLAIN = re.compile(r"([A-Za-z]{2,})([.,!?]?)")
 _SPLIT = frozenset("cannot gonna wanna gotta lemme gimme".split())
 _ABBREVIATED = frozenset(
@@ -136,14 +221,14 @@ _ABBREVIATED = frozenset(
                   _BEFORE_NUMBERS)
     for word in words
 )  # fmt: skip
-# Where a rule may reach over a space, the line is read as a whole.
+# A rule may reach across a space in these lines, so they are scanned whole.
 _SPANNING = re.compile(r"\d[ \t\u00a0]+\d|\.\s+[.\d]|\b[A-Za-z]\.\s+[A-Z]|<[A-Za-z!/]|\)[ \u00a0]\d")
-# The Java program reads all captions as one text: what a full stop after these means, the next line decides.
+# The Java program reads all captions as one text, so the next line decides what these full stops mean.
 _OPEN_END = re.compile(rf"(?:(?<![A-Za-z])[A-Za-z]|\b(?:{'|'.join(_BEFORE_NUMBERS)}))\.\s*$", re.IGNORECASE)
 
 
 def _scan(text: str, end: int) -> Iterator[str]:
-    """The tokens that start before ``end``, in lower case, punctuation included; the text ends in a space."""
+    """Yield lower-case tokens that start before ``end``, with punctuation; the text must end in a space."""
     position = 0
     while position < end:
         if text[position].isspace():
@@ -154,21 +239,18 @@ def _scan(text: str, end: int) -> Iterator[str]:
             match = rule.match(text, position)
             if match and match.end() - position > reach:
                 best, reach = match["token"], match.end() - position
-        # A symbol that no rule knows is a token; any other such character Java deletes.
+        # A symbol that matches no rule is a token; the Java program deletes any other such character.
         yield from _spelled(best or (text[position] if "\u2190" <= text[position] < "\u2c00" else ""))
         position += max(1, len(best))
 
 
 def _spelled(token: str) -> list[str]:
-    """How the token is written out: brackets, currency, fractions and dashes have their own forms."""
+    """Return the output form of a token: brackets, currency, fractions and dashes are rewritten."""
     if not token:
         return []
     if token in _CURRENCY or token in _FRACTIONS:
         return [_CURRENCY.get(token) or _FRACTIONS[token]]
-    if (
-        token[0]
-        in "\"`'\u2018\u2019\u201c\u201d\u0091\u0092\u0093\u0094\u201a\u201b\u201e\u2039\u203a\u00ab\u00bb"
-    ):
+    if token[0] in _QUOTES:
         if token not in ("\u2019n", "\u0092n"):
             token = "".join("'" if char in "\u2019\u0092\u00b4" else char for char in token)
         if not any(char.isalnum() for char in token):
@@ -183,7 +265,7 @@ def _spelled(token: str) -> list[str]:
     if token in ("&quot;", "&nbsp;"):
         return []
     if not token.startswith("<"):
-        # In a smiley round brackets are renamed, others are not.
+        # Inside a smiley only round brackets are renamed.
         token = _BRACKETS.get(token) or re.sub(r"[()]", lambda m: _BRACKETS[m[0]], token)
     return [token.lower().replace(" ", "\u00a0")]
 
@@ -198,9 +280,9 @@ def _words(text: str, following: str = "") -> tuple[str, ...]:
 
 
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:
-    """Tokens of each caption in lower case without punctuation, joined by single spaces.
+    """Return the lower-case tokens of each caption without punctuation, joined by single spaces.
 
-    The captions are one text to the official tool, so their order may matter where one ends in a letter.
+    The official tool reads the captions as one text, so order can matter where a caption ends in a letter.
 
     >>> ptb_tokenize(["A man's dog isn't here; it can't swim."])
     ["a man 's dog is n't here it ca n't swim"]

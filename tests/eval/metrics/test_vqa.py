@@ -9,7 +9,7 @@ import pytest
 
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.eval.metrics import vqa
-from ziya_visual.eval.metrics.zh_answers import normalize_zh, read_numeral
+from ziya_visual.eval.metrics.vqa import normalize_zh, read_numeral
 from ziya_visual.eval.score import run as score
 
 CASES = [("vqav2", "base"), ("vqav2", "moe"), ("okvqa", "model"), ("textvqa", "llava15_13b")]
