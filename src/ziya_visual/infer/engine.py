@@ -68,7 +68,8 @@ class ZiyaVisual(PictureModel):
         Args:
             images: a picture, a path, a list of them, or None; in the order in which the turns show them.
             messages: records' messages, or turns that say where each picture stands
-                (:class:`~ziya_visual.data.chat.chat_format.Turn`); pictures that none shows are of the first turn.
+                (:class:`~ziya_visual.data.chat.chat_format.Turn`);
+                pictures that none shows are of the first turn.
             max_new_tokens: of the answer.
 
         Raises:
