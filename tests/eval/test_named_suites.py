@@ -21,7 +21,6 @@ from ziya_visual.eval.benchmark import Measured, run_dataset
 from ziya_visual.eval.judge.files import read_contender, read_questions
 from ziya_visual.eval.metrics import choice, vqa
 from ziya_visual.eval.models.open import Opened, is_ours
-from ziya_visual.eval.processes import Processes
 from ziya_visual.eval.report.benchmarks import anchors
 from ziya_visual.eval.run import run_suite
 from ziya_visual.eval.score import run as score
@@ -60,7 +59,7 @@ def measure(
     named = load_named(suite)
     dataset = next(one for one in named.datasets if (one.name, one.task) == (name, task))
     assert dataset.missing(folder) == ""
-    opened = Opened("stub", "stock", model, Processes(), plain=plain)
+    opened = Opened("stub", "stock", model, plain=plain)
     measured = run_dataset(opened, dataset, folder=folder, out=out, prompt=named.prompt(dataset))
     return measured, model, {row.name: row.value for row in measured.metrics}
 
@@ -146,7 +145,7 @@ def test_qa90_writes_what_judge_reads(data: Path, tmp_path: Path) -> None:
         dataset = next(one for one in named.datasets if one.lang == lang)
         model = Knowing(["it", "is", "a", "ring"])
         run_dataset(
-            Opened("stub", "stock", model, Processes()), dataset,
+            Opened("stub", "stock", model), dataset,
             folder=data, out=tmp_path, prompt=named.prompt(dataset),
         )  # fmt: skip
         assert model.seen == [[f"{n:012d}.jpg" for n in range(4) for _ in (0, 1)]], (
@@ -241,7 +240,7 @@ def test_a_broken_file_is_one_line(data: Path, tmp_path: Path) -> None:
     texts.write_text(
         json.dumps({"text_id": 1, "text": "红", "image_ids": [5]}) + "\n" + texts.read_text("utf-8"), "utf-8"
     )
-    opened = Opened("stub", "ours", Knowing([]), Processes())
+    opened = Opened("stub", "ours", Knowing([]))
     nameless = dataset.model_copy(update={"task": "caption", "files": {}})
     with pytest.raises(ConfigError, match=r"the format needs files\.images; the suite names none"):
         run_dataset(opened, nameless, folder=tmp_path, out=tmp_path, prompt=Prompt())

@@ -11,7 +11,6 @@ from PIL import Image
 
 from ziya_visual.core.records import Example, Message
 from ziya_visual.eval.models.answer_cache import Kept
-from ziya_visual.eval.processes import Processes
 
 IMAGES = {name: tiny.picture(seed) for seed, name in enumerate("abcd")}
 
@@ -50,7 +49,7 @@ def batches() -> list[list[Example]]:
 
 
 def run(model: Counting, path: Path, *, identity: str = "m", limit: int = 8) -> tuple[list[str], int]:
-    kept = Kept(model, Processes(), path=path, identity=identity)
+    kept = Kept(model, path=path, identity=identity)
     said = [t for batch in batches() for t in kept.answer(batch, max_new_tokens=limit, images=IMAGES)]
     return said, kept.again
 
@@ -77,14 +76,14 @@ def test_other_models_pictures_and_limits_have_their_own_answers(tmp_path: Path)
         _, again = run(model, path, **changed)  # type: ignore[arg-type]
         assert (len(model.asked), again) == (8, 0)
     model = Counting()
-    kept = Kept(model, Processes(), path=path, identity="m")
+    kept = Kept(model, path=path, identity="m")
     kept.answer(batches()[0], max_new_tokens=8, images={"a": tiny.picture(9)})
     assert len(model.asked) == 2
 
 
 def test_the_same_question_twice_is_asked_once(tmp_path: Path) -> None:
     model = Counting()
-    kept = Kept(model, Processes(), path=tmp_path / "answers.jsonl", identity="m")
+    kept = Kept(model, path=tmp_path / "answers.jsonl", identity="m")
     batch = batches()[0]
     assert kept.answer([*batch, *batch], max_new_tokens=8, images=IMAGES) == ["a one? 8", "a 两? 8"] * 2
     assert len(model.asked) == 2

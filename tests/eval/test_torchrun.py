@@ -6,17 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import folders
 import published
 import pytest
 
+from ziya_visual.core import distributed
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.files import read_json, read_jsonl
 from ziya_visual.eval.models.open import opened
-from ziya_visual.eval.processes import Processes
 from ziya_visual.eval.run import run_suite
 
 
@@ -46,10 +45,10 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert said["one kept"] == said["two kept"], "every question was answered by one of the processes"
 
 
-def test_an_endpoint_is_asked_by_one_process(tmp_path: Path) -> None:
-    two = cast(Processes, SimpleNamespace(count=2, first=True))
+def test_an_endpoint_is_asked_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with (
         pytest.raises(ConfigError, match="start eval without torchrun"),
-        opened("m@http://127.0.0.1:1/v1", out=tmp_path, processes=two),
+        opened("m@http://127.0.0.1:1/v1", out=tmp_path),
     ):
         pass

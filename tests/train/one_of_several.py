@@ -23,7 +23,7 @@ def main(recipe_path: str, out: str) -> None:
     recipe = load_recipe(Path(recipe_path))
     training = prepare(recipe, read_data(recipe.data.path, rejects=recipe.out / "rejects.jsonl"))
     (stage,) = recipe.stages
-    if recipe.shard and distributed.count() > 1:
+    if recipe.shard and distributed.world_size() > 1:
         shard_blocks(training.model, recipe)
     torch.manual_seed(0)
     add_lora(training.model, rank=4, alpha=8)
@@ -38,16 +38,16 @@ def main(recipe_path: str, out: str) -> None:
     for step in range(2):  # the languages take turns
         torch.manual_seed(step)
         drawn = training.batches(recipe, 0, training.data)[step]
-        batch = drawn.placed(training.model.device, learnt=int(distributed.total(drawn.learnt)))
+        batch = drawn.placed(training.model.device, learnt=int(distributed.sum_over_ranks(drawn.learnt)))
         optimizer.zero_grad()
         parts = add_gradients(
             training.model, training.alignment, batch, see, objectives=stage.objectives,
             langs=training.data.album.langs, step=step, precision=recipe.precision,
             at_once=stage.images_at_once,
         )  # fmt: skip
-        distributed.add_gradients_up(optimizer.parameters)
+        distributed.sum_gradients(optimizer.parameters)
         grads = {n: p.grad.clone() for n, p in training.named_parameters() if p.grad is not None}
-        found.append({"losses": means(added(distributed.everybodys(parts))), "gradients": grads})
+        found.append({"losses": means(added(distributed.gather_objects(parts))), "gradients": grads})
     if distributed.rank() == 0:
         torch.save(found, out)
 

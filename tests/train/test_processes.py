@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_models import logits, write_base_and_pictures
 
-from ziya_visual.core.distributed import share
+from ziya_visual.core.distributed import shard
 from ziya_visual.core.files import read_json, write_text
 from ziya_visual.model.checkpoint import load_checkpoint
 
@@ -137,6 +137,6 @@ def test_processes_that_leave_a_step_nothing_to_share_are_refused(folder: Path) 
 
 @pytest.mark.parametrize(("number", "count"), [(6, 2), (7, 3), (2, 3), (0, 2)])
 def test_a_share_is_even_and_all_shares_are_all(number: int, count: int) -> None:
-    shares = [share(number, rank=rank, count=count) for rank in range(count)]
+    shares = [shard(number, rank=rank, world_size=count) for rank in range(count)]
     assert [place for one in shares for place in one] == list(range(number))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

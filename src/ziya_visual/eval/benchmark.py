@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ziya_visual.core import distributed
 from ziya_visual.core.files import atomic_path, write_json, write_jsonl, write_records
 from ziya_visual.core.log import logger
 from ziya_visual.core.records import Example, Message
@@ -100,7 +101,7 @@ def _answer(
         max_new_tokens=dataset.max_new_tokens,
         title=dataset.label,
     )
-    if not model.processes.first:
+    if distributed.rank() > 0:
         return
     rows = [prediction(example, text) for example, text in zip(asked.examples, texts, strict=True)]
     write_records(predictions_path(out, scope), rows)
@@ -173,7 +174,7 @@ def _retrieve(
     image, text = gallery.embed(model, content, folder, title)
     chosen = gallery.choose(model, image, text, content, dataset.top_k)
     itm = gallery.match(model, content, chosen, folder, title)
-    if not model.processes.first:
+    if distributed.rank() > 0:
         return
     embeddings, logits = folder / f"{title}.npz", folder / f"{title}.itm.npz"
     _save(embeddings, image=image, text=text, text2image=content.text2image)

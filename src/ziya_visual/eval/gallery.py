@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ziya_visual.core import distributed
 from ziya_visual.core.files import atomic_path, hash_json
 from ziya_visual.core.log import progress
 from ziya_visual.eval.models.answer_cache import KeptRanker
@@ -63,10 +64,10 @@ def choose(
 ) -> npt.NDArray[np.bool_]:
     """bool[N, M]: the pairs that the matching head is asked about."""
     chosen = None
-    if model.processes.first:
+    if distributed.rank() == 0:
         scores = similarity(image, text)
         chosen = candidates(scores, top_k, check_pairs(scores, gallery.text2image))
-    shared = model.processes.same(chosen)
+    shared = distributed.broadcast(chosen)
     assert shared is not None
     return shared
 
@@ -90,8 +91,8 @@ def _blocks(
 
 
 def _kept(model: KeptRanker, path: Path, compute: Callable[[], Floats]) -> Floats:
-    first = model.processes.first
-    known: Floats | None = model.processes.same(np.load(path) if first and path.is_file() else None)
+    first = distributed.rank() == 0
+    known: Floats | None = distributed.broadcast(np.load(path) if first and path.is_file() else None)
     if known is not None:
         return known
     fresh = compute()

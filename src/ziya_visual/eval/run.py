@@ -12,14 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ziya_visual.core import log
+from ziya_visual.core import distributed, log
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.files import read_jsonl
 from ziya_visual.eval.benchmark import run_dataset
 from ziya_visual.eval.metrics.vqa import same_answer
 from ziya_visual.eval.models.endpoint import CONCURRENCY
 from ziya_visual.eval.models.open import Opened, opened
-from ziya_visual.eval.processes import Processes
 from ziya_visual.eval.report.page import Sample, write_report
 from ziya_visual.eval.results import Metric, Scope, results, write_results
 from ziya_visual.eval.runner import RERANK, TASKS, evaluate, predictions_path
@@ -83,11 +82,11 @@ def run_suite(
     seconds: dict[str, float] = {}
     with (
         log.timed(seconds, "total"),
-        contextlib.closing(Processes()) as processes,
-        _folder(out, processes) as folder,
-        opened(str(checkpoint), out=out, processes=processes, concurrency=concurrency, dtype=dtype) as model,
+        distributed.process_group() as processes,
+        _folder(out) as folder,
+        opened(str(checkpoint), out=out, concurrency=concurrency, dtype=dtype) as model,
     ):
-        if not processes.first:
+        if distributed.rank() > 0:
             log.logger.setLevel(logging.ERROR)
         for line in (line for one in asked for line in one.missing):
             run.leave_out(line)
@@ -107,13 +106,13 @@ def run_suite(
             "command": f"ziya-visual eval {checkpoint} {options} --out {out}",
             "model": model.name,
             "kind": model.kind,
-            "processes": processes.count,
+            "processes": processes.num_processes,
             "not_measured": run.not_measured,
             "failures": run.failures,
             **run.card,
         },
     )
-    if processes.first:
+    if processes.is_main_process:
         write_results(out / "results.json", recorded)
         write_report(out, recorded, (), run.samples)
         log.logger.info("report: %s", out / "report.html")
@@ -175,9 +174,9 @@ def _put(one: _Asked, model: Opened, run: _Run, *, out: Path, data: Path, seed: 
 
 
 @contextlib.contextmanager
-def _folder(out: Path, processes: Processes) -> Iterator[Path]:
+def _folder(out: Path) -> Iterator[Path]:
     """Where this process writes: all but the first throw away what they wrote."""
-    if processes.first:
+    if distributed.rank() == 0:
         yield out
         return
     with tempfile.TemporaryDirectory() as folder:

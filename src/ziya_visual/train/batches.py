@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ziya_visual.core.distributed import share
+from ziya_visual.core.distributed import shard
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example
 from ziya_visual.data.chat.chat_format import ChatFormat
@@ -162,7 +162,7 @@ class Batches(Dataset[Batch]):
         rng = np.random.default_rng((self._seed, 1, step))
         drawn = [self._draw(row, rng) for row in rows]
         captions = {number: self._captions(rows, lang, rng) for number, lang in enumerate(self._album.langs)}
-        own = share(self._size, rank=self._rank, count=self._processes)
+        own = shard(self._size, rank=self._rank, world_size=self._processes)
         packed = [Row(self._prefix, self._branches(drawn[place])) for place in own]
         pairs = {
             number: self._pairs(found, own, rows) for number, found in captions.items() if len(found) > 1
@@ -225,7 +225,7 @@ class Batches(Dataset[Batch]):
             return []
         turn = self._in_turn(step, self._texts_per_step, len(self._texts), 2)
         drawn = [Drawn(self._texts[index], int(rng.integers(2**31))) for index in turn]
-        own = share(len(drawn), rank=self._rank, count=self._processes)
+        own = shard(len(drawn), rank=self._rank, world_size=self._processes)
         return drawn[own.start : own.stop]
 
     def _branches(self, drawn: list[Drawn], *, num_image_tokens: int | None = None) -> list[Branch]:

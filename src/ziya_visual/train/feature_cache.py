@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ziya_visual.core import log
-from ziya_visual.core.distributed import wait
+from ziya_visual.core.distributed import barrier
 from ziya_visual.core.files import atomic_path, hash_bytes, hash_json
 
 SHARD = 256  # pictures encoded at once and kept in a file
@@ -83,7 +83,7 @@ class FeatureCache:
                 self._open(self._write([self._names[row] for row in some], states))
                 bar.advance(bar.tasks[0].id, len(some))
         if processes > 1:
-            wait()
+            barrier()
             self._open_all()
 
     def _open_all(self) -> None:

@@ -72,7 +72,7 @@ class Sight:
         key = encoder_key(modules, queries, side=self._processor.image_size, dtype=self._dtype)
         folder = (self._recipe.cache.path or self._recipe.out / "features") / key[:24]
         cache = FeatureCache(folder, self._pictures, encode, gigabytes=self._recipe.cache.gigabytes)
-        cache.fill(rank=distributed.rank(), processes=distributed.count())
+        cache.fill(rank=distributed.rank(), processes=distributed.world_size())
         return cache
 
     def _computing(self) -> torch.autocast:

@@ -49,7 +49,7 @@ def shard_blocks(model: ZiyaVisualModel, recipe: Recipe) -> None:
         ConfigError: there is one process, or pictures cannot be shared out evenly: then one would wait for
             ever for blocks that the others are done with.
     """
-    count = distributed.count()
+    count = distributed.world_size()
     if count == 1:
         raise ConfigError("shard: there is one process; start several with torchrun, or leave it out")
     for stage in recipe.stages:

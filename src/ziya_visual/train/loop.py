@@ -70,7 +70,7 @@ def train(training: Training, recipe: Recipe, *, after_stage: Callable[[str], No
         shard_blocks(model, recipe)
     model.to(device)
     training.alignment.to(device)
-    with distributed.first_alone():
+    with distributed.first_rank_first():
         saved = read_state(recipe.out / STATES)
     sight = Sight(model, training.processor, training.data.pictures, recipe)
     back = training.held
@@ -88,7 +88,7 @@ def train(training: Training, recipe: Recipe, *, after_stage: Callable[[str], No
             saved = None
             if distributed.rank() == 0:
                 after_stage(stage.name)
-            distributed.wait()
+            distributed.barrier()
     return training.curve
 
 
@@ -114,7 +114,7 @@ def _run_stage(run: Run, number: int, saved: Any) -> None:
         run.watch.begin(stage, bar)
         for step, drawn in enumerate(draw_ahead(batches, range(first, stage.steps)), first):
             torch.manual_seed(recipe.seed * 1_000_003 + number * 100_003 + step)
-            batch = drawn.placed(model.device, learnt=int(distributed.total(drawn.learnt)))
+            batch = drawn.placed(model.device, learnt=int(distributed.sum_over_ranks(drawn.learnt)))
             optimizer.zero_grad()
             parts = add_gradients(
                 model,
@@ -127,7 +127,7 @@ def _run_stage(run: Run, number: int, saved: Any) -> None:
                 precision=recipe.precision,
                 at_once=stage.images_at_once,
             )
-            distributed.add_gradients_up(optimizer.parameters)
+            distributed.sum_gradients(optimizer.parameters)
             factor = cosine(step, steps=stage.steps, warmup=stage.warmup_steps, floor=stage.final_fraction)
             finite = optimizer.finish(lr=stage.learning_rate * factor)
             bad = 0 if finite else bad + 1
@@ -135,7 +135,7 @@ def _run_stage(run: Run, number: int, saved: Any) -> None:
             if bad:
                 _count_bad(run, stage, step, batch.pictures, bad)
             elif step % LOG_EVERY == 0 or step == stage.steps - 1:
-                run.watch.note(step, means(added(distributed.everybodys(parts))))
+                run.watch.note(step, means(added(distributed.gather_objects(parts))))
             best = _look(run, number, step, held, best)
             if (step + 1) % recipe.save_every == 0 or step + 1 == stage.steps:
                 _save(run, optimizer, number, step + 1, best)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from ziya_visual.core.distributed import gather
+from ziya_visual.core.distributed import gather_rows
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.model.packed.forward import LossSum
@@ -68,8 +68,8 @@ def all_scores(images: Tensor, texts: Tensor, pairs: Pairs, scale: Tensor) -> Sc
         pairs: of this process.
         scale: float[], what similarities are multiplied by.
     """
-    names = gather(pairs.pictures)
-    logits = similarity(gather(images), gather(texts)) * scale
+    names = gather_rows(pairs.pictures)
+    logits = similarity(gather_rows(images), gather_rows(texts)) * scale
     return Scores(logits, names[:, None] == names, slice(pairs.first, pairs.first + len(pairs.pictures)))
 
 
@@ -96,7 +96,11 @@ def matching_loss(
     likely.fill_diagonal_(-torch.inf)
     other_text = torch.multinomial(likely.softmax(1), 1).squeeze(-1)[scores.own]
     other_image = torch.multinomial(likely.T.softmax(1), 1).squeeze(-1)[scores.own]
-    all_images, all_ids, all_masks = gather(image_embeds), gather(pairs.input_ids), gather(pairs.mask)
+    all_images, all_ids, all_masks = (
+        gather_rows(image_embeds),
+        gather_rows(pairs.input_ids),
+        gather_rows(pairs.mask),
+    )
     length = all_ids.shape[1]
     ids, mask = (F.pad(x, (0, length - x.shape[1])) for x in (pairs.input_ids, pairs.mask))
     own = len(pairs.pictures)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ziya_visual.core import log
-from ziya_visual.core.distributed import rank, wait
+from ziya_visual.core.distributed import barrier, rank
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.files import atomic_path, hash_file, write_text
 
@@ -33,7 +33,7 @@ def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
     """Write the best weights of a stage, likewise; by one process of several."""
     if rank() == 0:
         _write(path, weights)
-    wait()
+    barrier()
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

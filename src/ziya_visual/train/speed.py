@@ -96,7 +96,7 @@ class Speed:
         """
         if not self._seconds:
             return {}
-        many = distributed.count()
+        many = distributed.world_size()
         found = {
             "tokens_per_second": many * self._tokens / self._seconds,
             "images_per_second": many * self._pictures / self._seconds,

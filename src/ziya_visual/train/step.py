@@ -118,7 +118,7 @@ def compute_losses(
         for number, pairs in batch.pairs.items():
             scores[number] = scaled_scores(model, alignment, features, pairs)
             if objectives.contrastive:
-                loss = contrastive_loss(scores[number]) / distributed.count()
+                loss = contrastive_loss(scores[number]) / distributed.world_size()
                 weight = objectives.contrastive / len(batch.pairs) * objectives.of(langs[number])
                 weighted.append(weight * loss)
                 parts[f"contrastive/{langs[number]}"] = loss.item(), 1 if distributed.rank() == 0 else 0
@@ -127,7 +127,7 @@ def compute_losses(
         weight = objectives.of(langs[turn])
         found = _of_one_language(model, alignment, seen, batch.pairs[turn], scores.get(turn), objectives)
         for name, (strength, loss, count) in found.items():
-            weighted.append(weight * strength * loss / distributed.total(count))
+            weighted.append(weight * strength * loss / distributed.sum_over_ranks(count))
             parts[f"{name}/{langs[turn]}"] = loss.item(), count
     return Losses(torch.stack(weighted).sum(), parts)
 

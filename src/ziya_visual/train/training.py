@@ -67,7 +67,7 @@ class Training:
             temperature=recipe.data.temperature if data is self.data else None,
             varied=recipe.data.phrasings == "varied",
             rank=distributed.rank(),
-            processes=distributed.count(),
+            processes=distributed.world_size(),
         )
 
     def optimizer(self, recipe: Recipe, stage: Stage) -> Optimizer:

@@ -38,7 +38,7 @@ def validate(training: Training, recipe: Recipe, number: int, see: See) -> dict[
             sums = model.packed_loss(see(batch.pictures).queries, batch.texts)
         parts = {f"{ALL}/{langs[lang]}": (part.total.item(), part.count) for lang, part in sums.items()}
         found = added([found, parts])
-    everywhere = added(distributed.everybodys(found))
+    everywhere = added(distributed.gather_objects(found))
     total, count = (sum(column) for column in zip(*everywhere.values(), strict=True))
     losses = means(everywhere | {ALL: (total, int(count))})
     best = recipe.validation and recipe.validation.best

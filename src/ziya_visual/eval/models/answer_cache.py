@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ziya_visual.core import distributed
 from ziya_visual.core.files import hash_bytes, hash_json
 from ziya_visual.core.records import Example
-from ziya_visual.eval.processes import Processes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,18 +55,17 @@ class Kept:
         again: how many answers were taken from the file.
     """
 
-    def __init__(self, model: Answerer, processes: Processes, *, path: Path, identity: str) -> None:
+    def __init__(self, model: Answerer, *, path: Path, identity: str) -> None:
         """Read the file.
 
         Args:
-            model: answers what is new.
-            processes: share the pictures of each batch; all must be called with the same examples.
+            model: answers what is new. The ranks share the images of each batch; call all with the same examples.
             path: the file of answers, JSON lines of key and text; only the first process uses it.
             identity: of the model, a part of the keys: another model's answers are never taken for its own.
         """
         self._model, self._path = model, path
-        self.processes, self.identity = processes, identity
-        self._known = processes.same(_read(path) if processes.first else {})
+        self.identity = identity
+        self._known = distributed.broadcast(_read(path) if distributed.rank() == 0 else {})
         self.again = 0
 
     def answer(
@@ -86,16 +85,16 @@ class Kept:
             said = iter(self._model.answer(asked, max_new_tokens=max_new_tokens, images=images))
             return [[next(said) for _ in group] for group in some]
 
-        said = self.processes.share(list(groups.values()), work)
+        said = distributed.map_over_ranks(list(groups.values()), work)
         found = dict(zip(chain(*groups.values()), chain(*said), strict=True))
-        if self.processes.first and found:
+        if distributed.rank() == 0 and found:
             _append(self._path, found)
         self._known.update(found)
         return [self._known[key] for key in keys]
 
     def _keys(self, examples: Sequence[Example], limit: int, images: Mapping[str, Image]) -> list[str]:
         names = list(dict.fromkeys(str(example.image_id) for example in examples))
-        seen = self.processes.share(names, lambda some: [_fingerprint(images[name]) for name in some])
+        seen = distributed.map_over_ranks(names, lambda some: [_fingerprint(images[name]) for name in some])
         pictures = dict(zip(names, seen, strict=True))
         return [
             hash_json(
@@ -113,21 +112,23 @@ class Kept:
 class KeptRanker(Kept):
     """The same of a model that retrieves: its embeddings and logits are shared over processes."""
 
-    def __init__(self, model: Ranker, processes: Processes, *, path: Path, identity: str) -> None:
-        super().__init__(model, processes, path=path, identity=identity)
+    def __init__(self, model: Ranker, *, path: Path, identity: str) -> None:
+        super().__init__(model, path=path, identity=identity)
         self._ranker = model
 
     def embed_images(self, images: Sequence[Image]) -> Floats:
         """Embeddings float32[N, Q, D] of pictures."""
-        return np.stack(self.processes.share(images, lambda some: list(self._ranker.embed_images(some))))
+        return np.stack(
+            distributed.map_over_ranks(images, lambda some: list(self._ranker.embed_images(some)))
+        )
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
         """Embeddings float32[M, D] of captions."""
-        return np.stack(self.processes.share(texts, lambda some: list(self._ranker.embed_texts(some))))
+        return np.stack(distributed.map_over_ranks(texts, lambda some: list(self._ranker.embed_texts(some))))
 
     def match(self, images: Mapping[str, Image], asked: Sequence[tuple[str, Sequence[str]]]) -> list[Floats]:
         """Matching logits, float32[M] for each picture's (by its id) own M texts."""
-        return self.processes.share(asked, lambda some: self._ranker.match(images, some))
+        return distributed.map_over_ranks(asked, lambda some: self._ranker.match(images, some))
 
 
 def _fingerprint(picture: Image) -> str:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from ziya_visual.core import distributed
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.files import hash_json, read_json
 from ziya_visual.eval.models.answer_cache import Answerer, Kept, KeptRanker
 from ziya_visual.eval.models.endpoint import CONCURRENCY, Endpoint, split_endpoint
-from ziya_visual.eval.processes import Processes
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.quantized import Dtype
 from ziya_visual.infer.stock import StockModel
@@ -32,7 +32,6 @@ class Opened:
         name: for titles and answer files.
         kind: ``ours``, ``stock`` or ``endpoint``.
         answerer: answers questions about pictures.
-        processes: of this run, which share its work.
         ranker: the same where it retrieves too; None where it only speaks.
         plain: it has no chat template and wants the prompts that were published for such models.
         failures: reason -> questions without an answer, as far as the model itself counts them.
@@ -41,7 +40,6 @@ class Opened:
     name: str
     kind: str
     answerer: Answerer
-    processes: Processes
     ranker: KeptRanker | None = None
     plain: bool = False
     failures: Counter[str] = field(default_factory=Counter)
@@ -52,7 +50,6 @@ def opened(
     checkpoint: str,
     *,
     out: Path,
-    processes: Processes,
     concurrency: int = CONCURRENCY,
     dtype: Dtype = "auto",
 ) -> Iterator[Opened]:
@@ -61,7 +58,6 @@ def opened(
     Args:
         checkpoint: a folder or hub id, or ``MODEL@URL``.
         out: the folder that keeps the answers.
-        processes: of this run.
         concurrency: requests to an endpoint in flight at once.
         dtype: as of :meth:`ZiyaVisual.from_pretrained`; others than ours are asked as they are.
 
@@ -75,22 +71,22 @@ def opened(
     if dtype != "auto" and (where or not is_ours(folder)):
         raise ConfigError(f"--dtype {dtype} is for checkpoints of ours; {checkpoint} is asked as it is")
     if where:
-        if processes.count > 1:
+        if distributed.world_size() > 1:
             raise ConfigError("an endpoint is asked by one process; start eval without torchrun")
         endpoint = Endpoint(*where, folder=out, concurrency=concurrency)
         with contextlib.closing(endpoint):
-            yield Opened(where[0], "endpoint", endpoint, processes, failures=endpoint.failures)
+            yield Opened(where[0], "endpoint", endpoint, failures=endpoint.failures)
         return
     name = folder.resolve().name if Path(checkpoint).is_dir() else checkpoint
-    answers, identity = out / ANSWERS, processes.same(_identity(folder, dtype))
+    answers, identity = out / ANSWERS, distributed.broadcast(_identity(folder, dtype))
     if is_ours(folder):
         engine = ZiyaVisual.from_pretrained(folder, dtype=dtype)
-        kept = KeptRanker(engine, processes, path=answers, identity=identity)
-        yield Opened(name, "ours", kept, processes, kept if engine.retrieves else None)
+        kept = KeptRanker(engine, path=answers, identity=identity)
+        yield Opened(name, "ours", kept, kept if engine.retrieves else None)
     else:
-        stock = StockModel.from_pretrained(folder, device=processes.device)
-        known = Kept(stock, processes, path=answers, identity=identity)
-        yield Opened(name, "stock", known, processes, plain=stock.plain)
+        stock = StockModel.from_pretrained(folder, device=distributed.start().device)
+        known = Kept(stock, path=answers, identity=identity)
+        yield Opened(name, "stock", known, plain=stock.plain)
 
 
 def is_ours(folder: Path) -> bool:
