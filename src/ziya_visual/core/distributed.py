@@ -1,8 +1,8 @@
 """Process groups: several processes that ``torchrun`` or ``accelerate launch`` started work as one.
 
 Training uses them so that N ranks take the step that one would: all ranks draw the same step, each takes its
-own images of it, and the gradients are summed. Evaluation uses them to answer questions in parallel. A process
-that was started alone is rank 0 of 1.
+own images of it, and the gradients are summed. Evaluation uses them to answer questions in parallel.
+A process that was started alone is rank 0 of 1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 
 def start() -> PartialState:
-    """Join the process group that the launcher's environment names; use GPUs if there are any, else the CPU."""
+    """Join the process group that the launcher's environment names, on GPUs if there are any, else on CPU."""
     return PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
 
 

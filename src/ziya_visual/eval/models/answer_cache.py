@@ -59,7 +59,8 @@ class Kept:
         """Read the file.
 
         Args:
-            model: answers what is new. The ranks share the images of each batch; call all with the same examples.
+            model: answers what is new. The ranks share the images of each batch: call it on every rank with
+                the same examples.
             path: the file of answers, JSON lines of key and text; only the first process uses it.
             identity: of the model, a part of the keys: another model's answers are never taken for its own.
         """
