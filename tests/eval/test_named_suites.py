@@ -21,7 +21,7 @@ from ziya_visual.eval.benchmark import Measured, run_dataset
 from ziya_visual.eval.judge.files import read_contender, read_questions
 from ziya_visual.eval.metrics import choice, vqa
 from ziya_visual.eval.models.open import Opened, is_ours
-from ziya_visual.eval.report.benchmarks import anchors
+from ziya_visual.eval.report.page import published_results
 from ziya_visual.eval.run import run_suite
 from ziya_visual.eval.score import run as score
 from ziya_visual.eval.suites.named import FOLDER, Prompt, load_named, names
@@ -179,7 +179,7 @@ def test_a_whole_run_in_two_languages(checkpoint: Path, data: Path, tmp_path: Pa
     assert all("put " in line and "(from http" in line for line in card["not_measured"])
     assert card["prompts"]["vqav2.zh.vqa"]["text"] == "{question}请简短回答。"
     page = (tmp_path / "report.html").read_text("utf-8")
-    for part in ("flickr30k: retrieval, contrastive + matching", "English less Chinese", "BLIP-2 ViT-g",
+    for part in ("flickr30k: retrieval, contrastive + matching", "English minus Chinese", "BLIP-2 ViT-g",
                  "arXiv 2301.12597", "OK-VQA, val: not measured"):  # fmt: skip
         assert part in page, part
     before = (tmp_path / "answers.jsonl").read_bytes()
@@ -219,7 +219,7 @@ def test_every_suite_of_the_package_is_valid() -> None:
     assert len(datasets) == 20
     for dataset in datasets:
         assert set(dataset.rules) <= set(known.get(dataset.task, ())), dataset.label
-    for table in anchors():
+    for table in published_results():
         assert any((table["split"], table["lang"]) == (one.name, one.lang) for one in datasets), table
         assert all(len(values) == len(table["columns"]) for values in table["rows"].values())
         assert table["source"]

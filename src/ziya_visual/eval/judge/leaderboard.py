@@ -62,7 +62,7 @@ def leaderboard(folders: Sequence[Path], *, out: Path, seed: int = 0) -> dict[st
     content = {
         "judges": [_judge(key, groups[key], fought[key], seed) for key in groups],
         "agreement": _agreements(fought),
-        "published": anchors(),
+        "published": published_results(),
     }
     write_json(out / "leaderboard.json", content)
     unread = [[review for review in reviews if review.scores is None] for reviews in groups.values()]
@@ -222,10 +222,10 @@ def _agreements(fought: dict[tuple[str, str, str], list[Battle]]) -> list[dict[s
     return found
 
 
-def anchors() -> list[dict[str, Any]]:
-    """Published numbers with source and judge (``anchors.yaml``): listed apart, never ranked among ours."""
-    found: list[dict[str, Any]] = yaml.safe_load(read_text(_HERE / "anchors.yaml"))
-    return [table for table in found if "judge" in table]
+def published_results() -> list[dict[str, Any]]:
+    """Return published judge scores from ``published.yaml``; they are never ranked with ours."""
+    tables: list[dict[str, Any]] = yaml.safe_load(read_text(_HERE / "published.yaml"))
+    return tables
 
 
 def _page(

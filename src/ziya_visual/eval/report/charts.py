@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: enough for learning curves, in light and dark, no script, no library."""
+"""Line charts as inline SVG for light and dark pages, without scripts or a plotting library."""
 
 from __future__ import annotations
 
@@ -12,40 +12,39 @@ Point = tuple[float, float]
 WIDTH, HEIGHT = 420, 220
 COLORS = 5
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 30
-_MOST_POINTS = 240
+_MAX_POINTS = 240
 
 
 def line_chart(series: Mapping[str, Sequence[Point]], *, label: str, x_label: str = "step") -> Markup:
-    """An SVG with one line a series, in the order given.
+    """Return an SVG with one line for each series, in the order given.
 
-    Colours are the CSS classes ``line-0`` to ``line-4``, then the same ones dashed (``again``).
+    Colours are the CSS classes ``line-0`` to ``line-4``, then the same classes dashed (``again``).
 
     Args:
-        series: name -> points, x rising.
-        label: what a screen reader says.
-        x_label: under the axis.
+        series: name -> points with increasing x.
+        label: text for screen readers.
+        x_label: text under the axis.
     """
     points = [point for line in series.values() for point in line if math.isfinite(point[1])]
     if not points:
         return Markup("")
     x_ticks, y_ticks = (ticks([point[axis] for point in points]) for axis in (0, 1))
-    parts = [
+    elements = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}" class="chart">',
         *_grid(x_ticks, y_ticks),
         f'<text x="{(_LEFT + WIDTH - _RIGHT) / 2:.0f}" y="{HEIGHT - 2}" class="axis mid">',
         f"{escape(x_label)}</text>",
     ]
     for index, (name, line) in enumerate(series.items()):
-        drawn = thin([point for point in line if math.isfinite(point[1])])
-        path = " ".join(f"{_x(x, x_ticks):.1f},{_y(y, y_ticks):.1f}" for x, y in drawn)
-        title = f"<title>{escape(name)}</title>"
-        look = f"line line-{index % COLORS}" + " again" * (index >= COLORS)
-        parts.append(f'<polyline points="{path}" class="{look}">{title}</polyline>')
-    return Markup("".join([*parts, "</svg>"]))
+        finite = thin([point for point in line if math.isfinite(point[1])])
+        path = " ".join(f"{_x(x, x_ticks):.1f},{_y(y, y_ticks):.1f}" for x, y in finite)
+        style = f"line line-{index % COLORS}" + " again" * (index >= COLORS)
+        elements.append(f'<polyline points="{path}" class="{style}"><title>{escape(name)}</title></polyline>')
+    return Markup("".join([*elements, "</svg>"]))
 
 
 def ticks(values: Sequence[float], *, wanted: int = 4) -> list[float]:
-    """Round numbers that span the values, about ``wanted`` steps.
+    """Return round numbers that span the values in about ``wanted`` steps.
 
     >>> ticks([0.1, 3.7])
     [0.0, 1.0, 2.0, 3.0, 4.0]
@@ -60,25 +59,26 @@ def ticks(values: Sequence[float], *, wanted: int = 4) -> list[float]:
 
 
 def thin(line: Sequence[Point]) -> list[Point]:
-    """At most 240 points, each the mean of its neighbours; short lines are kept as they are."""
-    size = math.ceil(len(line) / _MOST_POINTS)
-    groups = [line[start : start + size] for start in range(0, len(line), size)] if size > 1 else []
-    means = [
+    """Reduce a line to at most 240 points by averaging neighbours; return short lines unchanged."""
+    size = math.ceil(len(line) / _MAX_POINTS)
+    if size <= 1:
+        return list(line)
+    groups = [line[start : start + size] for start in range(0, len(line), size)]
+    return [
         (sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups
     ]
-    return means or list(line)
 
 
 def _grid(x_ticks: Sequence[float], y_ticks: Sequence[float]) -> list[str]:
-    parts = []
+    elements = []
     for tick in y_ticks:
         y = _y(tick, y_ticks)
-        parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" class="axis end">{tick:g}</text>')
+        elements.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
+        elements.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" class="axis end">{tick:g}</text>')
     for tick in x_ticks:
         x = _x(tick, x_ticks)
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 15}" class="axis mid">{tick:g}</text>')
-    return parts
+        elements.append(f'<text x="{x:.1f}" y="{HEIGHT - 15}" class="axis mid">{tick:g}</text>')
+    return elements
 
 
 def _x(value: float, scale: Sequence[float]) -> float:

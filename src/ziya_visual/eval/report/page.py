@@ -1,24 +1,27 @@
-"""``report.html``: one file that opens anywhere, offline, on a phone, and shows what was measured and how."""
+"""``report.html``: one file that opens offline on any device and shows the results and how they were made."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import yaml
 
-from ziya_visual.core.files import write_text
-from ziya_visual.eval.report.benchmarks import tables
+from ziya_visual.core.files import read_text, write_text
 from ziya_visual.eval.report.charts import COLORS, line_chart
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LANGUAGES = {"en": "English", "zh": "中文", "es": "Español"}  # shown in this order, others by their tags
+Row = Mapping[str, Any]  # a row of results.json
+Cell = tuple[str, str]  # value and interval as text; empty if unknown
+
+LANGUAGES = {"en": "English", "zh": "中文", "es": "Español"}  # in display order; others show their tags
 SPLITS = {"new": "new scenes", "unseen": "unseen combinations"}
 MODELS = {"base": "Base", "chat": "Chat", "majority": "Majority", "blank": "Blank"}
 BLIND = ("majority", "blank")
@@ -27,13 +30,23 @@ HEADLINE = (
     ("retrieval", "i2t_r1", "Picture → caption", "recall at 1, %"),
     ("retrieval", "t2i_r1", "Caption → picture", "recall at 1, %"),
     ("caption", "keyword_f1", "Captions: keyword F1", "%"),
-    ("caption", "cider", "Captions: CIDEr", "as coco-caption gives it"),
+    ("caption", "cider", "Captions: CIDEr", "as coco-caption reports it"),
 )
+_TASKS = {
+    "vqa": "questions",
+    "gqa": "questions",
+    "caption": "captions",
+    "retrieval": "retrieval, contrastive",
+    "rerank": "retrieval, contrastive + matching",
+}
+_CAPTION_SCORES = ("Bleu", "METEOR", "ROUGE", "CIDEr", "SPICE", "cider")  # not in percent
+_COLUMNS = ("overall", "accuracy", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE", "cider", "keyword_f1")
+_RECALLS = tuple(f"{way}_r{depth}" for way in ("i2t", "t2i") for depth in (1, 5, 10))
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a number of Chat should reach on a split: the floor that gates CI, and the aim."""
+    """Thresholds for one of Chat's numbers on a split: the floor that gates CI, and the aim."""
 
     task: str
     name: str
@@ -44,7 +57,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture of the contact sheet, with what was asked, answered, and true."""
+    """An image of the report with its question, the model's answer and the reference."""
 
     image: Image
     lang: str
@@ -56,10 +69,29 @@ class Sample:
     right: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a benchmark table: the scores of a system, or the gap between languages."""
+
+    label: str
+    cells: tuple[Cell, ...]
+    note: str = ""
+    ours: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """The table of one dataset and task."""
+
+    title: str
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+
 def write_report(
     out: Path,
     results: Mapping[str, Any],
-    curves: Sequence[Mapping[str, Any]],
+    curves: Sequence[Row],
     samples: Sequence[Sample],
     *,
     targets: Sequence[Target] = (),
@@ -67,110 +99,176 @@ def write_report(
     """Write ``out/report.html`` and return its path.
 
     Args:
-        out: the folder of the run.
-        results: the content of ``results.json``; of its card title, command, the model's name, what was not
-            measured and what failed are shown where given.
-        curves: learning curves, rows of ``stage``, ``step``, ``name``, ``value``.
-        samples: right and wrong answers for the contact sheet.
-        targets: floors and aims, shown beside Chat's numbers.
+        out: output folder of the run.
+        results: content of ``results.json``; its optional ``card`` may hold the title, the command, the model
+            name, and what was not measured or failed.
+        curves: learning curves as rows of ``stage``, ``step``, ``name`` and ``value``.
+        samples: right and wrong answers to show.
+        targets: floors and aims to show beside Chat's numbers.
     """
-    table = Table(results["metrics"], targets)
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"duration": format_duration, "amount": format_amount}
+    table = ResultTable(results["metrics"], targets)
     card = results.get("card", {})
     chat = card.get("model", MODELS["chat"])
-    page = _environment().get_template("report.html.jinja")
     path = out / "report.html"
     write_text(
         path,
-        page.render(
+        environment.get_template("report.html.jinja").render(
             results=results,
             card=card,
             table=table,
             languages={lang: LANGUAGES.get(lang, lang) for lang in table.langs},
             splits={split: name for split, name in SPLITS.items() if split in table.splits},
             models={**MODELS, "chat": chat},
-            benchmarks=tables(results["metrics"], model=chat, apart=(*SPLITS, "train")),
+            benchmarks=benchmark_tables(results["metrics"], model=chat, skip_splits=(*SPLITS, "train")),
             headline=HEADLINE,
             charts=_charts(curves),
             line_colors=COLORS,
-            sheets=_sheets(samples),
+            sample_groups=_sample_groups(samples),
         ),
     )
     return path
 
 
-class Table:
-    """The metric rows, looked up by what they are about."""
+class ResultTable:
+    """Look-up of metric rows by model, split, language, task and name."""
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]], targets: Sequence[Target]) -> None:
-        self.rows = {self._key(row): row for row in rows}
+    def __init__(self, rows: Sequence[Row], targets: Sequence[Target]) -> None:
+        fields = ("model", "split", "lang", "task", "name")
+        self.rows = {tuple(str(row[field]) for field in fields): row for row in rows}
         self.targets = {(target.task, target.name, target.split): target for target in targets}
-        found = {row["lang"] for row in rows}
-        self.langs = [lang for lang in LANGUAGES if lang in found] + sorted(found - LANGUAGES.keys())
+        langs = {row["lang"] for row in rows}
+        self.langs = [lang for lang in LANGUAGES if lang in langs] + sorted(langs - LANGUAGES.keys())
         self.splits = {row["split"] for row in rows}
-        self.types = list(dict.fromkeys(r["name"] for r in rows if r["name"].startswith("type:")))
+        self.types = list(dict.fromkeys(row["name"] for row in rows if row["name"].startswith("type:")))
         self.forge = [row for row in rows if row["model"] == "forge"]
 
-    @staticmethod
-    def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(str(row[field]) for field in ("model", "split", "lang", "task", "name"))
-
-    def get(self, model: str, split: str, lang: str, task: str, name: str) -> Mapping[str, Any] | None:
-        """The row, if it was measured."""
+    def get(self, model: str, split: str, lang: str, task: str, name: str) -> Row | None:
+        """Return the row, or ``None`` if it was not measured."""
         return self.rows.get((model, split, lang, task, name))
 
     def target(self, task: str, name: str, split: str) -> Target | None:
-        """Floor and aim, if any are set."""
+        """Return the floor and aim of a number, if any are set."""
         return self.targets.get((task, name, split))
 
-    def status(self, row: Mapping[str, Any], target: Target | None) -> str:
-        """``aim``, ``floor`` or ``below``; empty without a target."""
+    def status(self, row: Row, target: Target | None) -> str:
+        """Return ``aim``, ``floor`` or ``below``; empty without a target."""
         if target is None:
             return ""
         return "aim" if row["value"] >= target.aim else "floor" if row["value"] >= target.floor else "below"
 
     def measured(self, task: str, name: str) -> bool:
-        """Whether any model has this number on scenes; benchmarks have tables of their own."""
+        """Return whether any model has this number on scenes; benchmarks have their own tables."""
         return any(key[1] in SPLITS and key[3:] == (task, name) for key in self.rows)
 
-    def blind(self, split: str, lang: str, name: str) -> Mapping[str, Any] | None:
-        """The better of the two baselines that do not look."""
-        found = [row for model in BLIND if (row := self.get(model, split, lang, "vqa", name))]
-        return max(found, key=lambda row: float(row["value"]), default=None)
+    def blind(self, split: str, lang: str, name: str) -> Row | None:
+        """Return the row of the better baseline that ignores the picture."""
+        rows = [row for model in BLIND if (row := self.get(model, split, lang, "vqa", name))]
+        return max(rows, key=lambda row: float(row["value"]), default=None)
 
     def gaps(self) -> list[tuple[str, float]]:
-        """(split, how far apart Chat's best and worst VQA accuracies are among the languages)."""
-        found = []
+        """Return (split, difference between Chat's best and worst VQA accuracy among the languages)."""
+        gaps = []
         for split in SPLITS:
             rows = [self.get("chat", split, lang, "vqa", "accuracy") for lang in self.langs]
             values = [float(row["value"]) for row in rows if row]
             if len(values) > 1:
-                found.append((split, max(values) - min(values)))
-        return found
+                gaps.append((split, max(values) - min(values)))
+        return gaps
 
 
-def _environment() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+def benchmark_tables(
+    rows: Sequence[Row], *, model: str, skip_splits: Collection[str] = ()
+) -> list[Benchmark]:
+    """Return one table for each dataset and task: our numbers, the language gap, and published numbers.
+
+    Args:
+        rows: metric rows of ``results.json``.
+        model: model name for the labels.
+        skip_splits: splits that the report shows elsewhere.
+    """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["task"] in _TASKS and row["split"] not in skip_splits:
+            groups.setdefault((row["split"], row["task"]), []).append(row)
+    return [_benchmark(split, task, group, model) for (split, task), group in groups.items()]
+
+
+def _benchmark(split: str, task: str, rows: Sequence[Row], model: str) -> Benchmark:
+    by_lang: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        by_lang.setdefault(row["lang"], {})[_column(row)] = row
+    published = [table for table in published_results() if (table["split"], table["task"]) == (split, task)]
+    names = [*map(_column, rows), *(name for table in published for name in table["columns"])]
+    columns = tuple(
+        name
+        for name in dict.fromkeys(names)
+        if name.partition("[")[0] in _COLUMNS or name in _RECALLS or name.endswith("mean_recall")
     )
-    environment.filters["duration"] = duration
-    environment.filters["amount"] = amount
-    return environment
+    lines = [
+        Line(f"{model}, {lang}", tuple(_cell(scores.get(name), name) for name in columns), ours=True)
+        for lang, scores in by_lang.items()
+    ]
+    if "en" in by_lang and "zh" in by_lang:
+        gaps = tuple(_gap(by_lang["en"].get(name), by_lang["zh"].get(name), name) for name in columns)
+        lines.append(Line("English minus Chinese", gaps))
+    for table in published:
+        note = f"{table['lang']}; {table['setting']}; {table['source']}"
+        for label, values in table["rows"].items():
+            scores = dict(zip(table["columns"], values, strict=True))
+            cells = tuple((_score(scores[name], name) if name in scores else "", "") for name in columns)
+            lines.append(Line(label, cells, note))
+    return Benchmark(f"{split}: {_TASKS[task]}", columns, tuple(lines))
 
 
-def duration(seconds: float) -> str:
-    """``85`` -> ``1 min 25 s``."""
+def published_results() -> list[dict[str, Any]]:
+    """Return the published numbers of datasets from ``published.yaml``."""
+    tables: list[dict[str, Any]] = yaml.safe_load(read_text(Path(__file__).parent / "published.yaml"))
+    return tables
+
+
+def _column(row: Row) -> str:
+    """Return the score name without the segmenter suffix that scores of other languages carry."""
+    name: str = row["name"]
+    return name.partition(f"[{row['lang']}:")[0]
+
+
+def _cell(row: Row | None, name: str) -> Cell:
+    if row is None:
+        return "", ""
+    bounds = f"{_score(row['low'], name)}–{_score(row['high'], name)}" if row["low"] < row["high"] else ""
+    return _score(row["value"], name), bounds
+
+
+def _gap(english: Row | None, chinese: Row | None, name: str) -> Cell:
+    """Return the gap; empty if a number is missing or the texts were tokenized by different rules."""
+    if english is None or chinese is None or english["name"] != chinese["name"]:
+        return "", ""
+    return _score(english["value"] - chinese["value"], name), ""
+
+
+def _score(value: float, name: str) -> str:
+    """Format a caption score with three decimals and percent with two."""
+    return f"{value:.3f}" if name.startswith(_CAPTION_SCORES) else f"{value:.2f}"
+
+
+def format_duration(seconds: float) -> str:
+    """Format ``85`` as ``1 min 25 s``."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
 
 
-def amount(value: float, name: str) -> str:
-    """A number in the digits that it deserves: percent with one, CIDEr with two."""
+def format_amount(value: float, name: str) -> str:
+    """Format percent with one decimal and CIDEr with two."""
     return f"{value:.2f}" if name == "cider" else f"{value:.1f}"
 
 
-def _charts(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One chart a stage, its losses as lines."""
+def _charts(curves: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return one chart for each stage, with its losses as lines."""
     stages: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in curves:
         line = stages.setdefault(str(row["stage"]), {}).setdefault(str(row["name"]), [])
@@ -184,19 +282,18 @@ def _charts(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return charts
 
 
-def _sheets(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """The contact sheet by language, wrong answers first: they say more."""
-    sheets = []
+def _sample_groups(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Group the samples by language, wrong answers first because they tell more."""
+    groups = []
     for lang in dict.fromkeys(sample.lang for sample in samples):
-        mine = sorted((sample for sample in samples if sample.lang == lang), key=lambda sample: sample.right)
-        cards = [{"sample": sample, "src": data_uri(sample.image)} for sample in mine]
-        wrong = sum(not sample.right for sample in mine)
-        sheets.append({"lang": lang, "name": LANGUAGES.get(lang, lang), "cards": cards, "wrong": wrong})
-    return sheets
+        members = sorted((sample for sample in samples if sample.lang == lang), key=lambda s: s.right)
+        cards = [{"sample": sample, "src": _data_uri(sample.image)} for sample in members]
+        wrong = sum(not sample.right for sample in members)
+        groups.append({"lang": lang, "name": LANGUAGES.get(lang, lang), "cards": cards, "wrong": wrong})
+    return groups
 
 
-def data_uri(image: Image) -> str:
-    """The picture as PNG in a ``data:`` address."""
+def _data_uri(image: Image) -> str:
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
