@@ -26,7 +26,7 @@ from train_setting import LANGS, Album, Packed, Single, album, collate, models
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ziya_visual.core.files import write_json
-from ziya_visual.core.stage import Objectives
+from ziya_visual.core.recipe import Objectives
 from ziya_visual.model.packed.layout import even
 from ziya_visual.train.batches import Batch
 from ziya_visual.train.optimizer import Optimizer

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ziya_visual.core.errors import ConfigError
-from ziya_visual.core.parts import split_rule
 from ziya_visual.core.recipe import load_recipe
+from ziya_visual.core.trainable import parse_rule
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 RECIPE = """
@@ -53,11 +53,11 @@ def test_a_recipe_is_read_and_changed(path: Path) -> None:
         ("stages.0.images_at_once=0", "stages.0.images_at_once: Input should be greater"),
         ("stages.4.steps=1", "there is no '4' in the recipe"),
         ("modle.checkpoint=x", "there is no 'modle' in the recipe; did you mean 'model'?"),
-        ("seed", "'seed' is no key=value"),
+        ("seed", "expected key=value, found 'seed'"),
         ("stages.0.trains=[qfromer]", "trains.0: unknown part 'qfromer'; did you mean 'qformer'?"),
         (
             "stages.0.trains=['vision[-2]']",
-            "trains.0: expected a part, or some blocks of one such as vision[-2:]",
+            "trains.0: expected a part, or a slice of its blocks such as vision[-2:]",
         ),
         ("stages.0.trains=['projection[1:]']", "trains.0: projection has no blocks to choose from"),
         ("stages.0.trains=['vision[:1]', 'vision[2:]']", "trains names vision twice"),
@@ -67,11 +67,11 @@ def test_a_recipe_is_read_and_changed(path: Path) -> None:
         ),
         ("stages.0.learning_rates={lora: 0}", "stages.0.learning_rates.lora: Input should be greater than 0"),
         ("model.bridge={num_query=3}", "model.bridge"),
-        ("precision=fp16", "precision: the Q-Former's values overflow float16; use bf16, or fp32"),
+        ("precision=fp16", "precision: the Q-Former's activations overflow float16; use bf16 or fp32"),
         (
             "stages.0={name: a, steps: 1, images_per_step: 1, texts_per_image: 1, texts_per_step: 1, "
             "tasks: {}, trains: [qformer], learning_rate: 1}",
-            "texts_per_step: without lora in trains nothing learns",
+            "texts_per_step needs lora in trains",
         ),
         ("shard=true", "shard needs save: adapter"),
         ("model.quantize=nf4", "model.quantize needs save: adapter"),
@@ -99,9 +99,9 @@ def test_a_recipe_ends_with_the_stage_that_is_asked_for() -> None:
 
 
 def test_blocks_are_sliced_as_python_does() -> None:
-    assert split_rule("vision[-2:]") == ("vision", slice(-2, None))
-    assert split_rule("lora[36:39]") == ("lora", slice(36, 39))
-    assert split_rule("projection") == ("projection", None)
+    assert parse_rule("vision[-2:]") == ("vision", slice(-2, None))
+    assert parse_rule("lora[36:39]") == ("lora", slice(36, 39))
+    assert parse_rule("projection") == ("projection", None)
 
 
 def test_an_adapter_needs_a_base(path: Path) -> None:

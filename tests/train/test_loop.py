@@ -11,9 +11,8 @@ import torch
 from tiny_models import tiny, tiny_tokenizer
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.recipe import Recipe, load_recipe
+from ziya_visual.core.recipe import Objectives, Recipe, load_recipe
 from ziya_visual.core.records import Example, ImageRef, Message
-from ziya_visual.core.stage import Objectives
 from ziya_visual.model.lora import freeze_all_but
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.train import loop

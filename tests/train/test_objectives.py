@@ -7,7 +7,7 @@ import torch
 from tiny_models import QUERIES, tiny
 from torch.nn import functional as F  # noqa: N812
 
-from ziya_visual.core.stage import Objectives
+from ziya_visual.core.recipe import Objectives
 from ziya_visual.train.batches import Batch
 from ziya_visual.train.objectives import Pairs, Scores, contrastive_loss, matching_loss
 from ziya_visual.train.step import Seen, compute_losses

@@ -16,7 +16,7 @@ from ziya_visual.cli.data import data
 from ziya_visual.cli.evaluation import measure
 from ziya_visual.cli.forge import forge
 from ziya_visual.core import log
-from ziya_visual.core.errors import ZiyaError
+from ziya_visual.core.errors import ZiyaError, one_line
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Make and use bilingual vision-language models."
@@ -253,8 +253,7 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        said = " ".join(str(error).split())[:200]
-        _fail(f"{type(error).__name__}: {said} (a fault of ours; --debug shows where)", 1)
+        _fail(f"{type(error).__name__}: {one_line(error)} (a fault of ours; --debug shows where)", 1)
 
 
 def _quieten() -> None:

@@ -1,7 +1,7 @@
-"""The errors a user may meet. Each says what was found, what was expected, where, and what to do.
+"""The errors a user may meet. Each message says what was found, what was expected, where, and what to do.
 
 The command line prints ``str(error)`` on one line and exits with code 2; ``--debug`` shows the traceback.
-Broken invariants of our own code are ``assert`` statements, never these.
+Violated invariants of our own code are ``assert`` statements instead.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class ZiyaError(Exception):
-    """The base of every error that a user can cause and mend."""
+    """The base class of every error that a user can cause and fix."""
 
 
 class ConfigError(ZiyaError):
@@ -19,19 +19,34 @@ class ConfigError(ZiyaError):
 
 
 class DataError(ZiyaError):
-    """A file, picture or record that cannot be read."""
+    """A file, image or record that cannot be read."""
 
 
 class CheckpointError(ZiyaError):
-    """A checkpoint folder that is incomplete, damaged or of another form."""
+    """A checkpoint folder that is incomplete, damaged or in an unknown layout."""
 
 
 class EndpointError(ZiyaError):
-    """An HTTP endpoint that cannot be reached or answers with something unusable."""
+    """An HTTP endpoint that cannot be reached, or whose answer is unusable."""
+
+
+def one_line(error: object, limit: int = 200, *, hide: str | None = None) -> str:
+    """Return the text of an error on one line, cut to ``limit`` characters.
+
+    >>> one_line(ValueError("first\\n  second"))
+    'first second'
+
+    Args:
+        error: An exception or its text.
+        limit: The length at which the text is cut.
+        hide: A secret, such as an API key, that is replaced by ``***``.
+    """
+    text = " ".join(str(error).split())
+    return (text.replace(hide, "***") if hide else text)[:limit]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown ``name``: ``"; did you mean 'steps'?"`` or the known names.
+    """Return the end of an error about an unknown name: the closest known name, or all of them.
 
     >>> nearest("step", ["steps", "seed"])
     "; did you mean 'steps'?"

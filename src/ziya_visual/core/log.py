@@ -1,4 +1,4 @@
-"""What a run says: lines through :mod:`logging`, live progress through rich on anything over two seconds."""
+"""Log lines through :mod:`logging`, and live progress bars through rich for anything over two seconds."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from rich.progress import (
 
 console = Console(stderr=True)
 logger = logging.getLogger("ziya_visual")
-# Where torchao is installed, importing it warns of every GPU kernel that this machine has no use for.
+# When torchao is installed, importing it warns about every GPU kernel that this machine cannot use.
 _NOISY = ("torchao", "torch.utils._pytree")
 
 
 def setup(*, debug: bool = False, bars: bool = True) -> None:
-    """Send our log lines to standard error; ``debug`` shows more. Other libraries stay at warnings or errors.
+    """Send our log lines to standard error, and only warnings or errors of noisy libraries.
 
-    Without ``bars`` the terminal gets lines alone, as where several processes share it.
+    Args:
+        debug: Show more lines, with their levels.
+        bars: Draw progress bars; switch them off where several processes share a terminal.
     """
     global console
     console = Console(stderr=True, force_terminal=None if bars else False)
@@ -41,17 +43,38 @@ def setup(*, debug: bool = False, bars: bool = True) -> None:
 
 
 def quiet() -> None:
-    """Warnings alone from here on: another process of the same run says the rest."""
+    """Silence everything below a warning, in a process whose sibling already logs the run."""
     global console
     console = Console(stderr=True, quiet=True)
     logger.setLevel(logging.WARNING)
 
 
-@contextlib.contextmanager
-def progress(description: str, total: int | None) -> Iterator[Progress]:
-    """A progress bar with one task: call ``advance(0)`` and ``update(0)`` on it.
+class ProgressBar:
+    """One progress bar, as :func:`progress` yields it."""
 
-    Where standard error is no terminal the bar is silent and a line at the end gives count and seconds.
+    def __init__(self, bar: Progress, description: str, total: int | None) -> None:
+        self._bar = bar
+        self._task = bar.add_task(description, total=total)
+
+    def advance(self, count: int = 1) -> None:
+        """Count further units of work as done."""
+        self._bar.advance(self._task, count)
+
+    def describe(self, description: str) -> None:
+        """Replace the text before the bar."""
+        self._bar.update(self._task, description=description)
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int | None, done: int = 0) -> Iterator[ProgressBar]:
+    """Show a progress bar for the duration of the block; call ``advance()`` on it.
+
+    Where standard error is not a terminal the bar is silent, and a final line gives count and seconds.
+
+    Args:
+        description: The text before the bar.
+        total: Units of work, None if unknown.
+        done: Units that an earlier run has already completed.
     """
     columns = [
         TextColumn("{task.description}"),
@@ -61,12 +84,12 @@ def progress(description: str, total: int | None) -> Iterator[Progress]:
         TimeRemainingColumn(),
     ]
     started = time.monotonic()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        bar.add_task(description, total=total)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = ProgressBar(bars, description, total)
+        bar.advance(done)
         yield bar
-        done = bar.tasks[0].completed
-        description = bar.tasks[0].description
-    logger.info("%s: %d in %.1f s", description, done, time.monotonic() - started)
+        task = bars.tasks[0]
+    logger.info("%s: %d in %.1f s", task.description, task.completed, time.monotonic() - started)
 
 
 @contextlib.contextmanager

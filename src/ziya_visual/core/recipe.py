@@ -1,6 +1,7 @@
-"""The recipe: one YAML file that says what is trained, on what, and how. Strict: an unknown key is an error.
+"""The recipe: one YAML file that says what is trained, on which data, and how.
 
-Configuration stops here and at the builders: modules take plain keyword arguments, never a recipe.
+It is strict: an unknown key is an error. Recipes stop at the builders; every other module takes plain keyword
+arguments. A recipe has one or more stages, each with its own data mix, objectives and trainable parts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     ValidationError,
     model_validator,
@@ -19,16 +23,98 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from ziya_visual.core.errors import ConfigError, nearest
+from ziya_visual.core.errors import ConfigError, nearest, one_line
 from ziya_visual.core.files import read_text
-from ziya_visual.core.stage import Stage, Strict
+from ziya_visual.core.trainable import Part, parse_rule
 
 
-def _no_fp16(precision: Any) -> Any:
+def _invalid(reason: str) -> PydanticCustomError:
+    """Return an error that pydantic reports in our own words."""
+    return PydanticCustomError("rule", "{reason}", {"reason": reason})
+
+
+def _refuse_fp16(precision: Any) -> Any:
     if precision == "fp16":
-        why = "the Q-Former's values overflow float16; use bf16, or fp32"
-        raise PydanticCustomError("rule", "{why}", {"why": why})
+        raise _invalid("the Q-Former's activations overflow float16; use bf16 or fp32")
     return precision
+
+
+def _check_rule(rule: str) -> str:
+    try:
+        parse_rule(rule)
+    except ValueError as error:
+        raise _invalid(str(error)) from error
+    return rule
+
+
+class Strict(BaseModel):
+    """A section of a recipe, in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Objectives(Strict):
+    """The weight of each loss; a loss with weight 0 is not computed."""
+
+    language_model: float = Field(1.0, ge=0)
+    contrastive: float = Field(0.0, ge=0)
+    matching: float = Field(0.0, ge=0)
+    grounded: float = Field(0.0, ge=0)
+    languages: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={}, description="factor on all losses of a language, such as {zh: 2}; 1 by default"
+    )
+
+    def language_weight(self, lang: str) -> float:
+        """Return the factor on every loss of a language."""
+        return self.languages.get(lang, 1.0)
+
+    @property
+    def align(self) -> bool:
+        """Return whether any loss compares images with captions in the Q-Former."""
+        return bool(self.contrastive or self.matching or self.grounded)
+
+
+class Stage(Strict):
+    """One stage of training."""
+
+    name: str
+    steps: int = Field(ge=1)
+    images_per_step: int = Field(ge=1)
+    texts_per_image: int = Field(ge=1, description="texts drawn for each image, all languages together")
+    texts_per_step: int = Field(0, ge=0, description="texts without an image, in addition")
+    images_at_once: int | None = Field(
+        None, ge=1, description="images whose texts are in memory at once; all of a step's by default"
+    )
+    tasks: dict[str, float] = Field(description="sampling weight of each task")
+    trains: tuple[Annotated[str, AfterValidator(_check_rule)], ...] = Field(
+        description="trainable parts, or slices of their blocks such as vision[-2:]"
+    )
+    objectives: Objectives = Objectives()
+    learning_rate: float = Field(gt=0, description="peak, for every part that learning_rates leaves out")
+    learning_rates: dict[Part, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="peak for single parts, such as {lora: 0.0001, vision: 0.00001}"
+    )
+    warmup_steps: int = Field(0, ge=0)
+    final_fraction: float = Field(0.05, ge=0, le=1, description="of the peak, reached at the last step")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Return the names of the parts that are trained, wholly or in some of their blocks."""
+        return tuple(parse_rule(rule)[0] for rule in self.trains)
+
+    @model_validator(mode="after")
+    def _check(self) -> Stage:
+        repeated = sorted({part for part in self.parts if self.parts.count(part) > 1})
+        frozen = sorted(set(self.learning_rates) - set(self.parts))
+        if repeated:
+            raise _invalid(f"trains names {repeated[0]} twice; write one slice")
+        if self.images_at_once and not self.objectives.language_model:
+            raise _invalid("images_at_once splits the language-model loss, which this stage does not have")
+        if self.texts_per_step and "lora" not in self.parts:
+            raise _invalid("texts_per_step needs lora in trains: nothing else learns from a text alone")
+        if frozen:
+            raise _invalid(f"learning_rates has {frozen[0]}, which this stage does not train")
+        return self
 
 
 class Lora(Strict):
@@ -53,18 +139,19 @@ class Bridge(Strict):
 
 
 class Model(Strict):
-    """Where training starts: a checkpoint of ours, or parts to compose one of."""
+    """Where training starts: from one of our checkpoints, or from parts that are composed into one."""
 
     checkpoint: Path | None = None
     image_size: int | None = Field(
-        None, ge=1, description="pixels a side; position embeddings are interpolated to it"
+        None, ge=1, description="pixels per side; position embeddings are interpolated"
     )
     attention: Literal["plain", "flex_attention", "sdpa"] = Field(
         "plain",
-        description="of the language model; sdpa fits every one, and costs the square of a step's tokens",
+        description="attention of the language model; sdpa works with every model but grows with the "
+        "square of a step's tokens",
     )
     quantize: Literal["nf4"] | None = Field(
-        None, description="the checkpoint's language model in 4 bits under its adapters (QLoRA)"
+        None, description="keep the language model in 4 bits under its adapters (QLoRA)"
     )
     vision: Path | None = None
     language_model: Path | None = None
@@ -73,37 +160,37 @@ class Model(Strict):
 
 
 class Data(Strict):
-    """What is trained on: datasets of records, or folders of pictures with a ``captions.csv``."""
+    """The training data: datasets of records, or folders of images with a ``captions.csv``."""
 
     path: tuple[Path, ...]
     shared: tuple[str, ...] = Field(
-        (), description="paths of validation that may share pictures with these, and are meant to"
+        (), description="validation paths that share images with the training data on purpose"
     )
     temperature: float | None = Field(
         None,
         ge=1,
-        description="draw pictures of each source by its size ** (1 / temperature), languages alike; "
-        "without, every picture once before any again",
+        description="sample sources by size ** (1 / temperature), languages balanced; "
+        "by default every image is seen once before any is repeated",
     )
     phrasings: Literal["plain", "varied"] = Field(
-        "plain", description="how tasks are put: as in the quickstart, or in twelve and more ways each"
+        "plain", description="prompt templates: those of the quickstart, or at least twelve per task"
     )
 
 
 class Validation(Strict):
-    """Records whose language-model loss is measured while training goes on."""
+    """Records whose language-model loss is measured during training."""
 
     path: tuple[Path, ...]
-    every: int = Field(200, ge=1, description="steps; the last of a stage is one too")
+    every: int = Field(200, ge=1, description="steps between measurements; the last step is measured too")
     best: str | None = Field(
-        None, description="the loss by which a stage ends with its best weights: loss, or loss/zh ..."
+        None, description="the loss whose minimum selects the weights a stage ends with: loss, loss/zh ..."
     )
 
 
 class Cache(Strict):
-    """Where a frozen encoder's results for the pictures are kept, and how much of the disk they may take."""
+    """The disk cache for the features of a frozen image encoder."""
 
-    path: Path | None = Field(None, description="a folder that runs may share; else features/ in out")
+    path: Path | None = Field(None, description="a folder that runs may share; features/ in out by default")
     gigabytes: float = Field(20.0, ge=0)
 
 
@@ -116,120 +203,126 @@ class Recipe(Strict):
     model: Model
     data: Data
     validation: Validation | None = None
-    precision: Annotated[Literal["fp32", "bf16"], BeforeValidator(_no_fp16)] = "bf16"
+    precision: Annotated[Literal["fp32", "bf16"], BeforeValidator(_refuse_fp16)] = "bf16"
     optimizer: Literal["muon", "adamw"] = Field(
-        "muon", description="of the matrices inside the networks; all else is AdamW's"
+        "muon", description="for hidden weight matrices; everything else uses AdamW"
     )
     stages: tuple[Stage, ...] = Field(min_length=1)
-    save_every: int = Field(200, ge=1, description="steps, after which a killed run goes on")
+    save_every: int = Field(200, ge=1, description="steps between the states from which a killed run resumes")
     sample_every: int | None = Field(
-        None, ge=1, description="steps, after which it answers a question in each language"
+        None, ge=1, description="steps between sample answers, one in each language"
     )
     trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
-        (), description="that get the curve too"
+        (), description="experiment trackers that receive the curves as well"
     )
     recompute: bool = Field(
-        False, description="the language model's states in the backward pass: less memory, more time"
+        False, description="recompute the language model's activations in the backward pass to save memory"
     )
-    compile: bool = Field(False, description="the language model's blocks by torch.compile")
-    shard: bool = Field(False, description="the language model's blocks over the processes, by FSDP2")
+    compile: bool = Field(False, description="compile the language model's blocks with torch.compile")
+    shard: bool = Field(False, description="shard the language model's blocks over the processes with FSDP2")
     cache: Cache = Cache()
     save: Literal["checkpoint", "adapter"] = Field(
         "checkpoint",
-        description="of each stage: a whole checkpoint, or what was trained since model.checkpoint",
+        description="what a stage saves: a whole checkpoint, or the weights changed since model.checkpoint",
     )
 
     @model_validator(mode="after")
-    def _fits(self) -> Recipe:
+    def _check(self) -> Recipe:
         if self.save == "adapter" and self.model.checkpoint is None:
-            why = "save: adapter needs a model.checkpoint that it belongs to"
-            raise PydanticCustomError("rule", why)
+            raise _invalid("save: adapter needs a model.checkpoint for the adapter to extend")
         if self.shard and self.save != "adapter":
-            why = "shard needs save: adapter, for no process holds a whole checkpoint; `export` writes one"
-            raise PydanticCustomError("rule", why)
+            raise _invalid(
+                "shard needs save: adapter, because no process holds a whole checkpoint; `export` writes one"
+            )
         if self.model.quantize and self.save != "adapter":
-            why = "model.quantize needs save: adapter, for the weights in 4 bits are not the checkpoint's"
-            raise PydanticCustomError("rule", why)
+            raise _invalid(
+                "model.quantize needs save: adapter, because 4-bit weights are not the checkpoint's weights"
+            )
         return self
 
     def until(self, stage: str) -> Recipe:
-        """The recipe up to a stage.
+        """Return a copy of the recipe that ends with the named stage.
 
         Raises:
-            ConfigError: it has no stage of this name.
+            ConfigError: No stage has this name.
         """
-        names = [one.name for one in self.stages]
+        names = [entry.name for entry in self.stages]
         if stage not in names:
             raise ConfigError(f"there is no stage {stage!r}{nearest(stage, names)}")
         return self.model_copy(update={"stages": self.stages[: names.index(stage) + 1]})
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply ``key=value`` changes, where the key is a dotted path (``stages.0.steps=10``).
+    """Load a recipe and apply ``key=value`` changes, where a key is a dotted path (``stages.0.steps=10``).
 
     Raises:
-        ConfigError: the file is no YAML mapping, a key is unknown or missing, or a value does not fit.
+        ConfigError: The file is not a YAML mapping, a key is unknown or missing, or a value is invalid.
     """
     try:
         data = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())[:120]})") from error
+        raise ConfigError(f"{path}: not YAML ({one_line(error, 120)})") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: a recipe is a YAML mapping, found {type(data).__name__}")
+        raise ConfigError(f"{path}: expected a YAML mapping, found {type(data).__name__}")
     for override in overrides:
-        _override(data, override)
+        _apply_override(data, override)
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_first_problem(error)}") from error
 
 
-def _override(data: Any, override: str) -> None:
-    key, equals, text = override.partition("=")
+def _apply_override(data: Any, override: str) -> None:
+    """Change the value at a dotted path in place, creating the optional sections on the way."""
+    path, equals, text = override.partition("=")
     if not equals:
-        raise ConfigError(f"{override!r} is no key=value")
-    *parents, last = key.split(".")
-    place = data
-    for name in [*parents, last]:
-        inside = place
-        if isinstance(place, list) and name.isdigit() and int(name) < len(place):
-            place = place[int(name)]
-        elif isinstance(place, dict) and name is last:
-            place = place.get(name)
-        elif isinstance(place, dict) and (name in place or name in _optional_sections()):
-            place = place.setdefault(name, {})
+        raise ConfigError(f"expected key=value, found {override!r}")
+    *parents, last = path.split(".")
+    section = data
+    for key in parents:
+        if isinstance(section, dict) and key in _optional_sections():
+            section = section.setdefault(key, {})
         else:
-            known = list(place) if isinstance(place, dict) else map(str, range(len(place or ())))
-            raise ConfigError(f"{override!r}: there is no {name!r} in the recipe{nearest(name, known)}")
-    inside[int(last) if isinstance(inside, list) else last] = yaml.safe_load(text)
+            section = section[_existing_key(section, key, override)]
+    key_or_index: str | int = last
+    if not isinstance(section, dict):
+        key_or_index = _existing_key(section, last, override)
+    section[key_or_index] = yaml.safe_load(text)
+
+
+def _existing_key(section: Any, key: str, override: str) -> str | int:
+    """Return the key as it indexes a mapping or list, or raise if there is no such entry."""
+    if isinstance(section, list) and key.isdigit() and int(key) < len(section):
+        return int(key)
+    if isinstance(section, dict) and key in section:
+        return key
+    known = section if isinstance(section, dict) else map(str, range(len(section or ())))
+    raise ConfigError(f"{override!r}: there is no {key!r} in the recipe{nearest(key, known)}")
 
 
 def _optional_sections() -> set[str]:
-    """The keys that hold keys of their own and that a file may leave out."""
+    """Return the keys whose values are mappings that a recipe file may leave out."""
     fields = (item for model in Strict.__subclasses__() for item in model.model_fields.items())
     return {name for name, field in fields if isinstance(field.default, Strict | dict) or _optional(field)}
 
 
 def _optional(field: FieldInfo) -> bool:
-    """Whether it is a section or nothing."""
+    """Return whether a field holds a section or None."""
     kinds = getattr(field.annotation, "__args__", ())
     return field.default is None and any(isinstance(k, type) and issubclass(k, Strict) for k in kinds)
 
 
 def _first_problem(error: ValidationError) -> str:
-    # A misspelt key is also a missing one; what was typed is what the user should hear about.
-    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    # A misspelt key is usually a missing one as well: report what the user typed.
+    problem = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
     where = ".".join(map(str, problem["loc"]))
     if problem["type"] != "extra_forbidden":
         return f"{where}: {problem['msg']}, found {problem['input']!r:.60}"
-    model: Any = Recipe
-    for step in problem["loc"][:-1]:
-        if isinstance(step, str):
-            model = _model_of(model.model_fields[step].annotation)
-    return f"unknown key {where!r}{nearest(str(problem['loc'][-1]), model.model_fields)}"
-
-
-def _model_of(annotation: Any) -> Any:
-    """The recipe class inside an annotation such as ``tuple[Stage, ...]``."""
-    inner = getattr(annotation, "__args__", ())
-    return inner[0] if inner else annotation
+    section: Any = Recipe
+    for key in problem["loc"][:-1]:
+        if isinstance(key, str):
+            annotation = section.model_fields[key].annotation
+            section = next(
+                iter(getattr(annotation, "__args__", ())), annotation
+            )  # tuple[Stage, ...] -> Stage
+    return f"unknown key {where!r}{nearest(str(problem['loc'][-1]), section.model_fields)}"

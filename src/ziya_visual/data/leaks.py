@@ -113,7 +113,7 @@ def prints(
                     found = fingerprint(open_picture(example))
                     kept.add(example.image, found)
                 yield example, found
-                bar.advance(bar.tasks[0].id)
+                bar.advance()
 
 
 def file_of(example: Example) -> str:

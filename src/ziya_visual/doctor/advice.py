@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ziya_visual.core.parts import split_rule
-from ziya_visual.core.recipe import Recipe
-from ziya_visual.core.stage import Objectives, Stage
+from ziya_visual.core.recipe import Objectives, Recipe, Stage
+from ziya_visual.core.trainable import parse_rule
 from ziya_visual.doctor.data import draw, largest
 from ziya_visual.doctor.memory import RESERVE, Memory, Shape, dry_step
 from ziya_visual.doctor.skeleton import Skeleton
@@ -165,7 +164,7 @@ def _changes(recipe: Recipe, number: int) -> Iterator[list[tuple[str, Recipe]]]:
     ranks = _halves(recipe.model.lora.rank) if "lora" in stage.parts else []
     if ranks:
         yield [(f"model.lora.rank={rank}", _with_rank(recipe, rank)) for rank in ranks]
-    kept = tuple(rule for rule in stage.trains if split_rule(rule)[0] != "vision")
+    kept = tuple(rule for rule in stage.trains if parse_rule(rule)[0] != "vision")
     if kept and kept != stage.trains:
         yield [(f"stages.{number}.trains=[{','.join(kept)}]", _in_stage(recipe, number, "trains")(kept))]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, InstructBlipForConditionalGeneration
 
-from ziya_visual.core.errors import CheckpointError, DataError
+from ziya_visual.core.errors import CheckpointError, DataError, one_line
 from ziya_visual.core.files import read_json
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat.chat_format import ChatFormat
@@ -100,9 +100,8 @@ def _architecture(folder: Path) -> tuple[str, nn.Module, Alignment | None]:
                 return "instructblip", InstructBlipForConditionalGeneration._from_config(config), None
             return "language model", AutoModelForCausalLM.from_config(config), None
     except (OSError, ValueError, TypeError, DataError) as error:
-        said = " ".join(str(error).split())[:160]
         raise CheckpointError(
-            f"{folder / 'config.json'}: no configuration that we can use ({said})"
+            f"{folder / 'config.json'}: no configuration that we can use ({one_line(error, 160)})"
         ) from error
 
 
@@ -183,7 +182,7 @@ def _chat(folder: Path, layout: str, found: CheckpointFound) -> None:
     except (OSError, ValueError, CheckpointError) as error:
         found.facts["chat_format"] = None
         if layout == OURS:
-            found.problems.append(f"{folder}: the tokenizer: {' '.join(str(error).split())[:160]}")
+            found.problems.append(f"{folder}: the tokenizer: {one_line(error, 160)}")
 
 
 def _memory(

@@ -10,9 +10,8 @@ from typing import Any
 
 from ziya_visual.core.errors import DataError, nearest
 from ziya_visual.core.pictures import load_image
-from ziya_visual.core.recipe import Recipe
+from ziya_visual.core.recipe import Recipe, Stage
 from ziya_visual.core.records import TASKS, Example
-from ziya_visual.core.stage import Stage
 from ziya_visual.data.chat.chat_format import ChatFormat
 from ziya_visual.data.dataset import iter_records
 from ziya_visual.data.formats import Imported

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ziya_visual.core.recipe import Lora
-from ziya_visual.core.stage import Stage
+from ziya_visual.core.recipe import Lora, Stage
 from ziya_visual.data.packing import Lengths
 from ziya_visual.doctor.skeleton import Skeleton, by_part, count
 from ziya_visual.model.lora import add_lora, freeze_all_but

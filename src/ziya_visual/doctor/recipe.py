@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ziya_visual.core import log
-from ziya_visual.core.errors import ZiyaError
+from ziya_visual.core.errors import ZiyaError, one_line
 from ziya_visual.core.recipe import Recipe
 from ziya_visual.doctor.advice import Plan, advise, fits
 from ziya_visual.doctor.checkpoint import TRAINABLE, examine_checkpoint
@@ -101,7 +101,7 @@ def _stages(plan: Plan, gpus: int | None, found: RecipeFound) -> list[dict[str, 
             except Exception as error:  # whatever a dry step raises, a real one would
                 found.problems.append(f"stage {stage.name}: {_said(error)}")
                 break
-            bar.advance(bar.tasks[0].id)
+            bar.advance()
             found.notes += [
                 f"stage {stage.name}: trains {part}, but none of its objectives reaches it"
                 for part, reached in rows[-1]["memory_bytes"]["gradients"].items()
@@ -181,7 +181,7 @@ def _what_to_change(
             )
             for advice in advise(plan, number, kind, 1 if kind == "gpu" else gpus, room):
                 found.advice.append({"form": form, "stage": row["stage"], **advice})
-            bar.advance(bar.tasks[0].id)
+            bar.advance()
 
 
 def _disk(plan: Plan, rows: list[dict[str, Any]], lines: list[str], facts: dict[str, Any]) -> None:
@@ -226,5 +226,5 @@ def _probe(plan: Plan, data: DataFound, rows: list[dict[str, Any]], found: Recip
 
 def _said(error: Exception) -> str:
     """What an error of ours says, or what a foreign one is, in one line."""
-    said = " ".join(str(error).split())[:200]
+    said = one_line(error)
     return said if isinstance(error, ZiyaError) else f"fails: {type(error).__name__}: {said}"

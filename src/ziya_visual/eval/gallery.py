@@ -86,7 +86,7 @@ def _blocks(
             some = items[start : start + size]
             path = folder / "blocks" / f"{hash_json([model.identity, title, list(some)])[:40]}.npy"
             found.append(_kept(model, path, partial(work, some)))
-            bar.advance(bar.task_ids[0], len(some))
+            bar.advance(len(some))
     return found
 
 

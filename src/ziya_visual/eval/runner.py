@@ -108,7 +108,7 @@ def ask(
             batch = [examples[place] for place in places]
             texts = model.answer(batch, max_new_tokens=max_new_tokens, images=images)
             answers.update(zip(places, texts, strict=True))
-            bar.advance(bar.task_ids[0], len(batch))
+            bar.advance(len(batch))
     return [answers[place] for place in range(len(examples))]
 
 
@@ -143,9 +143,9 @@ def _similarities(
             part = new[start : start + _PICTURES_AT_ONCE]
             embeds = model.embed_images([suite.images[image_id] for image_id in part])
             pictures.update(zip(part, embeds, strict=True))
-            bar.advance(bar.task_ids[0], len(part))
+            bar.advance(len(part))
         texts = dict(zip(captions, model.embed_texts(captions), strict=True))
-        bar.advance(bar.task_ids[0], len(captions))
+        bar.advance(len(captions))
     return retrieval.similarities(section.pools, pictures, texts)
 
 
@@ -165,7 +165,7 @@ def _matching(
             logits = np.zeros_like(one)
             logits[chosen] = np.concatenate(model.match(suite.images, asked))
             found.append(logits)
-            bar.advance(bar.task_ids[0])
+            bar.advance()
     return found
 
 

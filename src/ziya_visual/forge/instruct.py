@@ -143,7 +143,7 @@ def instruct(
         keys = [key for some in batched(bodies, 100) for key in ledger.add(some)]
         with progress("forge instruct", total=len(ledger.waiting(keys))) as bar:
             send = batch_api.ask_all if use_batches else ask_all
-            sent = send(ledger, keys, on_done=lambda outcome: bar.advance(bar.task_ids[0]), **sending)
+            sent = send(ledger, keys, on_done=lambda outcome: bar.advance(), **sending)
         made, rejected = _read(ledger, jobs, keys, model, template.hash)
         totals = ledger.totals()
     write_records(out / ACCEPTED, made)

@@ -104,11 +104,8 @@ class Job:
         self.used.update(keys)
         total = len(set(keys))
         send = batch_api.ask_all if self._use_batches else ask_all
-        with progress(title, total=total) as bar:
-            bar.update(bar.task_ids[0], completed=total - len(self.ledger.waiting(keys)))
-            self.sent += send(
-                self.ledger, keys, on_done=lambda outcome: bar.advance(bar.task_ids[0]), **self._sending
-            )
+        with progress(title, total, done=total - len(self.ledger.waiting(keys))) as bar:
+            self.sent += send(self.ledger, keys, on_done=lambda outcome: bar.advance(), **self._sending)
 
     def _records(self, examples: Iterable[Example]) -> Iterator[dict[str, Record]]:
         for group in batched(examples, AT_ONCE):

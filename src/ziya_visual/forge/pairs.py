@@ -45,7 +45,7 @@ def check_pairs(path: Path, *, source_lang: str, target_lang: str, out: Path) ->
             name = row.get("id", number) if isinstance(row, dict) else number
             rows.append({"id": name, "ok": not found, "reasons": found})
             reasons.update(found)
-            bar.advance(bar.task_ids[0])
+            bar.advance()
     write_jsonl(out, rows)
     return {
         "pairs": len(rows),

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from ziya_visual.core.errors import CheckpointError, DataError
+from ziya_visual.core.errors import CheckpointError, DataError, one_line
 from ziya_visual.core.pictures import open_picture
 from ziya_visual.core.records import Example, Message
 
@@ -51,8 +51,9 @@ class StockModel:
             model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
             processor = AutoProcessor.from_pretrained(folder)
         except _UNREADABLE as error:
-            said = " ".join(str(error).split())[:160]
-            raise CheckpointError(f"{folder}: no image-text model of transformers ({said})") from error
+            raise CheckpointError(
+                f"{folder}: no image-text model of transformers ({one_line(error, 160)})"
+            ) from error
         if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
             raise CheckpointError(
                 f"{folder}: its processor is {type(processor).__name__}, expected one of pictures and text; "
@@ -91,8 +92,9 @@ class StockModel:
         try:
             inputs = self._inputs(dialogues, pictures)
         except _UNREADABLE as error:
-            said = " ".join(str(error).split())[:160]
-            raise DataError(f"the model's own processor refuses a question ({said})") from error
+            raise DataError(
+                f"the model's own processor refuses a question ({one_line(error, 160)})"
+            ) from error
         inputs = inputs.to(self.model.device, dtype=self.model.dtype)
         ids = inputs["input_ids"]
         found = self.model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)

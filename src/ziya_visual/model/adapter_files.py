@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from ziya_visual.core.errors import CheckpointError, DataError
 from ziya_visual.core.files import atomic_dir, hash_file, read_json, write_json
-from ziya_visual.core.parts import split_rule
+from ziya_visual.core.trainable import parse_rule
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.lora import Named, add_lora, chosen, parts_of
 from ziya_visual.model.network import ZiyaVisualModel
@@ -120,7 +120,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _has_lora(rules: Sequence[str]) -> bool:
-    return any(split_rule(rule)[0] == "lora" for rule in rules)
+    return any(parse_rule(rule)[0] == "lora" for rule in rules)
 
 
 def _rest(parts: dict[str, Named], rules: Sequence[str]) -> Named:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ziya_visual.core.errors import CheckpointError, ConfigError
-from ziya_visual.core.parts import split_rule
+from ziya_visual.core.trainable import parse_rule
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.network import ZiyaVisualModel
 
@@ -99,14 +99,14 @@ def chosen(parts: dict[str, Named], rule: str) -> Named:
     Raises:
         ConfigError: the part has no block in the rule's range.
     """
-    part, _ = split_rule(rule)
+    part, _ = parse_rule(rule)
     blocks = _blocks(parts, rule)
     return {name: p for name, p in parts[part].items() if blocks is None or block_of(name) in blocks}
 
 
 def _blocks(parts: dict[str, Named], rule: str) -> range | None:
     """The numbers of the blocks that a rule names, None for the whole part."""
-    part, wanted = split_rule(rule)
+    part, wanted = parse_rule(rule)
     if wanted is None:
         return None
     count = 1 + max((block for name in parts[part] if (block := block_of(name)) is not None), default=-1)
@@ -138,7 +138,7 @@ def freeze_all_but(model: ZiyaVisualModel, alignment: Alignment, trains: Iterabl
         for parameter in learning.values():
             parameter.requires_grad_(True)
         table[rule] = sum(parameter.numel() for parameter in learning.values())
-        owner, blocks = owners.get(split_rule(rule)[0]), _blocks(parts, rule)
+        owner, blocks = owners.get(parse_rule(rule)[0]), _blocks(parts, rule)
         if owner is not None:
             _train_mode(owner, blocks)
     assert sum(table.values()) == sum(

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoProcessor, Blip2Config
 
-from ziya_visual.core.errors import CheckpointError
+from ziya_visual.core.errors import CheckpointError, one_line
 from ziya_visual.core.files import read_json
 from ziya_visual.data.chat.chat_format import IMAGE
 from ziya_visual.data.chat.processing_ziya_visual import ZiyaProcessor, normalise
@@ -53,8 +53,9 @@ def load_processor(folder: Path, config: Any) -> ZiyaProcessor:
         try:
             processor = ZiyaProcessor.from_pretrained(folder)
         except (OSError, ValueError) as error:
-            said = " ".join(str(error).split())[:160]
-            raise CheckpointError(f"{folder}: the processor cannot be read ({said})") from error
+            raise CheckpointError(
+                f"{folder}: the processor cannot be read ({one_line(error, 160)})"
+            ) from error
     else:
         tokenizer = open_tokenizer(folder, config)
         add_image_token(tokenizer)

@@ -84,7 +84,7 @@ def write_training(
             drawn = _Drawn(scene, name, ImageRef(path=str(path)))
             dialogue = number < dialogues
             examples += _training_texts(rng, drawn, questions_per_image, languages, dialogue=dialogue)
-            bar.advance(bar.tasks[0].id)
+            bar.advance()
     return examples
 
 

@@ -66,7 +66,7 @@ def index_folder(folder: Path, checkpoint: Path) -> Index:
                 known |= zip(
                     opened, model.embed_images(list(opened.values())).astype(np.float16), strict=True
                 )
-            bar.advance(bar.tasks[0].id, len(some))
+            bar.advance(len(some))
     there = sorted(key for key in paths if key in known)
     if not there:
         raise DataError(f"{folder}: no picture there that can be read")

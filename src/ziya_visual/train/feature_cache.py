@@ -81,7 +81,7 @@ class FeatureCache:
                     )  # fmt: skip
                     break
                 self._open(self._write([self._names[row] for row in some], states))
-                bar.advance(bar.tasks[0].id, len(some))
+                bar.advance(len(some))
         if processes > 1:
             barrier()
             self._open_all()

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ziya_visual.core import distributed
-from ziya_visual.core.recipe import Recipe
-from ziya_visual.core.stage import Stage
+from ziya_visual.core.recipe import Recipe, Stage
 from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.train.feature_cache import Encode, FeatureCache, encoder_key

@@ -17,8 +17,7 @@ import torch
 
 from ziya_visual.core import distributed, log
 from ziya_visual.core.files import write_json
-from ziya_visual.core.recipe import Recipe
-from ziya_visual.core.stage import Stage
+from ziya_visual.core.recipe import Recipe, Stage
 from ziya_visual.model.lora import add_lora, freeze_all_but
 from ziya_visual.train.image_features import Sight
 from ziya_visual.train.llm_blocks import prepare_blocks, shard_blocks
@@ -109,8 +108,7 @@ def _run_stage(run: Run, number: int, saved: Any) -> None:
         training.curve[:] = saved["curve"]
         log.logger.info("stage %s goes on at step %d", stage.name, first)
     bad = 0
-    with log.progress(f"stage {stage.name}", stage.steps) as bar:
-        bar.update(bar.tasks[0].id, completed=first)
+    with log.progress(f"stage {stage.name}", stage.steps, done=first) as bar:
         run.watch.begin(stage, bar)
         for step, drawn in enumerate(draw_ahead(batches, range(first, stage.steps)), first):
             torch.manual_seed(recipe.seed * 1_000_003 + number * 100_003 + step)
@@ -139,7 +137,7 @@ def _run_stage(run: Run, number: int, saved: Any) -> None:
             best = _look(run, number, step, held, best)
             if (step + 1) % recipe.save_every == 0 or step + 1 == stage.steps:
                 _save(run, optimizer, number, step + 1, best)
-            bar.advance(bar.tasks[0].id)
+            bar.advance()
     if distributed.rank() == 0 and (seen := batches.seen(stage.steps)):
         write_json(recipe.out / f"mixture-{stage.name}.json", seen)
         for row in seen:

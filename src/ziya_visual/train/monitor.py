@@ -13,9 +13,8 @@ from PIL import Image
 from ziya_visual.core import distributed, log
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.files import write_jsonl
-from ziya_visual.core.recipe import Recipe
+from ziya_visual.core.recipe import Recipe, Stage
 from ziya_visual.core.records import Example
-from ziya_visual.core.stage import Stage
 from ziya_visual.data.templates import instruct
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.train.batches import Batch
@@ -81,7 +80,7 @@ class Watch:
         speed = self._speed.measured()
         said = " ".join(f"{name} {value:.3f}" for name, value in values.items())
         fast = " ".join(f"{value:.0f} {name.replace('_', ' ')}" for name, value in speed.items())
-        self._bar.update(self._bar.tasks[0].id, description=f"stage {stage}: {said}; {fast}")
+        self._bar.describe(f"stage {stage}: {said}; {fast}")
         log.logger.debug("%s %d: %s; %s", stage, step, said, fast)
         for tracker in self._trackers:
             tracker.log({**values, **speed}, step=self._done + step)

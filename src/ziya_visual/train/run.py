@@ -211,5 +211,5 @@ def _pictures(texts: Album, side: int) -> np.ndarray:
                 if picture.size == (side, side)
                 else picture.resize((side, side), Image.Resampling.BICUBIC)
             )
-            bar.advance(bar.tasks[0].id)
+            bar.advance()
     return pictures

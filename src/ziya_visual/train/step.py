@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ziya_visual.core import distributed
-from ziya_visual.core.stage import Objectives
+from ziya_visual.core.recipe import Objectives
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.train.batches import Batch
@@ -108,7 +108,7 @@ def compute_losses(
     parts: Parts = {}
     if objectives.language_model and batch.texts is not None:
         sums = model.packed_loss(seen.queries if len(batch.pictures) else None, batch.texts)
-        totals = [objectives.of(langs[number]) * part.total for number, part in sums.items()]
+        totals = [objectives.language_weight(langs[number]) * part.total for number, part in sums.items()]
         weighted.append(objectives.language_model * (torch.stack(totals).sum() / batch.learnt))
         for number, part in sums.items():
             parts[f"language_model/{langs[number]}"] = part.total.item(), part.count
@@ -119,12 +119,12 @@ def compute_losses(
             scores[number] = scaled_scores(model, alignment, features, pairs)
             if objectives.contrastive:
                 loss = contrastive_loss(scores[number]) / distributed.world_size()
-                weight = objectives.contrastive / len(batch.pairs) * objectives.of(langs[number])
+                weight = objectives.contrastive / len(batch.pairs) * objectives.language_weight(langs[number])
                 weighted.append(weight * loss)
                 parts[f"contrastive/{langs[number]}"] = loss.item(), 1 if distributed.rank() == 0 else 0
     if batch.pairs:
         turn = sorted(batch.pairs)[step % len(batch.pairs)]
-        weight = objectives.of(langs[turn])
+        weight = objectives.language_weight(langs[turn])
         found = _of_one_language(model, alignment, seen, batch.pairs[turn], scores.get(turn), objectives)
         for name, (strength, loss, count) in found.items():
             weighted.append(weight * strength * loss / distributed.sum_over_ranks(count))

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ziya_visual.core import distributed
-from ziya_visual.core.recipe import Recipe
-from ziya_visual.core.stage import Stage
+from ziya_visual.core.recipe import Recipe, Stage
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.lora import chosen, parts_of
 from ziya_visual.model.network import ZiyaVisualModel

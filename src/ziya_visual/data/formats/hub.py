@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ziya_visual.core.errors import DataError, nearest
+from ziya_visual.core.errors import DataError, nearest, one_line
 from ziya_visual.core.pictures import picture_size
 from ziya_visual.core.records import Example, ImageRef
 from ziya_visual.data.formats import Found, Source
@@ -98,7 +98,7 @@ def _opened(source: Source) -> Iterator[dict[str, Any]]:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    return f"{type(error).__name__}: {one_line(error, 160)}"
 
 
 def _example(number: int, values: dict[str, Any], pictures: Pictures | None, source: Source) -> Example:

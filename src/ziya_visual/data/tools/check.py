@@ -185,7 +185,7 @@ def form_of(path: Path) -> Form:
 def _judged(path: Path, checker: Checker, report: Report) -> Iterator[Example]:
     with log.progress("check", None) as bar:
         for number, found in enumerate(iter_records(path)):
-            bar.advance(bar.tasks[0].id)
+            bar.advance()
             if isinstance(found, Reject):
                 report.rejects.append({"where": found.where, "id": "", "reason": found.reason})
                 continue

@@ -122,7 +122,7 @@ def import_dataset(
 
         def usable() -> Iterator[Example]:
             for found in rows_of(name, path, **options):
-                bar.advance(bar.tasks[0].id)
+                bar.advance()
                 if isinstance(found, Reject):
                     rejects.append(found)
                     continue

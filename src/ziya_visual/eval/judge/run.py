@@ -163,14 +163,13 @@ def _ask(
     with Ledger(out) as ledger:
         keys = ledger.add(bodies)
         total, left = len(set(keys)), len(ledger.waiting(keys))
-        with progress("judge", total) as bar:
-            bar.update(bar.task_ids[0], completed=total - left)
+        with progress("judge", total, done=total - left) as bar:
             # Replies of a judge are dear: each is committed at once, so that a kill loses none.
             sent = ask_all(
                 ledger,
                 keys,
                 concurrency=concurrency,
-                on_done=lambda outcome: bar.advance(bar.task_ids[0]),
+                on_done=lambda outcome: bar.advance(),
                 **sending,
             )
         replies = [_read(review, ledger.outcome(key)) for review, key in zip(waiting_for, keys, strict=True)]

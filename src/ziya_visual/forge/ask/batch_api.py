@@ -13,7 +13,7 @@ from typing import Any
 
 import openai
 
-from ziya_visual.core.errors import EndpointError
+from ziya_visual.core.errors import EndpointError, one_line
 from ziya_visual.core.files import hash_json
 from ziya_visual.core.log import logger
 from ziya_visual.forge.ask.cost import Budget
@@ -64,10 +64,7 @@ def ask_all(
                 sent += len(some)
                 _collect(ledger, client, job, url, budget, poll_seconds, on_done)
         except openai.OpenAIError as error:
-            text = " ".join(str(error).split())
-            raise EndpointError(
-                f"{url}: the Batch API said {(text.replace(key, '***') if key else text)[:200]}"
-            ) from error
+            raise EndpointError(f"{url}: the Batch API said {one_line(error, hide=key)}") from error
     return sent
 
 

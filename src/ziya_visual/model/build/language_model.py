@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ziya_visual.core.errors import CheckpointError
+from ziya_visual.core.errors import CheckpointError, one_line
 from ziya_visual.data.chat.chat_format import IMAGE
 from ziya_visual.model.tokenizers import add_image_token, open_tokenizer
 from ziya_visual.model.build.weights import Entry, Weights, open_weights
@@ -63,8 +63,7 @@ def read_language_model(folder: Path) -> LanguageModel:
         with torch.device("meta"):
             network = AutoModelForCausalLM.from_config(config)
     except (StrictDataclassError, OSError, ValueError, TypeError, KeyError) as error:
-        said = " ".join(str(error).split())[:160]
-        raise CheckpointError(f"{folder}: cannot be opened as a causal language model ({said})") from error
+        raise CheckpointError(f"{folder}: cannot be opened as a causal language model ({one_line(error, 160)})") from error
     tokenizer = open_tokenizer(folder)
     if IMAGE in tokenizer.get_vocab():
         raise CheckpointError(

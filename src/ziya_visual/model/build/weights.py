@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers.modeling_utils import str_to_torch_dtype
 
 from ziya_visual.core import log
-from ziya_visual.core.errors import CheckpointError
+from ziya_visual.core.errors import CheckpointError, one_line
 from ziya_visual.core.files import read_json, write_json
 
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
@@ -109,7 +109,7 @@ def _open_safetensors(file: Path) -> Weights:
     except (SafetensorError, OSError) as error:
         size = file.stat().st_size if file.is_file() else 0
         raise CheckpointError(
-            f"{file}: {size} bytes that are no whole safetensors file ({_said(error)}); fetch it again"
+            f"{file}: {size} bytes that are no whole safetensors file ({one_line(error, 120)}); fetch it again"
         ) from error
     except KeyError as error:
         raise CheckpointError(
@@ -127,7 +127,7 @@ def _open_pickle(file: Path) -> Weights:
         held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise CheckpointError(
-            f"{file}: cannot be read as weights ({_said(error)}); expected a pickle of tensors alone, whole"
+            f"{file}: cannot be read as weights ({one_line(error, 120)}); expected a pickle of tensors alone, whole"
         ) from error
     if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
         raise CheckpointError(
@@ -181,7 +181,7 @@ def write_weights(folder: Path, weights: Weights, *, shard_bytes: int = SHARD_BY
             tensors = {key: weights[key].read().contiguous() for key in keys}
             save_file(tensors, folder / name, metadata={"format": "pt"})
             del tensors
-            bar.advance(bar.tasks[0].id)
+            bar.advance()
 
 
 def _shards(weights: Weights, limit: int) -> list[list[str]]:
@@ -199,7 +199,3 @@ def _shards(weights: Weights, limit: int) -> list[list[str]]:
 
 def _bytes(entry: Entry) -> int:
     return torch.Size(entry.shape).numel() * entry.dtype.itemsize
-
-
-def _said(error: Any) -> str:
-    return " ".join(str(error).split())[:120]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from ziya_visual.core.errors import ConfigError, EndpointError
+from ziya_visual.core.errors import ConfigError, EndpointError, one_line
 
 TOKEN = "HF_TOKEN"
 
@@ -38,6 +38,7 @@ def push(folder: Path, repo: str, token: str) -> str:
         api.create_repo(repo, private=True, exist_ok=True)
         commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Upload {folder.name}")
     except Exception as error:  # which HTTP library raises what is the hub client's own affair
-        said = " ".join(str(error).split())[:200]
-        raise EndpointError(f"--push {repo}: {said}; {folder} is complete, push it again") from error
+        raise EndpointError(
+            f"--push {repo}: {one_line(error)}; {folder} is complete, push it again"
+        ) from error
     return str(commit.commit_url)

@@ -215,5 +215,5 @@ def pretrain_lm(
             if step % 50 == 0:
                 said = " ".join(f"{mean_loss(part).item():.3f}" for part in sums)
                 log.logger.info("lm step %d loss of lists and of translations: %s", step, said)
-            bar.advance(bar.tasks[0].id)
+            bar.advance()
     return model.eval(), tokenizer

@@ -171,7 +171,7 @@ def pretrain_vit(
             if step % 100 == 0:
                 said = " ".join(f"{name} {value:.0f}" for name, value in scores.items())
                 log.logger.info("vit step %d loss %.3f %s", step, loss.item(), said)
-            bar.advance(bar.tasks[0].id)
+            bar.advance()
     teacher.eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         _, scores = teacher(*draw_batch(np.random.default_rng(10_000 + seed), 512, held_out=True))
