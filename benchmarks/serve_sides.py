@@ -20,8 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ziya_visual.model.checkpoint import save_checkpoint
 from ziya_visual.model.network import ZiyaVisualModel
-from ziya_visual.model.processor import ZiyaProcessor
-from ziya_visual.model.tokenizers import add_chat_template
+from ziya_visual.model.processor import ZiyaProcessor, add_chat_template
 
 
 def build(folder: Path) -> None:

@@ -27,7 +27,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ziya_visual.core.files import write_json
 from ziya_visual.core.recipe import Objectives
-from ziya_visual.model.packed.layout import even
+from ziya_visual.model.packed.attention import round_up
 from ziya_visual.train.batches import Batch
 from ziya_visual.train.optimizer import Optimizer
 from ziya_visual.train.step import Seen, compute_losses
@@ -204,7 +204,7 @@ def main() -> None:
     packed = Packed(data[8], IMAGES_PER_STEP)[0].texts
     checks |= {
         "of_flop_floor": ratios["uncached_k8"]["median"] / predicted["uncached_k8"],
-        "padding_fraction": 1 - len(packed.input_ids) / even(len(packed.input_ids)),
+        "padding_fraction": 1 - len(packed.input_ids) / round_up(len(packed.input_ids)),
         "loader_wait_fraction": statistics.median(waits),
     }
     names = ("ziya-visual", "torch", "transformers", "accelerate")

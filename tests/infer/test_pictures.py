@@ -13,7 +13,7 @@ from tiny_models import seeing
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Message
-from ziya_visual.data.chat.chat_format import Said, Turn
+from ziya_visual.data.chat.chat_format import Turn, TurnLike
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.scheduler import Finished, Piece, Request, Scheduler
 
@@ -68,7 +68,7 @@ def test_dialogues_that_are_decoded_together_are_answered_as_alone(
 ) -> None:
     scheduler = Scheduler(model)
 
-    def ask(turns: Sequence[Said], shown: Sequence[Image.Image], length: int) -> SimpleQueue[Any]:
+    def ask(turns: Sequence[TurnLike], shown: Sequence[Image.Image], length: int) -> SimpleQueue[Any]:
         found: SimpleQueue[Any] = SimpleQueue()
         scheduler.submit(Request(turns, shown, length, put=found.put))
         return found

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.files import read_json, write_json
-from ziya_visual.model.build.delta import apply_delta
+from ziya_visual.model.build.language_model import apply_delta
 from ziya_visual.model.build.weights import open_weights
 
 MORE = 7

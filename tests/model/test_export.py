@@ -22,10 +22,9 @@ from transformers import (
 from ziya_visual.core.errors import CheckpointError, ConfigError, DataError
 from ziya_visual.core.files import read_json, write_json
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.model.adapter_files import save_adapter
 from ziya_visual.model.build.compose import new_alignment
 from ziya_visual.model.checkpoint import save_checkpoint
-from ziya_visual.model.lora import add_lora, parts_of
+from ziya_visual.model.lora import add_lora, parameters_by_part, save_adapter
 from ziya_visual.model.publish import parity
 from ziya_visual.model.publish.export import export
 
@@ -64,7 +63,7 @@ def test_an_adapter_is_merged(llama: Any, tmp_path: Path) -> None:
     model, alignment, processor = tiny("llama", tiny_tokenizer())
     add_lora(model, rank=2, alpha=4)
     with torch.no_grad():
-        for parameter in parts_of(model, alignment)["lora"].values():
+        for parameter in parameters_by_part(model, alignment)["lora"].values():
             parameter.normal_(std=0.1)
     save_adapter(tmp_path / "a", model=model, alignment=alignment, trained=["lora"], base=base)
     export(tmp_path / "a", to=tmp_path / "out")

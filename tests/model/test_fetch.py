@@ -9,8 +9,7 @@ from httpx2 import ConnectError
 
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.model.build.init import init
-from ziya_visual.model.checkpoint import load_checkpoint
-from ziya_visual.model.fetch import local_folder
+from ziya_visual.model.checkpoint import load_checkpoint, local_folder
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ziya_visual.data.chat.chat_format import Encoded
 from ziya_visual.data.packing import IGNORE, Branch, Lengths, PackedBatch, Row, pack
-from ziya_visual.model.packed import loss as loss_module
-from ziya_visual.model.packed.attention import PLAIN, plain_attention
+from ziya_visual.model.packed import forward as loss_module
+from ziya_visual.model.packed.attention import PLAIN, build_tree, plain_attention
 from ziya_visual.model.packed.forward import dense_mask, mean_loss, packed_loss
-from ziya_visual.model.packed.layout import build_tree
 
 IMAGE, VOCABULARY, QUERIES = 3, 50, 4
 

@@ -7,7 +7,7 @@ import torch
 from tiny_models import tiny
 
 from ziya_visual.core.errors import ConfigError
-from ziya_visual.model.build.vision import set_image_size
+from ziya_visual.model.build.compose import set_image_size
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
 
 

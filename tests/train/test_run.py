@@ -8,7 +8,7 @@ from tiny_models import logits, write_base_and_pictures
 
 from ziya_visual.core.recipe import load_recipe
 from ziya_visual.model.checkpoint import load_checkpoint
-from ziya_visual.model.lora import parts_of
+from ziya_visual.model.lora import parameters_by_part
 from ziya_visual.train.run import run_recipe
 
 RECIPE = """
@@ -40,7 +40,7 @@ def test_an_adapter_and_its_base_are_the_checkpoint(tmp_path: Path) -> None:
         found["checkpoint"][1].state_dict().items(), found["adapter"][1].state_dict().values(), strict=True
     ):
         assert torch.equal(one, other), name
-    before = parts_of(model, alignment)
-    after = parts_of(*found["checkpoint"][:2])
+    before = parameters_by_part(model, alignment)
+    after = parameters_by_part(*found["checkpoint"][:2])
     moved = {n for part in before for n, p in before[part].items() if not torch.equal(p, after[part][n])}
     assert {name.split(".")[4] for name in moved if "vision_model" in name} == {"2"}

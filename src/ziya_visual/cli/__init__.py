@@ -92,7 +92,7 @@ def apply_delta(
     out: Annotated[Path, typer.Option(help="The new folder.")],
 ) -> None:
     """Make a language model whole that was released as its difference from another."""
-    from ziya_visual.model.build.delta import apply_delta as run
+    from ziya_visual.model.build.language_model import apply_delta as run
 
     show(run(base=base, delta=delta, out=out))
 

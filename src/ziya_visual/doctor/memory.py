@@ -21,10 +21,8 @@ from ziya_visual.core.recipe import Lora, Stage
 from ziya_visual.data.packing import Lengths
 from ziya_visual.doctor.skeleton import Skeleton, by_part, count
 from ziya_visual.model.lora import add_lora, freeze_all_but
-from ziya_visual.model.packed.attention import PLAIN
-from ziya_visual.model.packed.forward import causal_lm, decoder_states
-from ziya_visual.model.packed.layout import even
-from ziya_visual.model.packed.loss import token_losses
+from ziya_visual.model.packed.attention import PLAIN, round_up
+from ziya_visual.model.packed.forward import causal_lm, decoder_hidden_states, token_losses
 from ziya_visual.train.llm_blocks import blocks
 from ziya_visual.train.objectives import Pairs, Scores, contrastive_loss, grounded_loss, matching_loss
 from ziya_visual.train.optimizer import Optimizer
@@ -200,8 +198,8 @@ def _language_model_loss(model: Any, queries: Tensor, shape: Shape) -> Tensor:
     ids = torch.zeros(sum(map(sum, shape.lengths)), dtype=torch.long)
     embeds = inner.get_input_embeddings()(ids)
     embeds = embeds.masked_scatter((ids == 1).unsqueeze(-1), model.image_prefix(queries).to(embeds.dtype))
-    states = decoder_states(language_model, embeds, ids, shape.lengths)
-    learnt = torch.zeros(even(shape.supervised), dtype=torch.long)
+    states = decoder_hidden_states(language_model, embeds, ids, shape.lengths)
+    learnt = torch.zeros(round_up(shape.supervised), dtype=torch.long)
     return token_losses(inner.get_output_embeddings(), states[learnt], learnt).sum()
 
 

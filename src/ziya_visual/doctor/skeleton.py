@@ -19,12 +19,15 @@ from transformers import (
 from ziya_visual.core.errors import CheckpointError, ConfigError
 from ziya_visual.core.recipe import Recipe
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.build.compose import compose
+from ziya_visual.model.build.compose import compose, set_image_size
 from ziya_visual.model.build.layouts import ALIGNMENT
-from ziya_visual.model.build.vision import set_image_size
 from ziya_visual.model.network import ZiyaVisualModel
-from ziya_visual.model.processor import ZiyaProcessor
-from ziya_visual.model.tokenizers import add_chat_template, add_image_token, open_qformer_tokenizer
+from ziya_visual.model.processor import (
+    ZiyaProcessor,
+    add_chat_template,
+    add_image_token,
+    open_qformer_tokenizer,
+)
 from ziya_visual.train.run import keeps_bfloat16
 
 OWNERS = {

@@ -17,7 +17,7 @@ from PIL import Image
 from ziya_visual.core.errors import CheckpointError, DataError
 from ziya_visual.core.pictures import Pictures, open_picture, open_pictures
 from ziya_visual.core.records import Example, Message
-from ziya_visual.data.chat.chat_format import Said
+from ziya_visual.data.chat.chat_format import TurnLike
 from ziya_visual.infer.decoder import GREEDY, Decoder, generate
 from ziya_visual.infer.picture_model import AT_ONCE, PictureModel
 from ziya_visual.infer.quantized import Dtype, quantize, read_as
@@ -62,7 +62,7 @@ class ZiyaVisual(PictureModel):
             quantize(model.language_model)
         return model
 
-    def chat_about(self, images: Pictures, messages: Sequence[Said], *, max_new_tokens: int = 128) -> str:
+    def chat_about(self, images: Pictures, messages: Sequence[TurnLike], *, max_new_tokens: int = 128) -> str:
         """The greedy answer to a dialogue about pictures, or about none.
 
         Args:
@@ -89,7 +89,7 @@ class ZiyaVisual(PictureModel):
         return self.chat_about(image, [Message("user", question)], max_new_tokens=max_new_tokens)
 
     def stream(
-        self, images: Pictures, messages: Sequence[Said], *, max_new_tokens: int = 128
+        self, images: Pictures, messages: Sequence[TurnLike], *, max_new_tokens: int = 128
     ) -> Iterator[str]:
         """The answer in pieces, each whole characters; see :meth:`chat_about`."""
         said, tokens = "", []
@@ -190,7 +190,7 @@ class ZiyaVisual(PictureModel):
         return self._alignment
 
     def _stream(
-        self, pictures: Sequence[Image.Image], messages: Sequence[Said], max_new_tokens: int
+        self, pictures: Sequence[Image.Image], messages: Sequence[TurnLike], max_new_tokens: int
     ) -> Iterator[list[int]]:
         (prompt,) = self.prompts([Asked(messages, pictures, max_new_tokens)])
         if isinstance(prompt, DataError):

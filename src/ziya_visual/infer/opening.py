@@ -9,8 +9,8 @@ from ziya_visual.core.files import read_json
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.quantized import Dtype
 from ziya_visual.infer.text_model import TextModel
-from ziya_visual.model.adapter_files import RECORD
 from ziya_visual.model.build.layouts import CONFIGS
+from ziya_visual.model.lora import ADAPTER_FILE
 
 
 def open_model(folder: Path, *, dtype: Dtype = "auto") -> TextModel:
@@ -19,7 +19,7 @@ def open_model(folder: Path, *, dtype: Dtype = "auto") -> TextModel:
     Raises:
         CheckpointError: it is neither.
     """
-    if (folder / RECORD).is_file():
+    if (folder / ADAPTER_FILE).is_file():
         return ZiyaVisual.from_pretrained(folder, dtype=dtype)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no config.json there; expected a checkpoint folder")

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.data.chat.chat_format import Said
+from ziya_visual.data.chat.chat_format import TurnLike
 from ziya_visual.data.text_batch import text_batch
 from ziya_visual.infer.decoder import Prompt, Sampling, compute_prefixes
 from ziya_visual.infer.prefix_cache import ByteCache, Prefix, Shown, kept, named
@@ -34,7 +34,7 @@ class PictureModel(TextModel):
         self.tokens: ByteCache[Tensor] = ByteCache(KEPT_BYTES)
         self.kept: ByteCache[Prefix] = ByteCache(KEPT_BYTES)
 
-    def has_prefix(self, messages: Sequence[Said], num_pictures: int) -> bool:
+    def has_prefix(self, messages: Sequence[TurnLike], num_pictures: int) -> bool:
         """See :meth:`ChatFormat.has_prefix`."""
         return self.format.has_prefix(messages, num_pictures)
 
@@ -85,7 +85,7 @@ class PictureModel(TextModel):
         )
 
     def _branch(
-        self, messages: Sequence[Said], max_new_tokens: int, sampling: Sampling, prefix: Prefix
+        self, messages: Sequence[TurnLike], max_new_tokens: int, sampling: Sampling, prefix: Prefix
     ) -> Prompt:
         """What follows the prefix."""
         queries = self.processor.num_query_tokens
@@ -93,7 +93,9 @@ class PictureModel(TextModel):
         return Prompt(branch.ids, max_new_tokens, prefix, sampling)
 
     @torch.inference_mode()
-    def prefixes(self, pictures: Sequence[Image.Image], dialogues: Sequence[Sequence[Said]]) -> list[Prefix]:
+    def prefixes(
+        self, pictures: Sequence[Image.Image], dialogues: Sequence[Sequence[TurnLike]]
+    ) -> list[Prefix]:
         """What dialogues about each picture begin with; what was asked about before is kept.
 
         An instruction-aware Q-Former reads the last question of the picture's dialogue, and each question
@@ -121,13 +123,13 @@ class PictureModel(TextModel):
 
         return kept(self.tokens, shown, make, at_once=AT_ONCE)
 
-    def _instruction(self, messages: Sequence[Said]) -> str:
+    def _instruction(self, messages: Sequence[TurnLike]) -> str:
         """What the Q-Former reads with the picture: the last question, or nothing, as in BLIP-2."""
         if not isinstance(self.model, ZiyaInstructModel):
             return ""
         return next((turn.content for turn in reversed(messages) if turn.role == "user"), "")
 
-    def look(self, picture: Image.Image, messages: Sequence[Said]) -> Tensor:
+    def look(self, picture: Image.Image, messages: Sequence[TurnLike]) -> Tensor:
         """What the Q-Former reads out of a picture, float[1, Q, Dq], computed anew."""
         return self._queries([picture], [self._instruction(messages)])
 

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ziya_visual.core.errors import CheckpointError, DataError
-from ziya_visual.data.chat.chat_format import ChatFormat, Said
+from ziya_visual.data.chat.chat_format import ChatFormat, TurnLike
 from ziya_visual.infer.decoder import GREEDY, Prompt, Sampling
 from ziya_visual.infer.quantized import Dtype, quantize, read_as
 from ziya_visual.model.packed.attention import INFERENCE
@@ -23,7 +23,7 @@ BLIND = "this model reads text only; serve a vision-language checkpoint to ask a
 class Asked:
     """A dialogue about pictures, or about none, that is to be answered."""
 
-    messages: Sequence[Said]
+    messages: Sequence[TurnLike]
     pictures: Sequence[Image.Image]
     max_new_tokens: int
     sampling: Sampling = GREEDY

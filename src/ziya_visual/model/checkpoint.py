@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,19 @@ import torch
 from safetensors.torch import save_file
 from transformers.utils import logging
 
-from ziya_visual.core.errors import CheckpointError
+from ziya_visual.core.errors import CheckpointError, one_line
 from ziya_visual.core.files import atomic_dir, read_json, write_json
-from ziya_visual.model.adapter_files import RECORD, base_of, load_adapter
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.build.layouts import ALIGNMENT, LANGUAGE_MODEL, read_config
 from ziya_visual.model.build.weights import check, open_file, open_weights, refuse_keys
-from ziya_visual.model.lora import merge_lora
+from ziya_visual.model.lora import ADAPTER_FILE, adapter_base, load_adapter, merge_lora
 from ziya_visual.model.network import VisualModel, ZiyaInstructModel, ZiyaVisualModel
-from ziya_visual.model.processor import ZiyaProcessor, load_processor
-from ziya_visual.model.tokenizers import QFORMER_TOKENIZER, open_qformer_tokenizer
+from ziya_visual.model.processor import (
+    QFORMER_TOKENIZER,
+    ZiyaProcessor,
+    load_processor,
+    open_qformer_tokenizer,
+)
 
 Dtype = torch.dtype | str
 
@@ -90,11 +94,11 @@ def load_checkpoint(
     Raises:
         CheckpointError: a file is missing or damaged, or keys are missing or too many; in one line.
     """
-    if (folder / RECORD).is_file():
-        model, alignment, processor = load_checkpoint(base_of(folder), attention=attention, dtype=dtype)
+    if (folder / ADAPTER_FILE).is_file():
+        model, alignment, processor = load_checkpoint(adapter_base(folder), attention=attention, dtype=dtype)
         if alignment is None or not isinstance(model, ZiyaVisualModel):
             raise CheckpointError(
-                f"{base_of(folder)}: no {ALIGNMENT} there, which the base of an adapter needs"
+                f"{adapter_base(folder)}: no {ALIGNMENT} there, which the base of an adapter needs"
             )
         load_adapter(folder, model=model, alignment=alignment)
         merge_lora(model)
@@ -140,7 +144,7 @@ def _load_network(folder: Path, config: Any, dtype: Dtype, **kwargs: Any) -> Vis
                 **kwargs,
             )
     except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}: cannot be read ({' '.join(str(error).split())[:160]})") from error
+        raise CheckpointError(f"{folder}: cannot be read ({one_line(error)})") from error
     for key, shape, expected in sorted(info["mismatched_keys"]):
         entry = found[key]
         raise entry.refuse(f"of shape {list(shape)}", f"{list(expected)} by config.json")
@@ -172,3 +176,37 @@ def _load_alignment(folder: Path, config: Any, dtype: torch.dtype) -> Alignment:
     positions = torch.arange(config.qformer_config.max_position_embeddings)
     alignment.embeddings.position_ids = positions[None]  # a buffer that no file holds
     return alignment.eval()
+
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+SETTINGS = ["*.json", "*.model", "*.txt", "*.jinja"]
+
+
+def local_folder(checkpoint: str | Path) -> Path:
+    """The folder of a checkpoint given as a path or as a hub id, such as ``Salesforce/blip2-opt-2.7b``.
+
+    Of a repository with both safetensors and pickles the safetensors are fetched alone.
+
+    Raises:
+        CheckpointError: there is no such folder, and no such repository can be fetched.
+    """
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        return folder
+    if not HUB_ID.fullmatch(str(checkpoint)):
+        raise CheckpointError(f"{checkpoint}: no such folder, and no hub id of the form owner/name")
+    from httpx2 import HTTPError  # the hub's own client's
+    from huggingface_hub import list_repo_files, snapshot_download
+
+    name = str(checkpoint)
+    try:
+        files = list_repo_files(name)
+        weights = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "*.bin"
+        return Path(snapshot_download(name, allow_patterns=[*SETTINGS, weights]))
+    except (OSError, ValueError, HTTPError) as error:
+        try:
+            return Path(snapshot_download(name, local_files_only=True))  # fetched before, now offline
+        except (OSError, ValueError):
+            raise CheckpointError(
+                f"{name}: no such folder, and the hub does not give it ({one_line(error)})"
+            ) from error

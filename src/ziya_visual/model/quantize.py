@@ -30,7 +30,7 @@ def require_torchao() -> None:
         raise ConfigError("--quantize needs torchao, which is absent: pip install 'ziya-visual[quantize]'")
 
 
-def in_four_bits(kind: str) -> BitsAndBytesConfig:
+def qlora_config(kind: str) -> BitsAndBytesConfig:
     """How bitsandbytes is to read a language model that adapters are trained on (QLoRA); its head stays.
 
     Raises:

@@ -20,7 +20,7 @@ from ziya_visual.core.errors import DataError
 from ziya_visual.core.files import atomic_path, hash_json
 from ziya_visual.core.pictures import load_image
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.model.adapter_files import weights_of
+from ziya_visual.model.lora import weight_hashes
 
 INDEX = ".ziya-visual-index.npz"
 AT_ONCE = 64
@@ -115,7 +115,7 @@ def _in_turn(keys: list[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _identity(checkpoint: Path) -> str:
-    return hash_json(weights_of(checkpoint))
+    return hash_json(weight_hashes(checkpoint))
 
 
 def _read(folder: Path) -> Index | None:

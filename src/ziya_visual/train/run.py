@@ -18,17 +18,16 @@ from ziya_visual.core.recipe import Recipe
 from ziya_visual.core.records import Example
 from ziya_visual.data.dataset import iter_records
 from ziya_visual.data.leaks import refuse_leaks
-from ziya_visual.model.adapter_files import RECORD, base_of, save_adapter
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.build.compose import compose, new_alignment
+from ziya_visual.model.build.compose import compose, new_alignment, set_image_size
 from ziya_visual.model.build.layouts import LANGUAGE_MODEL
-from ziya_visual.model.build.vision import set_image_size
 from ziya_visual.model.build.weights import open_weights
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
+from ziya_visual.model.lora import ADAPTER_FILE, adapter_base, save_adapter
 from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.model.packed.attention import PLAIN
 from ziya_visual.model.processor import ZiyaProcessor
-from ziya_visual.model.quantize import in_four_bits
+from ziya_visual.model.quantize import qlora_config
 from ziya_visual.train.batches import Album, album
 from ziya_visual.train.loop import train
 from ziya_visual.train.training import Pictured, Training
@@ -130,7 +129,7 @@ def _pictured(examples: Sequence[Example], side: int) -> Pictured:
 
 def _opened(checkpoint: Path, recipe: Recipe) -> tuple[ZiyaVisualModel, Alignment, ZiyaProcessor]:
     """A checkpoint to train on; a stock one gets a new alignment."""
-    four_bits = None if recipe.model.quantize is None else in_four_bits(recipe.model.quantize)
+    four_bits = None if recipe.model.quantize is None else qlora_config(recipe.model.quantize)
     model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN, quantization=four_bits)
     if not isinstance(model, ZiyaVisualModel):
         raise ConfigError(
@@ -158,7 +157,7 @@ def keeps_bfloat16(recipe: Recipe) -> bool:
     folder = recipe.model.checkpoint
     if folder is None or recipe.precision != "bf16":
         return False
-    folder = base_of(folder) if (folder / RECORD).is_file() else folder
+    folder = adapter_base(folder) if (folder / ADAPTER_FILE).is_file() else folder
     found = {entry.dtype for key, entry in open_weights(folder).items() if key.startswith(LANGUAGE_MODEL)}
     return found == {torch.bfloat16}
 

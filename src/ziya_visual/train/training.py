@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ziya_visual.core import distributed
 from ziya_visual.core.recipe import Recipe, Stage
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.lora import chosen, parts_of
+from ziya_visual.model.lora import parameters_by_part, parameters_for_rule
 from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.train.batches import Album, Batch, Batches
@@ -71,11 +71,11 @@ class Training:
 
     def optimizer(self, recipe: Recipe, stage: Stage) -> Optimizer:
         """Of what the stage trains, each part at its learning rate."""
-        parts = parts_of(self.model, self.alignment)
+        parts = parameters_by_part(self.model, self.alignment)
         scales = {
             parameter: rate / stage.learning_rate
             for part, rate in stage.learning_rates.items()
-            for parameter in chosen(parts, part).values()
+            for parameter in parameters_for_rule(parts, part).values()
         }
         return Optimizer(self.named_parameters(), scales=scales, matrices=recipe.optimizer)
 

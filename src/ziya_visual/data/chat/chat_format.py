@@ -21,9 +21,9 @@ from functools import cached_property, lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
-from .chat_template import ChatTemplate, CheckpointError, DataError, Said, Turn, ziya_chat_template
+from .chat_template import ChatTemplate, CheckpointError, DataError, Turn, TurnLike, ziya_chat_template
 
-__all__ = ["BOT", "HUMAN", "IMAGE", "ChatFormat", "Encoded", "Said", "Turn", "ziya_chat_template"]
+__all__ = ["BOT", "HUMAN", "IMAGE", "ChatFormat", "Encoded", "TurnLike", "Turn", "ziya_chat_template"]
 
 HUMAN, BOT, IMAGE = "<human>:", "<bot>:", "<image>"
 POSITIONS = ("first", "inline")
@@ -118,7 +118,7 @@ class ChatFormat:
         return self._ids(self._template.pieces(("user",), False)[0]) + images
 
     def branch(
-        self, messages: Sequence[Said], *, num_image_tokens: int = 0, add_generation_prompt: bool = False
+        self, messages: Sequence[TurnLike], *, num_image_tokens: int = 0, add_generation_prompt: bool = False
     ) -> Encoded:
         """What follows ``prefix_ids(num_image_tokens)``; see :meth:`encode`.
 
@@ -133,7 +133,7 @@ class ChatFormat:
             raise DataError("with image_position inline a dialogue must begin with the picture's user turn")
         return Encoded(encoded.ids[len(prefix) :], encoded.supervised[len(prefix) :])
 
-    def has_prefix(self, messages: Sequence[Said], num_images: int) -> bool:
+    def has_prefix(self, messages: Sequence[TurnLike], num_images: int) -> bool:
         """Whether the dialogue is about one picture and begins with its prefix.
 
         Raises:
@@ -146,7 +146,7 @@ class ChatFormat:
 
     def encode(
         self,
-        messages: Sequence[Said],
+        messages: Sequence[TurnLike],
         *,
         num_image_tokens: int = 0,
         num_images: int = 1,
@@ -171,13 +171,13 @@ class ChatFormat:
         return self._expand(ids, supervised, num_image_tokens) if images else Encoded(ids, supervised)
 
     def render(
-        self, messages: Sequence[Said], *, num_images: int = 0, add_generation_prompt: bool = False
+        self, messages: Sequence[TurnLike], *, num_images: int = 0, add_generation_prompt: bool = False
     ) -> str:
         """The dialogue as text, one ``<image>`` for each picture."""
         text = self._write(self._place(messages, num_images), add_generation_prompt)[1]
         return IMAGE * num_images + text if self.image_position == "first" else text
 
-    def _place(self, messages: Sequence[Said], images: int) -> _Placed:
+    def _place(self, messages: Sequence[TurnLike], images: int) -> _Placed:
         """The turns, with the places of their pictures where these stand inline."""
         if not messages:
             raise DataError("a dialogue needs at least one turn")

@@ -22,7 +22,7 @@ try:
 except ImportError:  # in a checkpoint, where this package is not installed
     CheckpointError = DataError = ValueError  # type: ignore[misc,assignment]
 
-__all__ = ["ChatTemplate", "CheckpointError", "DataError", "Said", "Turn", "ziya_chat_template"]
+__all__ = ["ChatTemplate", "CheckpointError", "DataError", "TurnLike", "Turn", "ziya_chat_template"]
 
 Span = tuple[int, int]
 
@@ -40,7 +40,7 @@ def ziya_chat_template(
     )
 
 
-class Said(Protocol):
+class TurnLike(Protocol):
     """A turn of a dialogue: a record's message, or a :class:`Turn`."""
 
     @property

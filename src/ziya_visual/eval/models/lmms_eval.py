@@ -20,7 +20,7 @@ from ziya_visual.core.pictures import to_rgb
 from ziya_visual.core.records import Example, Message
 from ziya_visual.data.chat.chat_format import Turn
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.model.fetch import local_folder
+from ziya_visual.model.checkpoint import local_folder
 
 MAX_NEW_TOKENS = 256  # where a task names none
 _AT_ONCE = 256

@@ -17,9 +17,9 @@ from ziya_visual.eval.models.endpoint import CONCURRENCY, Endpoint, split_endpoi
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.quantized import Dtype
 from ziya_visual.infer.stock import StockModel
-from ziya_visual.model.adapter_files import RECORD
 from ziya_visual.model.build.layouts import ALIGNMENT, CONFIGS
-from ziya_visual.model.fetch import local_folder
+from ziya_visual.model.checkpoint import local_folder
+from ziya_visual.model.lora import ADAPTER_FILE
 
 ANSWERS = "answers.jsonl"
 
@@ -94,7 +94,7 @@ def is_ours(folder: Path) -> bool:
 
     One without a chat template is not spoken to in Ziya's: it is asked as its authors ask it.
     """
-    if (folder / RECORD).is_file() or (folder / ALIGNMENT).is_file():
+    if (folder / ADAPTER_FILE).is_file() or (folder / ALIGNMENT).is_file():
         return True
     config = folder / "config.json"
     if not config.is_file():

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import Blip2Config, Blip2QFormerConfig, Blip2VisionModel, PreTrainedModel
 
-from ziya_visual.core.errors import CheckpointError
+from ziya_visual.core.errors import CheckpointError, ConfigError
 from ziya_visual.data.chat.chat_format import IMAGE
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.network import VisualModel, ZiyaVisualModel
 
 
 def compose(
@@ -73,3 +74,28 @@ def new_alignment(config: Blip2QFormerConfig, *, projection_size: int, seed: int
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Alignment(config, projection_size=projection_size)
+
+
+def set_image_size(model: VisualModel, side: int) -> None:
+    """Let the ViT take pictures of ``side`` x ``side`` pixels.
+
+    The embeddings are those that stock computes at every call with ``interpolate_pos_encoding``.
+
+    Raises:
+        ConfigError: ``side`` is no multiple of the patches'.
+    """
+    settings = model.config.vision_config
+    if side == settings.image_size:
+        return
+    if side % settings.patch_size:
+        raise ConfigError(
+            f"model.image_size: {side} is no multiple of the ViT's patches, {settings.patch_size} pixels"
+        )
+    embeddings = model.vision_model.embeddings
+    patches = (side // settings.patch_size) ** 2
+    like = embeddings.position_embedding.new_empty(1, 1 + patches, settings.hidden_size)
+    with torch.no_grad():
+        positions = embeddings.interpolate_pos_encoding(like, side, side)
+    embeddings.position_embedding = nn.Parameter(positions.contiguous())
+    embeddings.image_size = settings.image_size = side
+    embeddings.num_patches, embeddings.num_positions = patches, patches + 1

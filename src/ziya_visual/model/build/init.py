@@ -17,18 +17,16 @@ from transformers import (
 )
 
 from ziya_visual.core import log
-from ziya_visual.core.errors import CheckpointError, ConfigError, nearest
+from ziya_visual.core.errors import CheckpointError, ConfigError, nearest, one_line
 from ziya_visual.core.files import atomic_dir, read_json, write_json
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.checkpoint import save_alignment, save_tokenizers
 from ziya_visual.model.build.compose import new_alignment
-from ziya_visual.model.fetch import local_folder
-from ziya_visual.model.build.layouts import LANGUAGE_MODEL, Bridge, instruct_names, read_bridge
 from ziya_visual.model.build.language_model import LanguageModel, ends_at, read_language_model
-from ziya_visual.model.network import VisualModel, ZiyaInstructModel, ZiyaVisualModel
-from ziya_visual.model.processor import ZiyaProcessor
-from ziya_visual.model.tokenizers import add_chat_template, open_tokenizer, same_vocabulary
+from ziya_visual.model.build.layouts import LANGUAGE_MODEL, Bridge, instruct_names, read_bridge
 from ziya_visual.model.build.weights import SHARD_BYTES, Entry, Weights, check, write_weights
+from ziya_visual.model.checkpoint import local_folder, save_alignment, save_tokenizers
+from ziya_visual.model.network import VisualModel, ZiyaInstructModel, ZiyaVisualModel
+from ziya_visual.model.processor import ZiyaProcessor, add_chat_template, open_tokenizer, same_vocabulary
 
 PROJECTION = "language_projection."
 BY_TOKEN = ("embeddings.word_embeddings.weight", "lm_bias")  # of the alignment: a row a token
@@ -157,7 +155,7 @@ def _built(kind: Any, settings: dict[str, Any], path: Path) -> Any:
     try:
         return kind(**settings)
     except Exception as error:  # the library's own kinds of validation error
-        raise ConfigError(f"{path}: {' '.join(str(error).split())[:160]}") from error
+        raise ConfigError(f"{path}: {one_line(error)}") from error
 
 
 def text_side(bridge: Bridge, tokenizer: Any, own: Any | None, *, seed: int) -> tuple[Alignment, Any | None]:

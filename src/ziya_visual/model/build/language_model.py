@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,19 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ziya_visual.core.errors import CheckpointError, one_line
+from ziya_visual.core.errors import CheckpointError, ConfigError, one_line
+from ziya_visual.core.files import atomic_dir, read_json
 from ziya_visual.data.chat.chat_format import IMAGE
-from ziya_visual.model.tokenizers import add_image_token, open_tokenizer
-from ziya_visual.model.build.weights import Entry, Weights, open_weights
+from ziya_visual.model.build.weights import (
+    SHARD_BYTES,
+    Entry,
+    Weights,
+    open_weights,
+    refuse_keys,
+    write_weights,
+)
+from ziya_visual.model.checkpoint import local_folder
+from ziya_visual.model.processor import add_image_token, open_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +73,9 @@ def read_language_model(folder: Path) -> LanguageModel:
         with torch.device("meta"):
             network = AutoModelForCausalLM.from_config(config)
     except (StrictDataclassError, OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{folder}: cannot be opened as a causal language model ({one_line(error, 160)})") from error
+        raise CheckpointError(
+            f"{folder}: cannot be opened as a causal language model ({one_line(error)})"
+        ) from error
     tokenizer = open_tokenizer(folder)
     if IMAGE in tokenizer.get_vocab():
         raise CheckpointError(
@@ -132,3 +144,72 @@ def ends_at(own: int | list[int] | None, end: int) -> int | list[int]:
     ends = own if isinstance(own, list) else [] if own is None else [own]
     ends = list(dict.fromkeys([end, *ends]))
     return ends if len(ends) > 1 else end
+
+
+COPIED = (".json", ".model", ".txt", ".jinja")
+
+
+def apply_delta(
+    *, base: str | Path, delta: str | Path, out: Path, shard_bytes: int = SHARD_BYTES
+) -> dict[str, Any]:
+    """Write base + delta, tensor by tensor, in the delta's dtype; settings and tokenizer are the delta's.
+
+    Where the delta's vocabulary is larger, the base counts as zero in the new rows.
+
+    Args:
+        base: folder or hub id.
+        delta: folder or hub id.
+        out: the new folder.
+        shard_bytes: the largest weights file.
+
+    Returns:
+        What was done, to be shown.
+
+    Raises:
+        ConfigError: ``out`` is there already.
+        CheckpointError: a file is missing or damaged, or the two have other keys or shapes.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out}: there already; name a new folder")
+    below, above = local_folder(base), local_folder(delta)
+    bases, deltas = open_weights(below), open_weights(above)
+    missing, extra = deltas.keys() - bases.keys(), bases.keys() - deltas.keys()
+    refuse_keys(f"base {below} under delta {above}", missing, extra, of="the delta")
+    rows = (_vocabulary(below), _vocabulary(above))
+    summed = {key: _sum(bases[key], entry, rows) for key, entry in deltas.items()}
+    with atomic_dir(out) as aside:
+        write_weights(aside, summed, shard_bytes=shard_bytes)
+        for file in sorted(above.iterdir()):
+            if file.suffix in COPIED and not file.name.endswith(".index.json"):
+                shutil.copyfile(file, aside / file.name)
+    grown = sum(bases[key].shape != entry.shape for key, entry in deltas.items())
+    return {"tensors": len(summed), "with new rows": grown, "vocabulary": rows[1], "written": str(out)}
+
+
+def _vocabulary(folder: Path) -> int:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: config.json not found there")
+    size = read_json(path).get("vocab_size")
+    if not isinstance(size, int):
+        raise CheckpointError(f"{path}: vocab_size is {size!r}, expected a number")
+    return size
+
+
+def _sum(base: Entry, delta: Entry, rows: tuple[int, int]) -> Entry:
+    """Their sum, of the delta's shape; ``rows`` are the vocabularies of both."""
+    more = base.shape[:1] + delta.shape[:1] == rows and rows[1] > rows[0]
+    if base.shape != delta.shape and not (more and base.shape[1:] == delta.shape[1:]):
+        expected = f"{list(base.shape)} as in {base.file}, or more rows where the vocabulary has grown"
+        raise delta.refuse(f"of shape {list(delta.shape)}", expected)
+
+    def read() -> Tensor:
+        total = delta.read().to(torch.float32, copy=True)
+        lower = base.read().float()
+        if base.shape == delta.shape:
+            total += lower
+        else:
+            total[: len(lower)] += lower
+        return total.to(delta.dtype)
+
+    return Entry(delta.file, delta.key, delta.shape, delta.dtype, read)

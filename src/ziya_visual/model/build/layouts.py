@@ -15,10 +15,10 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import Blip2Config, InstructBlipConfig
 
-from ziya_visual.core.errors import CheckpointError, DataError
+from ziya_visual.core.errors import CheckpointError, DataError, one_line
 from ziya_visual.core.files import read_json
-from ziya_visual.model.tokenizers import CHAT_KEYS, open_qformer_tokenizer, open_tokenizer
 from ziya_visual.model.build.weights import Weights, open_file, open_weights
+from ziya_visual.model.processor import CHAT_KEYS, open_qformer_tokenizer, open_tokenizer
 
 ALIGNMENT = "alignment.safetensors"
 LANGUAGE_MODEL = "language_model."
@@ -83,7 +83,7 @@ def read_config(folder: Path) -> Any:
             raise CheckpointError(f"{path}: model_type is {kind!r}, expected {' or '.join(CONFIGS)}")
         return CONFIGS[kind].from_pretrained(folder)
     except (DataError, StrictDataclassError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())[:160]})") from error
+        raise CheckpointError(f"{path}: cannot be read ({one_line(error)})") from error
 
 
 def read_bridge(folder: Path) -> Bridge:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -109,7 +108,7 @@ def _open_safetensors(file: Path) -> Weights:
     except (SafetensorError, OSError) as error:
         size = file.stat().st_size if file.is_file() else 0
         raise CheckpointError(
-            f"{file}: {size} bytes that are no whole safetensors file ({one_line(error, 120)}); fetch it again"
+            f"{file}: {size} bytes that are no whole safetensors file ({one_line(error)}); fetch it again"
         ) from error
     except KeyError as error:
         raise CheckpointError(
@@ -127,7 +126,7 @@ def _open_pickle(file: Path) -> Weights:
         held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise CheckpointError(
-            f"{file}: cannot be read as weights ({one_line(error, 120)}); expected a pickle of tensors alone, whole"
+            f"{file}: cannot be read as weights ({one_line(error)}); expected a pickle of tensors alone, whole"
         ) from error
     if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
         raise CheckpointError(

@@ -6,31 +6,40 @@ stock class is from ours; a folder above the tolerance is not written.
 
 from __future__ import annotations
 
+import copy
+import itertools
+import os
 import shlex
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from safetensors import safe_open
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoProcessor,
     Blip2ForConditionalGeneration,
     Blip2ForImageTextRetrieval,
+    Blip2Processor,
     GenerationConfig,
 )
 
 from ziya_visual.core import log
-from ziya_visual.core.errors import CheckpointError, ConfigError
+from ziya_visual.core.errors import CheckpointError, ConfigError, EndpointError, one_line
 from ziya_visual.core.files import atomic_dir, read_json, write_json
+from ziya_visual.data.text_batch import edges
+from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.build.language_model import ends_at
 from ziya_visual.model.build.layouts import ALIGNMENT
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
 from ziya_visual.model.lora import merge_lora
 from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.model.packed.attention import PLAIN
-from ziya_visual.model.publish import hub, parity
+from ziya_visual.model.processor import ZiyaProcessor
+from ziya_visual.model.publish import parity
 from ziya_visual.model.publish.card import write_card
-from ziya_visual.model.publish.retrieval import TEXTS, our_scores, stock_scores, write_retrieval
+from ziya_visual.model.publish.parity import TEXTS, our_scores, stock_scores
 from ziya_visual.model.quantize import Method, quantize_folder, require_torchao
 
 PARITY = "parity.json"
@@ -63,7 +72,7 @@ def export(
         EndpointError: the hub does not take the folder.
     """
     _check(to, quantize, retrieval)
-    token = None if push is None else hub.token()
+    token = None if push is None else hub_token()
     command = _command(checkpoint, to, quantize, retrieval)
     with atomic_dir(to) as aside:
         report = _retrieval(checkpoint, aside) if retrieval else _generation(checkpoint, aside, quantize)
@@ -72,7 +81,7 @@ def export(
         write_card(aside, name=to.resolve().name, checkpoint=checkpoint, parity=report, command=command)
     log.logger.info("exported: %s", to)
     if push is not None and token is not None:
-        log.logger.info("uploaded: %s", hub.push(to, push, token))
+        log.logger.info("uploaded: %s", push_folder(to, push, token))
     return to
 
 
@@ -199,3 +208,76 @@ def _clean_config(folder: Path, stock: Any) -> None:
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         part.pop("_name_or_path", None)
     write_json(folder / "config.json", config)
+
+
+TOKEN = "HF_TOKEN"
+
+
+def hub_token() -> str:
+    """The token of the environment.
+
+    Raises:
+        ConfigError: there is none; nothing else is looked at, and it is never written anywhere.
+    """
+    found = os.environ.get(TOKEN, "").strip()
+    if not found:
+        raise ConfigError(f"--push needs a token with write access in the environment variable {TOKEN}")
+    return found
+
+
+def push_folder(folder: Path, repo: str, token: str) -> str:
+    """Upload a folder as one commit; a repository that is not there yet is made, private.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        EndpointError: the hub refuses it or cannot be reached.
+    """
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo, private=True, exist_ok=True)
+        commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Upload {folder.name}")
+    except Exception as error:  # which HTTP library raises what is the hub client's own affair
+        raise EndpointError(
+            f"--push {repo}: {one_line(error)}; {folder} is complete, push it again"
+        ) from error
+    return str(commit.commit_url)
+
+
+OURS_ALONE = ("lm_bias", "logit_scale")  # grounded generation and temperature: stock has neither
+
+
+def write_retrieval(
+    folder: Path, *, model: ZiyaVisualModel, alignment: Alignment, processor: ZiyaProcessor
+) -> None:
+    """Write network, tokenizer and image settings into an existing folder.
+
+    The stock processor puts ``num_query_tokens`` placeholders before a text, which the stock network takes
+    off again.
+    """
+    config = copy.deepcopy(model.config)
+    config.qformer_config.use_qformer_text_input = True
+    with torch.device("meta"):
+        stock = Blip2ForImageTextRetrieval._from_config(config)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name in stock.state_dict()}
+    for name, tensor in alignment.state_dict().items():
+        if name not in OURS_ALONE:
+            state[name.replace("feed_forwards.", "qformer.encoder.layer.")] = tensor
+    stock.load_state_dict(state, strict=True, assign=True)
+    stock.save_pretrained(folder)
+    _stock_processor(model, processor, alignment.qformer_tokenizer).save_pretrained(folder)
+
+
+def _stock_processor(model: ZiyaVisualModel, processor: ZiyaProcessor, own: Any | None) -> Blip2Processor:
+    """One whose tokenizer frames a text as :func:`text_batch` does; ``own`` is the Q-Former's, if any."""
+    tokenizer = copy.deepcopy(processor.tokenizer if own is None else own)
+    edge_ids = edges(processor.chat, own)
+    head, tail = (tokenizer.convert_ids_to_tokens(ids) for ids in edge_ids)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*head, "$A", *tail],
+        special_tokens=list(zip([*head, *tail], itertools.chain(*edge_ids), strict=True)),
+    )
+    tokenizer.padding_side = "right"  # the first position is the text's vector
+    tokenizer.model_max_length = model.config.qformer_config.max_position_embeddings
+    return Blip2Processor(processor.image_processor, tokenizer, num_query_tokens=processor.num_query_tokens)

@@ -23,9 +23,10 @@ from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat.chat_format import Encoded
 from ziya_visual.data.packing import Branch, Row, pack
-from ziya_visual.data.text_batch import pad
+from ziya_visual.data.text_batch import pad, text_batch
+from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.network import ZiyaVisualModel
-from ziya_visual.model.packed.forward import packed_states
+from ziya_visual.model.packed.forward import packed_hidden_states
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.scenes.drawing import render, sample_scene
 
@@ -36,6 +37,7 @@ PROMPTS = {
     "en": ("What is in the picture?", "How many things are there?", "Describe it.", "Who are you?", "Hello."),
     "zh": ("图中有什么？", "一共有几个物体？", "请描述这张图片。", "你是谁？", "你好。"),
 }
+TEXTS = [text for texts in PROMPTS.values() for text in texts]
 Difference = dict[str, float]
 
 
@@ -78,7 +80,9 @@ def our_logits(model: ZiyaVisualModel, asked: Sequence[Prompt], *, pad_id: int) 
         prefix = None
         if prompt.pixels is not None:
             prefix = model.image_prefix(model.query_images(model.encode_images(prompt.pixels)))
-        states = packed_states(model.language_model, batch, image_id=model.image_id, image_prefix=prefix)
+        states = packed_hidden_states(
+            model.language_model, batch, image_id=model.image_id, image_prefix=prefix
+        )
         found.append(model.get_output_embeddings()(states).float())
     return found
 
@@ -100,6 +104,39 @@ def stock_logits(stock: Any, asked: Sequence[Prompt], *, pad_id: int, together: 
         ).logits.float()
         found |= {first + row: logits[row, : len(prompt.ids)] for row, prompt in enumerate(some)}
     return [found[number] for number in range(len(asked))]
+
+
+@torch.inference_mode()
+def our_scores(
+    model: ZiyaVisualModel,
+    alignment: Alignment,
+    processor: ZiyaProcessor,
+    images: Sequence[Image.Image],
+    texts: Sequence[str],
+) -> tuple[Tensor, Tensor]:
+    """Contrastive float32[N, M], the best query's cosine; matching float32[N, 2], picture i with text i.
+
+    There must be at least as many texts as pictures.
+    """
+    limit = model.config.qformer_config.max_position_embeddings
+    arrays = text_batch(texts, limit=limit, chat=processor.chat, own=alignment.qformer_tokenizer)
+    ids, mask = map(torch.from_numpy, arrays)
+    embeds = model.encode_images(processor.pixels(images))
+    features = alignment.image_features(model.query_images(embeds))
+    similarity = (features @ alignment.text_features(model, ids, mask).T).amax(1)
+    pairs = len(images)
+    return similarity, alignment.matching_logits(model, embeds, ids[:pairs], mask[:pairs])
+
+
+@torch.inference_mode()
+def stock_scores(
+    stock: Any, processor: Any, images: Sequence[Image.Image], texts: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """The same by the stock class and the stock processor."""
+    inputs = processor(images=list(images), text=list(texts), padding=True, return_tensors="pt")
+    similarity = stock(**inputs).logits_per_image
+    pairs = {name: tensor[: len(images)] for name, tensor in inputs.items()}
+    return similarity, stock(**pairs, use_image_text_matching_head=True).logits_per_image
 
 
 def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> Difference:

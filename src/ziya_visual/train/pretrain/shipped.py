@@ -24,7 +24,7 @@ from ziya_visual.core.files import atomic_dir, hash_bytes, hash_json, read_json,
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat.chat_format import ChatFormat
 from ziya_visual.data.packing import IGNORE, Branch, segments
-from ziya_visual.model.packed.forward import packed_states
+from ziya_visual.model.packed.forward import packed_hidden_states
 from ziya_visual.scenes import drawing, lessons, questions
 from ziya_visual.scenes.drawing import sample_scene
 from ziya_visual.scenes.language import EVAL_PHRASINGS, QUESTION_TYPES, Language, Meaning
@@ -161,7 +161,7 @@ def _exact(
         some = lists[start : start + 50]
         batch = list_batch(chat, some)
         prefix = list_prefix(model, batch.places)
-        states = packed_states(model, batch.packed, image_id=chat.image_id, image_prefix=prefix)
+        states = packed_hidden_states(model, batch.packed, image_id=chat.image_id, image_prefix=prefix)
         likeliest = model.lm_head(states).argmax(-1).numpy()
         right = (likeliest == batch.packed.labels) | (batch.packed.labels == IGNORE)
         parts = segments(batch.packed.lengths)

@@ -15,9 +15,17 @@ from transformers import Blip2ForConditionalGeneration
 
 from ziya_visual.core.errors import CheckpointError, ConfigError
 from ziya_visual.infer.opening import open_model
-from ziya_visual.model.adapter_files import load_adapter, save_adapter
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
-from ziya_visual.model.lora import add_lora, chosen, freeze_all_but, linear_names, merge_lora, parts_of
+from ziya_visual.model.lora import (
+    add_lora,
+    freeze_all_but,
+    linear_names,
+    load_adapter,
+    merge_lora,
+    parameters_by_part,
+    parameters_for_rule,
+    save_adapter,
+)
 from ziya_visual.train.optimizer import Optimizer
 
 LLAMA = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
@@ -55,7 +63,7 @@ def test_lora_obeys_its_laws(architecture: str, tokenizer: Any) -> None:
     add_lora(model, rank=2, alpha=4)
     assert torch.equal(logits(model, processor), before), "zero at the start"
     assert model.language_model.get_output_embeddings() is head, "the head is not wrapped"
-    lora = parts_of(model, alignment)["lora"]
+    lora = parameters_by_part(model, alignment)["lora"]
     assert len(lora) == 2 * 3 * len(TARGETS[architecture]) + (2 * 3 if architecture == "gpt2" else 0)
     disturb(lora.values())
     adapted = logits(model, processor)
@@ -90,7 +98,7 @@ def test_blocks_learn_and_nothing_else_does(llama: Any) -> None:
 def test_each_group_has_its_learning_rate(llama: Any) -> None:
     model, alignment, _ = copy.deepcopy(llama)
     freeze_all_but(model, alignment, ["vision", "projection"])
-    parts = parts_of(model, alignment)
+    parts = parameters_by_part(model, alignment)
     before = {name: p.clone() for part in parts.values() for name, p in part.items()}
     optimizer = Optimizer(
         model.named_parameters(), weight_decay=0.0, scales=dict.fromkeys(parts["vision"].values(), 0.01)
@@ -117,8 +125,8 @@ def saved(llama: Any, tmp_path: Path) -> tuple[Any, Path]:
     save_checkpoint(tmp_path / "base", model=model, alignment=alignment, processor=processor)
     torch.manual_seed(1)
     add_lora(model, rank=2, alpha=4)
-    parts = parts_of(model, alignment)
-    disturb(p for rule in RULES for p in chosen(parts, rule).values())
+    parts = parameters_by_part(model, alignment)
+    disturb(p for rule in RULES for p in parameters_for_rule(parts, rule).values())
     save_adapter(
         tmp_path / "adapter", model=model, alignment=alignment, trained=RULES, base=tmp_path / "base"
     )
