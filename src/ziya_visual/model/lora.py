@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ziya_visual.core.errors import CheckpointError, ConfigError, DataError
+from ziya_visual.core.errors import CheckpointError, ConfigError, DataError, one_line
 from ziya_visual.core.files import atomic_dir, hash_file, read_json, write_json
 from ziya_visual.core.trainable import parse_rule
 from ziya_visual.model.alignment import Alignment

@@ -126,7 +126,7 @@ def _open_pickle(file: Path) -> Weights:
         held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise CheckpointError(
-            f"{file}: cannot be read as weights ({one_line(error)}); expected a pickle of tensors alone, whole"
+            f"{file}: cannot be read as weights ({one_line(error)}); expected a whole pickle of tensors"
         ) from error
     if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
         raise CheckpointError(
