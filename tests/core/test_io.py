@@ -37,7 +37,7 @@ def test_a_record_survives_json(example: Example) -> None:
     ("change", "text"),
     [
         ({"task": "vqaa"}, "task 'vqaa' is not one of"),
-        ({"messages": [{"role": "bot", "content": "x"}]}, "is no message"),
+        ({"messages": [{"role": "bot", "content": "x"}]}, "is not a message"),
         ({"messages": "x"}, "messages is str, expected a list"),
         ({"colour": 1}, r"unknown fields \['colour'\]"),
         ({"image": {}}, "either a path or bytes"),

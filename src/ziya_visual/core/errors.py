@@ -31,9 +31,9 @@ class EndpointError(ZiyaError):
 
 
 def one_line(error: object, limit: int = 200, *, hide: str | None = None) -> str:
-    """Return the text of an error on one line, cut to ``limit`` characters.
+    r"""Return the text of an error on one line, cut to ``limit`` characters.
 
-    >>> one_line(ValueError("first\\n  second"))
+    >>> one_line(ValueError("first\n  second"))
     'first second'
 
     Args:

@@ -1,7 +1,7 @@
-"""The record: one picture (or none), one dialogue, one language, one task (DESIGN, "The record").
+"""The record: one image (or none) and one dialogue, in one language, for one task.
 
-Everything that data becomes, from an imported file to a forged translation to an evaluation question, is an
-:class:`Example`. Records are plain dataclasses: they travel through processes and into JSONL as they are.
+An imported row, a forged translation and an evaluation question are all an :class:`Example`. Records are
+plain dataclasses, so they cross process boundaries and are written to JSONL unchanged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """Where a picture is: encoded ``bytes`` in the record, or a ``path``; exactly one of the two."""
+    """The place of an image: encoded ``bytes`` in the record, or a ``path``; exactly one of the two."""
 
     path: str | None = None
     bytes: bytes | None = None
@@ -36,7 +36,7 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A labelled rectangle, ``xyxy`` in pixels of the stored picture, origin at the top left."""
+    """A labelled rectangle, ``xyxy`` in pixels of the stored image, origin at the top left."""
 
     label: str
     xyxy: tuple[float, float, float, float]
@@ -44,7 +44,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How a record came to be: ``origin`` is ``human``, ``grammar`` or ``forge``."""
+    """The origin of a record: ``human``, ``grammar`` or ``forge``, and for the last, how it was made."""
 
     origin: str = "human"
     translated_from: str | None = None
@@ -53,7 +53,7 @@ class Provenance:
     checks: tuple[str, ...] = ()
 
 
-UNTOLD = Provenance()
+_DEFAULT_PROVENANCE = Provenance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,13 @@ class Example:
     """One record. ``image_id`` is what packing groups by; only assistant turns are trained on.
 
     Attributes:
-        id: unique within its source.
-        lang: a BCP-47 tag, ``en`` or ``zh`` in most of our files.
-        task: one of :data:`TASKS`.
-        messages: the dialogue, oldest turn first. A caption may hold its assistant turn alone: the prompt
-            before it is drawn from the templates when the record is trained on.
-        answers: accepted answers, for evaluation.
-        meta: strings only (``question_id``, ``question_type`` ...).
+        id: Unique within its source.
+        lang: A BCP-47 tag, such as ``en`` or ``zh``.
+        task: One of :data:`TASKS`.
+        messages: The dialogue, oldest turn first. A caption may hold its assistant turn alone; training then
+            draws the prompt from the templates.
+        answers: Accepted answers, for evaluation.
+        meta: Strings only (``question_id``, ``question_type`` ...).
     """
 
     id: str
@@ -80,22 +80,22 @@ class Example:
     boxes: tuple[Box, ...] = ()
     meta: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
-    provenance: Provenance = UNTOLD
+    provenance: Provenance = _DEFAULT_PROVENANCE
 
     @property
-    def asked(self) -> tuple[Message, ...]:
-        """The turns before the last assistant turn: what a model is to answer."""
+    def prompt_turns(self) -> tuple[Message, ...]:
+        """Return the turns that a model is to answer: all but a final assistant turn."""
         turns = self.messages
         return turns[:-1] if turns and turns[-1].role == "assistant" else turns
 
     def with_messages(self, messages: tuple[Message, ...], **changes: Any) -> Example:
-        """A copy with other messages and, by keyword, other fields."""
+        """Return a copy with other messages and, by keyword, other fields."""
         return replace(self, messages=messages, **changes)
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model answered to one example of an evaluation."""
+    """The answer of a model to one example of an evaluation."""
 
     id: str
     image_id: str | None
@@ -108,10 +108,14 @@ class Prediction:
 
 
 def to_dict(record: Example | Prediction) -> dict[str, Any]:
-    """A JSON-ready dict. Pictures held as bytes are refused: store them beside the JSONL, or use Parquet."""
+    """Return a record as a JSON-ready dict.
+
+    Raises:
+        DataError: The image is held as bytes; store it beside the JSONL, or write Parquet.
+    """
     if isinstance(record, Example) and record.image is not None and record.image.bytes is not None:
         raise DataError(
-            f"record {record.id!r} holds its picture as bytes, which JSONL cannot; write Parquet instead"
+            f"record {record.id!r} holds its image as bytes, which JSONL cannot store; write Parquet instead"
         )
     return asdict(record)
 
@@ -121,10 +125,11 @@ _NEEDED = frozenset(("id", "lang", "task", "messages"))
 
 
 def example_from_dict(row: Mapping[str, Any]) -> Example:
-    """Read one record, refusing what is not one.
+    """Build a record from a mapping.
 
     Raises:
-        DataError: a missing or unknown field, an unknown role or task, an image with neither path nor bytes.
+        DataError: A field is missing or unknown, a role or task is unknown, or an image has neither path nor
+            bytes.
     """
     if not (_KNOWN.issuperset(row) and row.keys() >= _NEEDED):
         unknown = [key for key in row if key not in _KNOWN]
@@ -161,8 +166,8 @@ def _message(turn: Any, record: str) -> Message:
     if role not in ROLES or not isinstance(content, str):
         shown = json.dumps(turn, ensure_ascii=False, default=str)[:80]
         raise DataError(
-            f"record {record!r}: {shown} is no message;"
-            f" expected a role of {', '.join(ROLES)} and a string content"
+            f"record {record!r}: {shown} is not a message;"
+            f" expected a role ({', '.join(ROLES)}) and a string content"
         )
     return Message(role, content)
 
@@ -172,7 +177,7 @@ def _image(value: Any, record: str) -> ImageRef | None:
         return None
     image = ImageRef(value.get("path"), value.get("bytes"))
     if (image.path is None) == (image.bytes is None):
-        raise DataError(f"record {record!r}: an image has either a path or bytes")
+        raise DataError(f"record {record!r}: an image needs either a path or bytes, and not both")
     return image
 
 
@@ -188,7 +193,7 @@ def _box(value: Any, record: str) -> Box:
 
 def _provenance(value: Any, record: str) -> Provenance:
     if value is None:
-        return UNTOLD
+        return _DEFAULT_PROVENANCE
     unknown = [key for key in value if key not in Provenance.__dataclass_fields__]
     if unknown:
         raise DataError(f"record {record!r}: unknown provenance fields {unknown}")

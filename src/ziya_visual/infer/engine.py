@@ -114,13 +114,13 @@ class ZiyaVisual(PictureModel):
             max_new_tokens: for each.
             images: pictures by ``image_id``; without it each record's own is opened.
         """
-        keys = [(str(example.image_id), self._instruction(example.asked)) for example in examples]
+        keys = [(str(example.image_id), self._instruction(example.prompt_turns)) for example in examples]
         one = dict(zip(keys, examples, strict=True))  # record of each picture and instruction
         pictures = [open_picture(one[key]) if images is None else images[key[0]] for key in one]
-        found_prefixes = self.prefixes(pictures, [example.asked for example in one.values()])
+        found_prefixes = self.prefixes(pictures, [example.prompt_turns for example in one.values()])
         prefixes = dict(zip(one, found_prefixes, strict=True))
         prompts = [
-            self._branch(example.asked, max_new_tokens, GREEDY, prefixes[key])
+            self._branch(example.prompt_turns, max_new_tokens, GREEDY, prefixes[key])
             for key, example in zip(keys, examples, strict=True)
         ]
         found = generate(self.language_model, prompts, eos_id=self.format.eos_id, rows=AT_ONCE)

@@ -82,7 +82,7 @@ class StockModel:
         for start in range(0, len(examples), ROWS):
             some = examples[start : start + ROWS]
             pictures = [open_picture(e) if images is None else images[str(e.image_id)] for e in some]
-            said += self._answer([example.asked for example in some], pictures, max_new_tokens)
+            said += self._answer([example.prompt_turns for example in some], pictures, max_new_tokens)
         return said
 
     @torch.inference_mode()

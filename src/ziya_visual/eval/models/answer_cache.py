@@ -102,7 +102,7 @@ class Kept:
                 [
                     self.identity,
                     pictures[str(example.image_id)],
-                    [[turn.role, turn.content] for turn in example.asked],
+                    [[turn.role, turn.content] for turn in example.prompt_turns],
                     limit,
                 ]
             )

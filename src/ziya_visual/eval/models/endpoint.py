@@ -97,7 +97,7 @@ class Endpoint:
     def _body(self, example: Example, picture: str, limit: int) -> dict[str, Any]:
         messages: list[dict[str, Any]] = []
         shown = False
-        for turn in example.asked:
+        for turn in example.prompt_turns:
             content: Any = turn.content
             if turn.role == "user" and not shown:
                 shown = True
