@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_models import write_base_and_pictures
 
-from ziya_visual.cli import main
+from ziya_visual.cli.app import main
 
 FOLDER = "recipes/finetune-folder.yaml"
 
@@ -35,7 +35,7 @@ def test_what_is_piped_has_no_bars(tmp_path: Path) -> None:
 def test_help_needs_no_heavy_library() -> None:
     code = (
         "import sys; sys.argv = ['ziya-visual', '--help']\n"
-        "from ziya_visual.cli import main\n"
+        "from ziya_visual.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'fastapi', 'gradio', 'openai', 'numpy', 'pyarrow', 'datasets'}\n"

@@ -12,7 +12,7 @@ import typer.main
 import yaml
 from pages import DOCS, PAGES, ROOT, TUTORIALS, anchors, blocks, commands, links
 
-from ziya_visual.cli import app
+from ziya_visual.cli.app import app
 
 # Folders of the repository and of the package.
 NAMES = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pages import DOCS, Block, blocks
 
-from ziya_visual.cli import main
+from ziya_visual.cli.app import main
 
 BLOCKS = [block for block in blocks(DOCS / "troubleshooting.md") if block.kind == "console"]
 TRIED = [block for block in BLOCKS if block.reason is None]

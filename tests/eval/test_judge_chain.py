@@ -15,7 +15,7 @@ from typing import Any
 from judge_server import JudgeServer
 from typer.testing import CliRunner
 
-from ziya_visual.cli import app
+from ziya_visual.cli.app import app
 from ziya_visual.core.files import read_json, read_jsonl
 from ziya_visual.eval.judge.leaderboard import leaderboard
 from ziya_visual.eval.judge.run import judge

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from ziya_visual.cli import app
+from ziya_visual.cli.app import app
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.core.files import read_json
 from ziya_visual.core.records import Example

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ziya_visual.cli import app
+from ziya_visual.cli.app import app
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.eval.score import run as score
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ziya_visual.cli import app
+from ziya_visual.cli.app import app
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.files import read_jsonl
 from ziya_visual.eval.judge.score_parsing import parse_scores

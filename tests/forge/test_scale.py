@@ -149,7 +149,7 @@ def test_ray_that_is_absent_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_command_line(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from ziya_visual.cli import app
+    from ziya_visual.cli.app import app
 
     write_records(tmp_path / "in.jsonl", rows(12))
     server, runner = Process(), CliRunner()

@@ -1,4 +1,4 @@
-"""Arguments that several commands have, and how they say what they found."""
+"""Arguments that several commands share, and the way commands print their results."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-Seed = Annotated[int, typer.Option(help="Of everything that is drawn or initialised.")]
-Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint folder.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+Checkpoint = Annotated[Path, typer.Argument(help="Checkpoint folder.")]
 Weights = Annotated[
     Literal["auto", "float32", "bfloat16", "int8"],
-    typer.Option(help="Of the weights in memory; int8 is for a CPU and few users, auto as they were saved."),
+    typer.Option(help="Type of the weights in memory: auto is as saved; int8 suits a CPU with few users."),
 ]
 
 
 def show(values: dict[str, Any]) -> None:
-    """A name and its value a line, numbers with four decimals."""
+    """Print one name and value per line, floats with four decimals."""
     for name, value in values.items():
         typer.echo(f"{name:32} {value:.4f}" if isinstance(value, float) else f"{name:32} {value}")
 
 
-def warn(sentences: list[str]) -> None:
-    """A line on standard error for each."""
-    for sentence in sentences:
-        typer.echo(f"warning: {sentence}", err=True)
+def warn(messages: list[str]) -> None:
+    """Print one line per warning on standard error."""
+    for message in messages:
+        typer.echo(f"warning: {message}", err=True)

@@ -1,4 +1,4 @@
-"""Commands that measure: evaluation, scores from files, judging and its table."""
+"""The commands that measure: evaluate a model, score files, judge answers, rank judged models."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ File = Annotated[Path | None, typer.Option()]
 @measure.command("eval")
 def evaluate(
     checkpoint: Annotated[
-        str, typer.Argument(help="Folder or hub id, ours or any image-text model's, or MODEL@URL.")
+        str, typer.Argument(help="Folder or Hub id of any image-text model, or MODEL@URL of an endpoint.")
     ],
     suite: Annotated[
         list[str],
-        typer.Option(help="scenes, scenes:en,es, paper-en, paper-zh, qa90, or a file; may be repeated."),
+        typer.Option(help="scenes, scenes:en,es, paper-en, paper-zh, qa90, or a file; repeatable."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and predictions.")],
-    data: Annotated[Path, typer.Option(help="Folder with your copies of the data sets.")] = Path("data/eval"),
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests to an endpoint in flight at once.")] = 16,
+    out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and the predictions.")],
+    data: Annotated[Path, typer.Option(help="Folder with your copies of the published datasets.")] = Path(
+        "data/eval"
+    ),
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight to an endpoint.")] = 16,
     dtype: Weights = "auto",
     seed: Seed = 0,
 ) -> None:
-    """Put suites of questions, captions and retrieval to a model; a killed run goes on where it was."""
+    """Evaluate a model on suites of questions, captions and retrieval. A killed run resumes."""
     from ziya_visual.eval.run import run_suite
 
     content = run_suite(
@@ -52,9 +54,9 @@ def evaluate(
 @measure.command()
 def score(
     form: Annotated[
-        str, typer.Argument(help="caption, vqa, gqa, pope, scienceqa, mcq, retrieval, translation, judge")
+        str, typer.Argument(help="caption, vqa, gqa, pope, scienceqa, mcq, retrieval, translation or judge.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Write the scores as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the scores.")] = None,
     references: File = None,
     predictions: File = None,
     annotations: File = None,
@@ -64,68 +66,78 @@ def score(
     similarity: File = None,
     rerank: File = None,
     reviews: File = None,
-    top_k: Annotated[int | None, typer.Option(help="How many of each row and column --rerank ranks.")] = None,
-    lang: Annotated[str | None, typer.Option(help="en, zh ...")] = None,
-    segmenter: Annotated[str | None, typer.Option(help="pre, ptb, jieba, char or all")] = None,
-    rule: Annotated[
-        str | None, typer.Option(help="vqav2, evalai, lavis, zh; for gqa: exact, llava, lavis")
+    top_k: Annotated[
+        int | None, typer.Option(help="Number of candidates per row and column that --rerank ranks.")
     ] = None,
-    duplicates: Annotated[str | None, typer.Option(help="refuse, first or last")] = None,
-    stored: Annotated[bool | None, typer.Option("--stored", help="judge: use the rows' own scores")] = None,
+    lang: Annotated[str | None, typer.Option(help="Language: en, zh ...")] = None,
+    segmenter: Annotated[str | None, typer.Option(help="pre, ptb, jieba, char or all.")] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="vqav2, evalai, lavis or zh; for gqa exact, llava or lavis.")
+    ] = None,
+    duplicates: Annotated[
+        str | None, typer.Option(help="What to do with duplicate ids: refuse, first or last.")
+    ] = None,
+    stored: Annotated[
+        bool | None, typer.Option("--stored", help="judge: use the scores stored in the rows.")
+    ] = None,
     per_item: Annotated[
-        bool, typer.Option("--per-item", help="Write each item's scores to --out too.")
+        bool, typer.Option("--per-item", help="Also write each item's scores to --out.")
     ] = False,
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(metavar="A B", help="Two systems, paired: predictions, or files of --out."),
+        typer.Option(
+            metavar="A B", help="Compare two systems item by item: their predictions, or --out files."
+        ),
     ] = None,
     submission: Annotated[
         tuple[str, Path] | None,
-        typer.Option(metavar="vizwiz|vqav2 OUT", help="Write the upload file of vqa's raw answers."),
+        typer.Option(metavar="vizwiz|vqav2 OUT", help="Write raw VQA answers in a server's upload format."),
     ] = None,
 ) -> None:
-    """Score predictions of any system from files, by the official rules."""
+    """Score the prediction files of any system by the official rules."""
     options = {name: value for name, value in locals().items() if name not in ("form", "out")}
     if per_item and out is None:
-        raise ConfigError("--per-item writes to the file of --out, which is not given")
+        raise ConfigError("--per-item writes to the file of --out; give --out as well")
     from ziya_visual.eval.score.run import run
 
-    result = run(form, command=_typed(), **options)
+    result = run(form, command=shlex.join(["ziya-visual", *sys.argv[1:]]), **options)
     if out is not None:
         write_json(out, result)
     show(result["scores"])
-    for group, found in (("failures", result["failures"]), ("not computed", result["card"]["not_computed"])):
-        show({f"{group}/{name}": value for name, value in found.items()})
+    for group, values in (("failures", result["failures"]), ("not computed", result["card"]["not_computed"])):
+        show({f"{group}/{name}": value for name, value in values.items()})
     notes = result["card"]["notes"]
     warn([note for note in (notes.get("withheld"), *notes.get("warnings", ())) if note])
 
 
 @measure.command()
-def reproduce(card: Annotated[Path, typer.Argument(help="A file that score --out wrote.")]) -> None:
-    """Score the files of a card again, and say whether the numbers are the same."""
+def reproduce(card: Annotated[Path, typer.Argument(help="File that score --out wrote.")]) -> None:
+    """Score the files of a card again and check that the numbers are equal."""
     from ziya_visual.eval.score.run import reproduce as run
 
     result = run(card)
     if not result["equal"]:
-        raise DataError(f"{card}: other scores now, [then, now]: {json.dumps(result['different'])[:300]}")
+        raise DataError(f"{card}: the scores differ, as [then, now]: {json.dumps(result['different'])[:300]}")
     show(result["scores"])
 
 
 @measure.command()
 def judge(
-    questions: Annotated[Path, typer.Option(help="LLaVA or qa90 JSONL, MM-Vet JSON, TouchStone TSV ...")],
-    answers: Annotated[list[Path], typer.Option(help="Of a model; once for each model.")],
-    protocol: Annotated[str, typer.Option(help="relative, pairwise or rubric")],
+    questions: Annotated[
+        Path, typer.Option(help="Questions: LLaVA or qa90 JSONL, MM-Vet JSON, TouchStone TSV ...")
+    ],
+    answers: Annotated[list[Path], typer.Option(help="Answers of one model; repeat for each model.")],
+    protocol: Annotated[str, typer.Option(help="relative, pairwise or rubric.")],
     judge: Annotated[str, typer.Option(help="MODEL@URL of an OpenAI-compatible endpoint, or rule.")],
-    out: Annotated[Path, typer.Option(help="Folder for ledger, reviews.jsonl and judge.json.")],
-    reference: Annotated[Path | None, typer.Option(help="Answers that count as 100 %.")] = None,
-    context: Annotated[Path | None, typer.Option(help="Captions and boxes by picture.")] = None,
-    rules: Annotated[Path | None, typer.Option(help="LLaVA's rule file, instead of our prompts.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Pictures, for a judge that sees them.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Ask everything so often.")] = 1,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight at once.")] = 8,
+    out: Annotated[Path, typer.Option(help="Folder for the ledger, reviews.jsonl and judge.json.")],
+    reference: Annotated[Path | None, typer.Option(help="Reference answers, which count as 100 %.")] = None,
+    context: Annotated[Path | None, typer.Option(help="Captions and boxes of each picture.")] = None,
+    rules: Annotated[Path | None, typer.Option(help="LLaVA rule file to use instead of our prompts.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of pictures, for a judge with vision.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Ask each question N times.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 8,
 ) -> None:
-    """Let a language model judge answers; a killed run goes on where it was."""
+    """Let a language model judge answers. A killed run resumes where it stopped."""
     options = dict(locals())
     from ziya_visual.eval.judge.run import judge as run
 
@@ -142,15 +154,11 @@ def leaderboard(
     ),
     seed: Seed = 0,
 ) -> None:
-    """Rank models by what judges said, with intervals; every verdict can be opened."""
+    """Rank models by their verdicts, with intervals, on a page that shows every verdict."""
     from ziya_visual.eval.judge.leaderboard import leaderboard as run
 
-    for judged in run(folders, out=out, seed=seed)["judges"]:
-        typer.echo(f"{judged['judge']}, {judged['protocol']}: {judged['withheld'] or 'ranked'}")
-        show({row["model"]: row["rating"] for row in judged["tables"][0]["rows"]} if judged["tables"] else {})
-        warn(judged["warnings"])
+    for entry in run(folders, out=out, seed=seed)["judges"]:
+        typer.echo(f"{entry['judge']}, {entry['protocol']}: {entry['withheld'] or 'ranked'}")
+        show({row["model"]: row["rating"] for row in entry["tables"][0]["rows"]} if entry["tables"] else {})
+        warn(entry["warnings"])
     typer.echo(str(out / "leaderboard.html"))
-
-
-def _typed() -> str:
-    return shlex.join(["ziya-visual", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""``ziya-visual forge``: data made by a language model."""
+"""``ziya-visual forge``: make data with a language model, and check it."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import typer
 
 from ziya_visual.cli.arguments import show
 
-forge = typer.Typer(no_args_is_help=True, help="Data made by a language model: translate, instruct, check.")
+forge = typer.Typer(no_args_is_help=True, help="Make data with a language model: translate, instruct, check.")
 
 Examples = Annotated[Path, typer.Argument(help="Records as JSONL.")]
 To = Annotated[str, typer.Option(help="Target language, such as zh.")]
-Out = Annotated[Path, typer.Option(help="Folder for ledger, accepted and rejected records.")]
-Model = Annotated[str, typer.Option(help="The endpoint's name of the model.")]
+Out = Annotated[Path, typer.Option(help="Folder for the ledger and the accepted and rejected records.")]
+Model = Annotated[str, typer.Option(help="Name of the model at the endpoint.")]
 BaseUrl = Annotated[
-    list[str], typer.Option(help="Of an OpenAI-compatible endpoint; once more for one to fall back on.")
+    list[str], typer.Option(help="URL of an OpenAI-compatible endpoint; repeat it to name a fallback.")
 ]
-Concurrency = Annotated[int, typer.Option(min=1, help="Requests in flight at once, at most.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Maximum number of requests in flight.")]
 Prices = Annotated[
     Path | None,
-    typer.Option(help="YAML, 'model: {prompt: 0.15, completion: 0.6}': dollars per million tokens."),
+    typer.Option(help="YAML of dollars per million tokens, 'model: {prompt: 0.15, completion: 0.6}'."),
 ]
-Budget = Annotated[float | None, typer.Option(help="What the folder may cost in all; a hard cap.")]
-Batch = Annotated[bool, typer.Option("--batch", help="Through the Batch API: cheaper, within a day.")]
-RequestRate = Annotated[float | None, typer.Option(help="Requests a minute, at most.")]
-TokenRate = Annotated[float | None, typer.Option(help="Tokens a minute, at most.")]
-Timeout = Annotated[float, typer.Option(help="For one attempt, in seconds.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; send and write nothing.")]
+Budget = Annotated[float | None, typer.Option(help="Hard cap on what the folder may cost in total.")]
+Batch = Annotated[bool, typer.Option("--batch", help="Use the Batch API: cheaper, done within a day.")]
+RequestRate = Annotated[float | None, typer.Option(help="Maximum number of requests per minute.")]
+TokenRate = Annotated[float | None, typer.Option(help="Maximum number of tokens per minute.")]
+Timeout = Annotated[float, typer.Option(help="Seconds allowed for one attempt.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Estimate the cost; send and write nothing.")]
 
 
 @forge.command()
@@ -40,14 +40,15 @@ def translate(
     model: Model,
     base_url: BaseUrl,
     prompt: Annotated[str, typer.Option(help="Name of a prompt template, or a .jinja file.")] = "translate",
-    texts_per_request: Annotated[int, typer.Option(min=1, help="Short texts sent together.")] = 6,
-    glossary: Annotated[Path | None, typer.Option(help="YAML, 'source term: target term'.")] = None,
+    texts_per_request: Annotated[int, typer.Option(min=1, help="Number of short texts in one request.")] = 6,
+    glossary: Annotated[Path | None, typer.Option(help="YAML of terms, 'source term: target term'.")] = None,
     shots: Annotated[
-        Path | None, typer.Option("--examples", help="JSONL of source, target, put in context.")
+        Path | None,
+        typer.Option("--examples", help="JSONL of source and target, shown to the model as examples."),
     ] = None,
     extra_check: Annotated[
         list[str] | None,
-        typer.Option(help="critic, back_translation or image: one more request a record."),
+        typer.Option(help="critic, back_translation or image; each costs one more request per record."),
     ] = None,
     concurrency: Concurrency = 64,
     requests_per_minute: RequestRate = None,
@@ -57,10 +58,12 @@ def translate(
     budget_usd: Budget = None,
     batch: Batch = False,
     dry_run: DryRun = False,
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="ray: partitions on Ray Data.")] = "local",
-    partitions: Annotated[int, typer.Option(min=1, help="For --engine ray: ledgers side by side.")] = 8,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="ray runs partitions on Ray Data.")
+    ] = "local",
+    partitions: Annotated[int, typer.Option(min=1, help="Number of parallel ledgers with --engine ray.")] = 8,
 ) -> None:
-    """Translate records through a language model; a killed run goes on where it was."""
+    """Translate records with a language model. A killed run resumes where it stopped."""
     from ziya_visual.forge.command import run_translate
 
     show(
@@ -97,17 +100,15 @@ def instruct(
     base_url: BaseUrl,
     kind: Annotated[
         list[str] | None,
-        typer.Option(
-            help="conversation, detail, reasoning, grounded or false_premise; all of them unless given."
-        ),
+        typer.Option(help="conversation, detail, reasoning, grounded or false_premise; all by default."),
     ] = None,
-    turns: Annotated[int, typer.Option(min=1, help="Questions of a conversation.")] = 3,
+    turns: Annotated[int, typer.Option(min=1, help="Number of questions in a conversation.")] = 3,
     prompt: Annotated[str, typer.Option(help="Name of a prompt template, or a .jinja file.")] = "instruct",
     with_image: Annotated[
-        bool, typer.Option("--with-image", help="Show the picture too: for endpoints that see.")
+        bool, typer.Option("--with-image", help="Send the picture too, to an endpoint with vision.")
     ] = False,
     through: Annotated[
-        str | None, typer.Option(help="Make them in this language first, such as en, and translate.")
+        str | None, typer.Option(help="Write in this language first, such as en, and then translate.")
     ] = None,
     concurrency: Concurrency = 64,
     requests_per_minute: RequestRate = None,
@@ -118,7 +119,7 @@ def instruct(
     batch: Batch = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Make dialogues of captions and boxes through a language model."""
+    """Make dialogues from captions and boxes with a language model."""
     from ziya_visual.forge.command import run_instruct
 
     options: dict[str, Any] = {} if kind is None else {"kinds": kind}
@@ -148,12 +149,12 @@ def instruct(
 
 @forge.command()
 def check(
-    pairs: Annotated[Path, typer.Argument(help="JSONL of id, source, target.")],
-    source_lang: Annotated[str, typer.Option("--from")],
-    target_lang: Annotated[str, typer.Option("--to")],
-    out: Annotated[Path, typer.Option(help="JSONL of id, ok, reasons.")],
+    pairs: Annotated[Path, typer.Argument(help="JSONL of id, source and target.")],
+    source_lang: Annotated[str, typer.Option("--from", help="Source language.")],
+    target_lang: Annotated[str, typer.Option("--to", help="Target language.")],
+    out: Annotated[Path, typer.Option(help="JSONL of id, ok and reasons.")],
 ) -> None:
-    """Judge translation pairs from anywhere, without any language model."""
+    """Check translation pairs from any source, without a language model."""
     from ziya_visual.forge.pairs import check_pairs
 
     summary = check_pairs(pairs, source_lang=source_lang, target_lang=target_lang, out=out)
@@ -164,20 +165,20 @@ def check(
 def status(
     folder: Annotated[Path, typer.Argument(help="Folder of a forge run.")],
     follow: Annotated[
-        bool, typer.Option("--follow", help="A line a second while requests are left.")
+        bool, typer.Option("--follow", help="Print a line per second while requests are left.")
     ] = False,
 ) -> None:
-    """Say how far a forge run is."""
+    """Report the progress of a forge run."""
     from ziya_visual.forge.report import follow as watch
     from ziya_visual.forge.report import status as run
 
-    for found in watch(folder) if follow else [run(folder)]:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+    for counts in watch(folder) if follow else [run(folder)]:
+        typer.echo(json.dumps(counts, ensure_ascii=False))
 
 
 @forge.command()
 def report(folder: Annotated[Path, typer.Argument(help="Folder of a forge run.")]) -> None:
-    """Write a page with what was accepted and rejected, and why."""
+    """Write a page of the accepted and rejected records, with the reasons."""
     from ziya_visual.forge.report import report as run
 
     typer.echo(str(run(folder)))
