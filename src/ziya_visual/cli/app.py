@@ -98,7 +98,7 @@ def apply_delta(
     out: Annotated[Path, typer.Option(help="New folder.")],
 ) -> None:
     """Rebuild a language model that was released as delta weights."""
-    from ziya_visual.model.build.delta import apply_delta as run
+    from ziya_visual.model.build.language_model import apply_delta as run
 
     show(run(base=base, delta=delta, out=out))
 
