@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_server import JudgeServer, by_length
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,11 +45,3 @@ def save(tmp_path: Path) -> Callable[[str, Any], Path]:
         return path
 
     return write
-
-
-@pytest.fixture
-def judge_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeServer]:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    server = JudgeServer(by_length)
-    yield server
-    server.close()

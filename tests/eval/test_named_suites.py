@@ -18,7 +18,7 @@ from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.core.files import read_json
 from ziya_visual.core.records import Example
 from ziya_visual.eval.benchmark import Measured, run_dataset
-from ziya_visual.eval.judge.files import read_contender, read_questions
+from ziya_visual.eval.judge.files import read_model_answers, read_questions
 from ziya_visual.eval.metrics import choice, vqa
 from ziya_visual.eval.models.open import Opened, is_ours
 from ziya_visual.eval.report.page import published_results
@@ -151,7 +151,7 @@ def test_qa90_writes_what_judge_reads(data: Path, tmp_path: Path) -> None:
         assert model.seen == [[f"{n:012d}.jpg" for n in range(4) for _ in (0, 1)]], (
             "a picture's stand together"
         )
-        contender = read_contender(tmp_path / "official" / f"qa90_{lang}.jsonl")
+        contender = read_model_answers(tmp_path / "official" / f"qa90_{lang}.jsonl")
         questions = read_questions(data / dataset.files["questions"])
         assert contender.name == "stub"
         assert set(contender.answers) == {question.id for question in questions}

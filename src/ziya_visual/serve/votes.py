@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from ziya_visual.core.files import hash_bytes
-from ziya_visual.eval.judge.verdicts import REVIEWS, Review, to_row
+from ziya_visual.eval.judge.judgments import REVIEWS, Judgment, to_row
 
 PROTOCOL, JUDGE = "vote", "people"
 SCORES = {"left": (10.0, 0.0), "right": (0.0, 10.0), "tie": (5.0, 5.0)}
@@ -55,11 +55,11 @@ class Votes:
         left, right = SCORES[choice]
         scores = (right, left) if duel.swapped else (left, right)
         name = hash_bytes(duel.picture.tobytes())[:16]
-        review = Review(
-            question=f"{name}-{hash_bytes(duel.question.encode())[:8]}",
+        judgment = Judgment(
+            question_id=f"{name}-{hash_bytes(duel.question.encode())[:8]}",
             text=f"{left:g} {right:g}",
             scores=scores,
-            stored=None,
+            stored_scores=None,
             models=duel.models,
             answers=duel.answers,
             swapped=duel.swapped,
@@ -68,12 +68,12 @@ class Votes:
             sees="picture",
             lang=duel.lang,
             image=f"{name}.png",
-            asked=duel.question,
+            question=duel.question,
         )
         with self._lock:
             self._count += 1
             self.folder.mkdir(parents=True, exist_ok=True)
             duel.picture.save(self.folder / f"{name}.png")
             with (self.folder / REVIEWS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(to_row(review, self._count), ensure_ascii=False) + "\n")
+                file.write(json.dumps(to_row(judgment, self._count), ensure_ascii=False) + "\n")
             return self._count

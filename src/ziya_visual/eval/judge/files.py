@@ -1,7 +1,7 @@
-"""The files that are judged: LLaVA-Bench and qa90 (English and Chinese), MM-Vet, TouchStone, our predictions.
+"""Readers of files to be judged: LLaVA-Bench, qa90 (English, Chinese), MM-Vet, TouchStone, our predictions.
 
-Questions and answers may come as JSONL rows (``question_id``, ``text``), as MM-Vet's JSON object of ids, as
-TouchStone's TSV, or as our ``predictions/*.jsonl``. What a file is, its rows say; nothing has to be named.
+Questions and answers may be JSONL rows (``question_id``, ``text``), MM-Vet's JSON object by id, TouchStone's
+TSV or our ``predictions/*.jsonl``. The rows identify the format; nothing has to be named.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ _ANSWER = ("prediction", "response", "answer", "gpt4_ha_answer", "text")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What was asked; ``truth`` is the right answer, ``context`` what the file itself says of the picture.
+    """A question with its right answer (``truth``) and what the file says of the picture (``context``).
 
     Several right answers are joined by ``<OR>``, as in MM-Vet.
     """
@@ -46,8 +46,8 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
-    """A model by name, and its answers by question id."""
+class ModelAnswers:
+    """A model's name and its answers by question id."""
 
     name: str
     answers: Mapping[str, str]
@@ -55,114 +55,107 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a judge may be told of a picture; ``boxes`` says whether it has any."""
+    """Text about a picture for a judge; ``boxes`` says whether it lists any."""
 
     text: str
     boxes: bool
 
 
 def language_of(text: str) -> str:
-    """``zh`` where there are more Chinese characters than Latin words, else ``en``."""
+    """Return ``zh`` if there are more Chinese characters than Latin words, else ``en``."""
     return "zh" if len(_HAN.findall(text)) > len(_WORD.findall(text)) else "en"
 
 
 def read_questions(path: Path) -> list[Question]:
-    """The questions of a file, each id once.
+    """Read the questions of a file.
 
     Raises:
-        DataError: a row without id or text, or an id twice.
+        DataError: a row has no id or text, or an id occurs twice.
     """
     questions = [_question(row, path) for row in _rows(path)]
-    _refuse_twice([question.id for question in questions], path)
+    _check_unique([question.id for question in questions], path)
     return questions
 
 
-def read_contender(path: Path) -> Contender:
-    """The answers of a file; the model is the rows' ``model_id``, else the file's name without its language.
+def read_model_answers(path: Path) -> ModelAnswers:
+    """Read the answers of a file, named by the rows' ``model_id``, else by the file without its language.
 
     Prediction files of ours are named ``<model>.<split>.<lang>.<task>.jsonl``.
 
     Raises:
-        DataError: a row without id or text, an id twice, or rows of two models.
+        DataError: a row has no id or text, an id occurs twice, or the rows belong to two models.
     """
     rows = _rows(path)
     ids = [_first(row, _ID, path) for row in rows]
-    _refuse_twice(ids, path)
+    _check_unique(ids, path)
     names = sorted({str(row["model_id"]) for row in rows if row.get("model_id")})
     if len(names) > 1:
-        raise DataError(f"{path}: answers of {len(names)} models ({', '.join(names[:3])}); one file a model")
+        raise DataError(f"{path}: answers of {len(names)} models ({', '.join(names[:3])}); one per file")
     from_file = path.stem.split(".")[0] if "prediction" in rows[0] else _LANG_END.sub("", path.stem)
-    return Contender(
-        names[0] if names else from_file,
-        {one: _first(row, _ANSWER, path) for one, row in zip(ids, rows, strict=True)},
-    )
+    answers = {item: _first(row, _ANSWER, path) for item, row in zip(ids, rows, strict=True)}
+    return ModelAnswers(names[0] if names else from_file, answers)
 
 
-def read_context(path: Path) -> dict[str, Context]:
-    """Captions and boxes by picture: LLaVA-Bench's ``caption`` or qa90's ``captions`` and ``instances``."""
-    found = {}
+def read_contexts(path: Path) -> dict[str, Context]:
+    """Read captions and boxes by picture, in LLaVA-Bench's (``caption``) or qa90's layout (``instances``)."""
+    contexts = {}
     for row in read_rows(path):
         captions = row.get("captions", row.get("caption"))
-        if isinstance(captions, str):
-            captions = [captions]
+        captions = [captions] if isinstance(captions, str) else captions
         if not isinstance(captions, list) or not captions:
-            raise DataError(f"{path}: a row has neither 'caption' nor 'captions', it has {sorted(row)[:8]}")
+            raise DataError(f"{path}: a row has neither 'caption' nor 'captions'; found {sorted(row)[:8]}")
         boxes = [
             f"{need(box, 'category', path)}: {need(box, 'bbox', path)}" for box in row.get("instances", [])
         ]
         text = "\n".join(map(str, captions)) + ("\n\n" + "\n".join(boxes) if boxes else "")
-        found[_stem(str(row.get("image", row.get("id", ""))))] = Context(text, bool(boxes))
-    return found
+        contexts[Path(str(row.get("image", row.get("id", "")))).stem] = Context(text, bool(boxes))
+    return contexts
 
 
 def context_of(question: Question, contexts: Mapping[str, Context]) -> Context:
-    """What is known of a question's picture; empty if nothing is."""
-    return contexts.get(_stem(question.image), Context(question.context, False))
+    """Return the context of a question's picture; empty if there is none."""
+    return contexts.get(Path(question.image).stem, Context(question.context, False))
 
 
 def read_rules(path: Path) -> dict[str, str]:
-    """LLaVA's rule file: category -> instruction to the judge."""
+    """Read LLaVA's rule file: category -> instruction to the judge."""
     value = read_json(path)
     if not isinstance(value, dict) or not all(
         isinstance(rule, dict) and isinstance(rule.get("prompt"), str) for rule in value.values()
     ):
-        raise DataError(f"{path}: is no rule file; expected {{category: {{'role': ..., 'prompt': ...}}}}")
+        raise DataError(f"{path}: not a rule file; expected {{category: {{'role': ..., 'prompt': ...}}}}")
     return {category: rule["prompt"].strip() for category, rule in value.items()}
 
 
 def rule_for(question: Question, rules: Mapping[str, str], *, boxes: bool, path: Path) -> str:
-    """The instruction for a question's category: pictures known by captions alone have rules of their own.
+    """Return the instruction for a question's category; pictures known only by captions have their own rules.
 
     Raises:
-        DataError: no rule for the category, and no default.
+        DataError: there is no rule for the category and no default.
     """
     category = question.categories[0] if question.categories else "default"
     bench = f"llava_bench_{category}"
-    for name in (category, bench) if boxes else (bench, category):
+    for name in ((category, bench) if boxes else (bench, category)) + ("default",):
         if name in rules:
             return rules[name]
-    if "default" not in rules:
-        raise DataError(f"{path}: no rule for category {category!r}; it has {', '.join(sorted(rules))}")
-    return rules["default"]
+    raise DataError(f"{path}: no rule for category {category!r}; found {', '.join(sorted(rules))}")
 
 
-def _rows(path: Path) -> list[Row]:
-    """The rows of any of the layouts."""
+def _rows(path: Path) -> Sequence[Row]:
+    """Return the rows of a file in any of the layouts."""
     if path.suffix == ".tsv":
         csv.field_size_limit(sys.maxsize)  # TouchStone holds its pictures in a column
         return list(csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="\t"))
-    if path.suffix == ".json":
-        value = read_json(path)
-        if isinstance(value, dict):
-            return [
-                {"id": one, **(row if isinstance(row, dict) else {"answer": row})}
-                for one, row in value.items()
-            ]
+    value = read_json(path) if path.suffix == ".json" else None
+    if isinstance(value, dict):
+        return [
+            {"id": item, **(row if isinstance(row, dict) else {"answer": row})} for item, row in value.items()
+        ]
     return read_rows(path)
 
 
 def _question(row: Row, path: Path) -> Question:
-    if "messages" in row:  # a record of ours
+    if "messages" in row:  # an Example of ours
         turns = [turn["content"] for turn in row["messages"] if turn["role"] == "user"]
         row = {**row, "prompt": turns[-1] if turns else ""}
     text = _first(row, _QUESTION, path)
@@ -170,39 +163,31 @@ def _question(row: Row, path: Path) -> Question:
     image = image.get("path") if isinstance(image, Mapping) else image
     meta: Mapping[str, Any] = row.get("meta") or {}
     category = row.get("category", row.get("capability", meta.get("question_type", row.get("task"))))
+    categories = category if isinstance(category, list) else str(category or "").split(",")
     truth = row.get("answers") or row.get("answer") or row.get("gpt4_ha_answer") or ""
     return Question(
         id=_first(row, _ID, path),
         text=text,
         lang=str(row.get("lang") or language_of(text)),
         image=image if isinstance(image, str) and len(image) < 256 else "",
-        categories=_categories(category),
+        categories=tuple(name for name in (str(item).strip() for item in categories) if name),
         truth=OR.join(map(str, truth)) if isinstance(truth, list) else str(truth),
         context=str(row.get("human_annotation") or ""),
         task=str(row.get("task") or ""),
     )
 
 
-def _categories(value: Any) -> tuple[str, ...]:
-    parts = value if isinstance(value, list) else str(value or "").split(",")
-    return tuple(str(part).strip() for part in parts if str(part).strip())
-
-
 def _first(row: Row, keys: tuple[str, ...], path: Path) -> str:
-    """The first of the keys that the row has, as text."""
+    """Return the value of the first key that the row has, as text."""
     key = next((key for key in keys if row.get(key) is not None), None)
     if key is None or isinstance(row[key], list | dict):
-        raise DataError(f"{path}: a row has none of {', '.join(keys)} as text, it has {sorted(row)[:8]}")
+        raise DataError(f"{path}: a row needs one of {', '.join(keys)} as text; found {sorted(row)[:8]}")
     return str(row[key])
 
 
-def _refuse_twice(ids: list[str], path: Path) -> None:
+def _check_unique(ids: Sequence[str], path: Path) -> None:
     seen: set[str] = set()
-    for one in ids:
-        if one in seen:
-            raise DataError(f"{path}: question {one} stands there twice; every question once, please")
-        seen.add(one)
-
-
-def _stem(image: str) -> str:
-    return Path(image).stem
+    for item in ids:
+        if item in seen:
+            raise DataError(f"{path}: duplicate question id {item}; ids must be unique")
+        seen.add(item)

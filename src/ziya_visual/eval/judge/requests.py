@@ -1,6 +1,6 @@
-"""What is put to a judge: which answers are shown together, in which order, in which words.
+"""Requests to a judge: which answers it compares, in which order, and in which words.
 
-Pairwise shows every two answers in both orders; a Chinese question is judged through a Chinese prompt.
+Pairwise shows every two answers in both orders. A Chinese question is judged with a Chinese prompt.
 """
 
 from __future__ import annotations
@@ -14,35 +14,43 @@ from pathlib import Path
 from typing import Any
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.eval.judge.files import Contender, Context, Question, context_of, read_contender, rule_for
-from ziya_visual.eval.judge.verdicts import RELATIVE, RUBRIC, Review
+from ziya_visual.eval.judge.files import (
+    Context,
+    ModelAnswers,
+    Question,
+    context_of,
+    read_model_answers,
+    rule_for,
+)
+from ziya_visual.eval.judge.judgments import RELATIVE, RUBRIC, Judgment
 from ziya_visual.forge.prompting import Prompt, load_prompt
 
-MAX_PICTURE_BYTES = 20_000_000
+LIMIT_BYTES = 20_000_000  # of a picture
 TEMPERATURE = 0.2  # as LLaVA's judge
 _PROMPTS = Path(__file__).parent / "prompts"
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """Contenders in the order in which a judge sees them; one in a rubric, else two."""
+class Matchup:
+    """The models of a request, in the order shown to the judge: one for a rubric, else two."""
 
-    contenders: tuple[Contender, ...]
+    models: tuple[ModelAnswers, ...]
     swapped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """What all requests of a run have in common.
+class JudgeSettings:
+    """Settings that all requests of a run share.
 
     Attributes:
-        model: the endpoint's name of the judge.
-        protocol: relative, pairwise or rubric.
-        contexts: picture -> what is known of it.
-        rules: category -> instruction of LLaVA's rule file, instead of ours; ``rules_path`` for messages.
+        model: name of the judge at its endpoint.
+        protocol: ``relative``, ``pairwise`` or ``rubric``.
+        contexts: picture -> text about it.
+        rules: category -> instruction of LLaVA's rule file, which replaces ours.
+        rules_path: path of that file, for messages.
         images: folder of the pictures, for a judge that sees them.
-        repeats: how often every request is asked.
-        sees: ``picture``, ``text`` (what is known of it) or ``nothing``.
+        repeats: how often each request is sent.
+        sees: ``picture``, ``text`` (the context) or ``nothing``.
     """
 
     model: str
@@ -55,116 +63,126 @@ class Setting:
     sees: str = "nothing"
 
 
-def shown_together(
-    asked: Sequence[Question], answers: Sequence[Path], protocol: str, reference: Path | None
-) -> list[Shown]:
-    """What the judge will compare.
+def plan_matchups(
+    questions: Sequence[Question], answers: Sequence[Path], protocol: str, reference: Path | None
+) -> list[Matchup]:
+    """Return the matchups for the judge.
 
     Raises:
-        ConfigError: too few answer files for the protocol.
-        DataError: two files of one model.
+        ConfigError: there are too few answer files for the protocol.
+        DataError: two files belong to one model.
     """
-    contenders = [read_contender(path) for path in answers]
+    models = [read_model_answers(path) for path in answers]
     if protocol != RUBRIC:
-        truths = {question.id: question.truth for question in asked if question.truth}
+        truths = {question.id: question.truth for question in questions if question.truth}
         if reference is not None:
-            contenders.insert(0, read_contender(reference))
-        elif truths and (protocol == RELATIVE or len(contenders) == 1):
-            contenders.insert(0, Contender("reference", truths))
+            models.insert(0, read_model_answers(reference))
+        elif truths and (protocol == RELATIVE or len(models) == 1):
+            models.insert(0, ModelAnswers("reference", truths))
         elif protocol == RELATIVE:
             raise ConfigError("--protocol relative needs --reference, the answers that count as 100 %")
-    names = [contender.name for contender in contenders]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"two files hold answers of {twice!r}; rename one, or give its rows another model_id")
-    if len(contenders) < (1 if protocol == RUBRIC else 2):
+    names = [model.name for model in models]
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        raise DataError(
+            f"two files hold answers of {duplicate!r}; rename one, or give its rows another model_id"
+        )
+    if len(models) < (1 if protocol == RUBRIC else 2):
         raise ConfigError(f"--protocol {protocol} compares two models; give --answers twice, or --reference")
     if protocol == RUBRIC:
-        return [Shown((contender,)) for contender in contenders]
+        return [Matchup((model,)) for model in models]
     if protocol == RELATIVE:
-        return [Shown((contenders[0], candidate)) for candidate in contenders[1:]]
-    pairs = itertools.combinations(contenders, 2)
-    return [shown for a, b in pairs for shown in (Shown((a, b)), Shown((b, a), swapped=True))]
+        return [Matchup((models[0], candidate)) for candidate in models[1:]]
+    pairs = itertools.combinations(models, 2)
+    return [matchup for a, b in pairs for matchup in (Matchup((a, b)), Matchup((b, a), swapped=True))]
 
 
-def requests(
-    asked: Sequence[Question], shown: Shown, setting: Setting
-) -> Iterator[tuple[Review, dict[str, Any]]]:
-    """For every question that all contenders answered: the review to come, in shown order, and the body.
+def new_judgment(question: Question, matchup: Matchup, **fields: Any) -> Judgment:
+    """Return a judgment of the matchup's answers to a question, without text and scores unless given."""
+    return Judgment(
+        question_id=question.id,
+        models=tuple(model.name for model in matchup.models),
+        answers=tuple(model.answers[question.id] for model in matchup.models),
+        swapped=matchup.swapped,
+        lang=question.lang,
+        categories=question.categories,
+        image=question.image,
+        question=question.text,
+        **{"text": "", "scores": None, "stored_scores": None, **fields},
+    )
+
+
+def build_requests(
+    questions: Sequence[Question], matchup: Matchup, settings: JudgeSettings
+) -> Iterator[tuple[Judgment, dict[str, Any]]]:
+    """Yield the pending judgment, in shown order, and the request body for each question that all answered.
 
     Raises:
-        DataError: no question is answered by all of them; a picture that is missing.
+        DataError: no question is answered by all models, or a picture is missing.
     """
-    answered = [q for q in asked if all(q.id in contender.answers for contender in shown.contenders)]
-    names = tuple(contender.name for contender in shown.contenders)
+    answered = [q for q in questions if all(q.id in model.answers for model in matchup.models)]
     if not answered:
+        names = " and ".join(model.name for model in matchup.models)
         raise DataError(
-            f"no question is answered by {' and '.join(names)}; their question ids match none of --questions,"
-            f" e.g. {asked[0].id!r} against {next(iter(shown.contenders[-1].answers), 'none')!r}"
+            f"no question is answered by {names}; their question ids do not match --questions,"
+            f" e.g. {questions[0].id!r} against {next(iter(matchup.models[-1].answers), 'none')!r}"
         )
     for question in answered:
-        known = context_of(question, setting.contexts)
-        review = Review(
-            question=question.id,
-            text="",
-            scores=None,
-            stored=None,
-            models=names,
-            answers=tuple(contender.answers[question.id] for contender in shown.contenders),
-            swapped=shown.swapped,
-            protocol=setting.protocol,
-            judge=setting.model,
-            sees=setting.sees,
-            lang=question.lang,
-            categories=question.categories,
-            image=question.image,
-            asked=question.text,
-            context=known.text,
+        context = context_of(question, settings.contexts)
+        judgment = new_judgment(
+            question,
+            matchup,
+            protocol=settings.protocol,
+            judge=settings.model,
+            sees=settings.sees,
+            context=context.text,
         )
-        body = _body(review, question, known, setting)
-        for repeat in range(setting.repeats):
-            # The seed makes a repeat another request, for the ledger as for the endpoint's cache.
-            yield replace(review, repeat=repeat), body | ({"seed": repeat} if repeat else {})
+        body = _body(judgment, question, context, settings)
+        for repeat in range(settings.repeats):
+            # The seed makes a repeat a different request for the ledger and for the endpoint's cache.
+            yield replace(judgment, repeat=repeat), body | ({"seed": repeat} if repeat else {})
 
 
-def prompt_for(protocol: str, lang: str) -> Prompt:
-    """Our prompt in the language of the question; English where we have none in it."""
+def load_judge_prompt(protocol: str, lang: str) -> Prompt:
+    """Load our prompt in the language of the question, or in English if there is none."""
     language = "zh" if lang.split("-")[0] == "zh" else "en"
     return load_prompt(str(_PROMPTS / f"{'rubric' if protocol == RUBRIC else 'pair'}.{language}.jinja"))
 
 
-def _body(review: Review, question: Question, known: Context, setting: Setting) -> dict[str, Any]:
-    rules = setting.rules
+def _body(
+    judgment: Judgment, question: Question, context: Context, settings: JudgeSettings
+) -> dict[str, Any]:
+    rules = settings.rules
     values = {
-        "context": known.text,
+        "context": context.text,
         "question": question.text,
-        "picture": setting.images is not None,
-        "rule": rule_for(question, rules, boxes=known.boxes, path=setting.rules_path) if rules else None,
+        "picture": settings.images is not None,
+        "rule": rule_for(question, rules, boxes=context.boxes, path=settings.rules_path) if rules else None,
     }
-    if setting.protocol == RUBRIC:
-        values |= {"truth": question.truth, "answer": review.answers[0]}
+    if settings.protocol == RUBRIC:
+        values |= {"truth": question.truth, "answer": judgment.answers[0]}
     else:
-        values |= dict(zip(("first", "second"), review.answers, strict=True))
-    content: Any = prompt_for(setting.protocol, question.lang).render(values)
-    if setting.images is not None:
-        url = _picture(setting.images, question)
+        values |= dict(zip(("first", "second"), judgment.answers, strict=True))
+    content: Any = load_judge_prompt(settings.protocol, question.lang).render(values)
+    if settings.images is not None:
+        url = _data_url(settings.images, question)
         content = [{"type": "text", "text": content}, {"type": "image_url", "image_url": {"url": url}}]
     return {
-        "model": setting.model,
+        "model": settings.model,
         "messages": [{"role": "user", "content": content}],
         "temperature": TEMPERATURE,
         "max_tokens": 1024,
     }
 
 
-def _picture(folder: Path, question: Question) -> str:
-    """The picture as it is, in a data URL."""
+def _data_url(folder: Path, question: Question) -> str:
+    """Return the picture file in a data URL, without decoding it."""
     path = folder / question.image
     kind = mimetypes.guess_type(path.name)[0] or ""
     if not question.image or not path.is_file():
         raise DataError(f"question {question.id}: no picture {path}; a judge that sees needs every picture")
-    if not kind.startswith("image/") or path.stat().st_size > MAX_PICTURE_BYTES:
+    if not kind.startswith("image/") or path.stat().st_size > LIMIT_BYTES:
         raise DataError(
-            f"{path}: {kind or 'no picture'}, {path.stat().st_size} bytes; expected a picture below 20 MB"
+            f"{path}: {kind or 'not a picture'}, {path.stat().st_size} bytes; expected a picture below 20 MB"
         )
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

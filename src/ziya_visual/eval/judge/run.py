@@ -1,9 +1,10 @@
-"""``judge``: a language model, or the truth of the scenes, judges answers; every reply is a row to be read.
+"""``judge``: a language model, or a rule where the truth is known, judges answers; every reply is a row.
 
-Requests go through the forge's client and ledger: what was answered once is never paid for again, also after
+Requests go through the forge's client and ledger, so an answered request is never paid for again, even after
 a kill. Protocols: ``relative`` (LLaVA: the reference is assistant 1), ``pairwise`` (every two models in both
-orders; with a reference and a description of the picture it is TouchStone's), ``rubric`` (MM-Vet: a grade
-from 0 to 1 by the right answer).
+orders; TouchStone's, with a reference and a description of the picture), ``rubric`` (MM-Vet: a grade from 0
+to 1 against the right answer). The rule judge ranks Base against Chat in the quickstart; next to an LLM judge
+of the same answers it shows how far that judge can be trusted.
 """
 
 from __future__ import annotations
@@ -18,25 +19,43 @@ from typing import Any
 from ziya_visual.core.errors import ConfigError, DataError, nearest
 from ziya_visual.core.files import hash_file, write_json, write_jsonl
 from ziya_visual.core.log import logger, progress
-from ziya_visual.eval.judge import diagnostics, rule_based
-from ziya_visual.eval.judge.files import Question, read_contender, read_context, read_questions, read_rules
-from ziya_visual.eval.judge.requests import Setting, Shown, prompt_for, requests, shown_together
-from ziya_visual.eval.judge.verdicts import (
-    CANNOT_KNOW,
+from ziya_visual.eval.judge import diagnostics
+from ziya_visual.eval.judge.files import (
+    OR,
+    ModelAnswers,
+    Question,
+    read_contexts,
+    read_model_answers,
+    read_questions,
+    read_rules,
+)
+from ziya_visual.eval.judge.judgments import (
     CARD,
+    LIMITS,
     MAX_FAILURES,
     PAIRWISE,
     PROTOCOLS,
     REVIEWS,
     RUBRIC,
     RULE,
-    Review,
+    Judgment,
     read_scores,
+    reverse_order,
     to_row,
-    turned,
 )
+from ziya_visual.eval.judge.requests import (
+    JudgeSettings,
+    Matchup,
+    build_requests,
+    load_judge_prompt,
+    new_judgment,
+    plan_matchups,
+)
+from ziya_visual.eval.metrics.caption import keyword_f1
+from ziya_visual.eval.metrics.vqa import same_answer
 from ziya_visual.forge.ask.client import ask_all
 from ziya_visual.forge.ask.ledger import Ledger, Outcome
+from ziya_visual.scenes.parsing import keywords
 
 
 def judge(
@@ -51,185 +70,196 @@ def judge(
     rules: Path | None = None,
     images: Path | None = None,
     repeats: int = 1,
-    concurrency: int = 8,
     **sending: Any,
 ) -> dict[str, Any]:
-    """Judge answers; write ``reviews.jsonl`` and ``judge.json`` into ``out``, beside the ledger.
+    """Judge answers, write ``reviews.jsonl`` and ``judge.json`` beside the ledger, and return the card.
 
-    A killed run goes on where it was when called again with the same arguments: only what was under way at
-    that instant is sent again.
+    Calling it again with the same arguments resumes a killed run; only requests in flight are sent again.
 
     Args:
         questions: LLaVA or qa90 JSONL, MM-Vet JSON, TouchStone TSV or our predictions.
-        answers: one file a model.
+        answers: one file for each model.
         protocol: ``relative``, ``pairwise`` or ``rubric``.
-        judge: ``MODEL@URL`` of an OpenAI-compatible endpoint, or ``rule`` where the questions hold the truth.
-        out: the folder.
-        reference: its answers are 100 % in ``relative``, a contender like any other in ``pairwise``, and the
-            right answers in ``rubric``.
+        judge: ``MODEL@URL`` of an OpenAI-compatible endpoint, or ``rule`` if the questions hold the truth.
+        out: output folder.
+        reference: answers that are 100 % in ``relative``, a model in ``pairwise``, the truth in ``rubric``.
         context: captions and boxes by picture.
-        rules: LLaVA's rule file, instead of our instructions.
+        rules: LLaVA's rule file, which replaces our instructions.
         images: folder of the pictures, for a judge that sees them.
-        repeats: how often every request is asked, to see whether the judge agrees with itself.
-        concurrency: requests in flight at once: what a kill can cost.
-        sending: options of :class:`ziya_visual.forge.ask.client.Client`.
-
-    Returns:
-        The card, as in ``judge.json``.
+        repeats: how often to send each request, to measure the judge's agreement with itself.
+        sending: options of :func:`ziya_visual.forge.ask.client.ask_all`, ``concurrency`` and more.
 
     Raises:
-        ConfigError, DataError, EndpointError: nothing that was answered is lost.
+        ConfigError, DataError, EndpointError: bad input or endpoint; answered requests are never lost.
     """
     started = time.monotonic()
     if protocol not in PROTOCOLS:
         raise ConfigError(f"--protocol {protocol!r} is unknown{nearest(protocol, PROTOCOLS)}")
+    if judge == RULE and protocol != PAIRWISE:
+        raise ConfigError("--judge rule compares two models by the truth; use --protocol pairwise")
     asked = read_questions(questions)
     if protocol == RUBRIC and reference is not None:
-        truths = read_contender(reference).answers
+        truths = read_model_answers(reference).answers
         asked = [replace(question, truth=truths.get(question.id, question.truth)) for question in asked]
-    shown = shown_together(asked, answers, protocol, reference)
-    spent: dict[str, Any] = {}
+    matchups = plan_matchups(asked, answers, protocol, reference)
     if judge == RULE:
-        if protocol != PAIRWISE:
-            raise ConfigError("--judge rule compares two models by the truth; use --protocol pairwise")
-        reviews = [r for one in shown if not one.swapped for r in rule_based.review(asked, *one.contenders)]
+        judgments = [j for matchup in matchups if not matchup.swapped for j in judge_by_rule(asked, matchup)]
+        spent: dict[str, Any] = {}
     else:
-        model, base_url = _endpoint(judge)
-        setting = Setting(
-            model,
-            protocol,
-            read_context(context) if context else {},
-            read_rules(rules) if rules else None,
-            rules or Path(),
-            images,
-            repeats,
-            "picture" if images else "text" if context or any(q.context for q in asked) else "nothing",
+        model, url = _parse_endpoint(judge)
+        sees = "picture" if images else "text" if context or any(q.context for q in asked) else "nothing"
+        contexts, rule_texts = read_contexts(context) if context else {}, read_rules(rules) if rules else None
+        settings = JudgeSettings(
+            model, protocol, contexts, rule_texts, rules or Path(), images, repeats, sees
         )
-        reviews, spent = _ask(asked, shown, setting, out, concurrency, {"base_url": base_url, **sending})
-        spent["endpoint"] = re.sub(r"(?<=//)[^/]*@|[?#].*", "", base_url)  # no password
+        judgments, spent = _ask(asked, matchups, settings, out, {"base_url": url, **sending})
     inputs = {"questions": questions, "reference": reference, "context": context, "rules": rules}
-    inputs |= {f"answers {place}": path for place, path in enumerate(answers, start=1)}
-    card = card_of(reviews, files={name: path for name, path in inputs.items() if path is not None})
-    card |= {"unanswered": _unanswered(asked, shown), **spent}
+    inputs |= {f"answers {number}": path for number, path in enumerate(answers, start=1)}
+    card = _card(judgments, files={name: path for name, path in inputs.items() if path is not None})
+    card |= {"unanswered": _count_unanswered(asked, matchups), **spent}
     card["seconds"] = round(time.monotonic() - started, 3)
-    write(reviews, card, out)
-    return card
+    return _write(judgments, card, out)
 
 
 def judge_predictions(folder: Path, models: tuple[str, str], *, out: Path) -> dict[str, Any]:
-    """The rule judge over all that two models answered about scenes, written as :func:`judge` writes it.
+    """Compare two models' predictions about scenes with the rule judge; write and return as :func:`judge`.
 
     Args:
-        folder: the ``predictions`` of ``eval`` or of the quickstart.
-        models: the first parts of the files' names.
-        out: the folder to write into.
+        folder: ``predictions`` of ``eval`` or of the quickstart.
+        models: first parts of the file names.
+        out: output folder.
 
     Raises:
-        DataError: no file of both.
+        DataError: no file exists for both models.
     """
-    reviews: list[Review] = []
+    judgments: list[Judgment] = []
     files: dict[str, Path] = {}
     for path in sorted(folder.glob(f"{models[0]}.*.jsonl")):
         other = path.with_name(models[1] + path.name.removeprefix(models[0]))
         if other.is_file():
-            reviews += rule_based.review(read_questions(path), read_contender(path), read_contender(other))
+            matchup = Matchup((read_model_answers(path), read_model_answers(other)))
+            judgments += judge_by_rule(read_questions(path), matchup)
             files |= {path.name: path, other.name: other}
-    if not reviews:
+    if not judgments:
         raise DataError(f"{folder}: no questions that both {models[0]} and {models[1]} answered")
-    card = card_of(reviews, files=files)
-    write(reviews, card, out)
-    return card
+    return _write(judgments, _card(judgments, files=files), out)
 
 
-def _endpoint(judge: str) -> tuple[str, str]:
-    found = re.fullmatch(r"(.+)@(https?://.+)", judge)
-    if not found:
+def judge_by_rule(questions: Sequence[Question], matchup: Matchup) -> list[Judgment]:
+    """Compare the answers of two models with the truth, and return judgments with 0 to 10 for each answer.
+
+    Raises:
+        DataError: the models share no question, or one has no true answer.
+    """
+    judgments = []
+    for question in questions:
+        if not all(question.id in model.answers for model in matchup.models):
+            continue
+        if not question.truth:
+            raise DataError(f"question {question.id} has no true answer; only a language model can judge it")
+        scores = tuple(round(10 * _quality(question, m.answers[question.id]), 2) for m in matchup.models)
+        text = f"{scores[0]:g} {scores[1]:g}\nTrue answer: {question.truth}"
+        values = {"text": text, "scores": scores, "stored_scores": scores}
+        judgments.append(new_judgment(question, matchup, protocol=RULE, judge=RULE, sees="truth", **values))
+    if not judgments:
+        raise DataError(f"{' and '.join(m.name for m in matchup.models)} answered no question in common")
+    return judgments
+
+
+def _quality(question: Question, answer: str) -> float:
+    """Return 0 to 1: keyword F1 for a caption or dialogue about scenes, right or wrong for other answers."""
+    truths = question.truth.split(OR)
+    if question.task in ("caption", "dialogue"):
+        return float(keyword_f1([answer], [truths], lambda text: keywords(text, question.lang))[0])
+    return float(same_answer(answer, truths, question.lang))
+
+
+def _parse_endpoint(judge: str) -> tuple[str, str]:
+    match = re.fullmatch(r"(.+)@(https?://.+)", judge)
+    if not match:
         raise ConfigError(
             f"--judge {judge!r}: expected MODEL@URL, e.g. gpt-4@https://api.openai.com/v1, or rule"
         )
-    return found[1], found[2]
+    return match[1], match[2]
 
 
 def _ask(
-    asked: Sequence[Question],
-    shown: Sequence[Shown],
-    setting: Setting,
+    questions: Sequence[Question],
+    matchups: Sequence[Matchup],
+    settings: JudgeSettings,
     out: Path,
-    concurrency: int,
     sending: Mapping[str, Any],
-) -> tuple[list[Review], dict[str, Any]]:
-    """Every review, from the ledger or from the endpoint, and what was spent."""
-    waiting_for, bodies = zip(*(job for one in shown for job in requests(asked, one, setting)), strict=True)
+) -> tuple[list[Judgment], dict[str, Any]]:
+    """Return every judgment, from the ledger or the endpoint, and what was spent."""
+    requests = [request for matchup in matchups for request in build_requests(questions, matchup, settings)]
     with Ledger(out) as ledger:
-        keys = ledger.add(bodies)
+        keys = ledger.add([body for _, body in requests])
         total, left = len(set(keys)), len(ledger.waiting(keys))
         with progress("judge", total, done=total - left) as bar:
-            # Replies of a judge are dear: each is committed at once, so that a kill loses none.
+            # Judge replies are expensive, so each is committed at once and a kill loses none.
             sent = ask_all(
-                ledger,
-                keys,
-                concurrency=concurrency,
-                on_done=lambda outcome: bar.advance(),
-                **sending,
+                ledger, keys, on_done=lambda outcome: bar.advance(), **{"concurrency": 8, **sending}
             )
-        replies = [_read(review, ledger.outcome(key)) for review, key in zip(waiting_for, keys, strict=True)]
+        judgments = [
+            _complete(judgment, ledger.outcome(key))
+            for (judgment, _), key in zip(requests, keys, strict=True)
+        ]
         totals = ledger.totals()
+    langs = sorted({question.lang for question in questions})
     prompts = {
-        f"{setting.protocol} {lang}": prompt_for(setting.protocol, lang).hash for lang in _langs(asked)
+        f"{settings.protocol} {lang}": load_judge_prompt(settings.protocol, lang).hash for lang in langs
     }
     spent = {"requests": total, "sent": sent, "prompts": prompts}
-    return replies, spent | {name: totals[name] for name in ("prompt_tokens", "completion_tokens")}
+    spent |= {name: totals[name] for name in ("prompt_tokens", "completion_tokens")}
+    endpoint = re.sub(r"(?<=//)[^/]*@|[?#].*", "", sending["base_url"])  # without a password
+    return judgments, spent | {"endpoint": endpoint}
 
 
-def _langs(asked: Iterable[Question]) -> list[str]:
-    return sorted({question.lang for question in asked})
-
-
-def _read(review: Review, outcome: Outcome) -> Review:
-    """The review with the reply and its scores, models in the file's order."""
-    text = outcome.answer or ""
-    reason = ""
-    scores = read_scores(text, review.protocol)
+def _complete(judgment: Judgment, outcome: Outcome) -> Judgment:
+    """Add the reply and its scores to a pending judgment, and put its models into file order."""
+    text, failure = outcome.answer or "", ""
+    scores = read_scores(text, judgment.protocol)
     if not text.strip():
-        reason = outcome.reason or f"empty reply ({outcome.finish_reason})"
+        failure = outcome.reason or f"empty reply ({outcome.finish_reason})"
     elif scores is None:
-        reason = "no scores in the text"
-    review = replace(review, text=text, scores=scores, stored=scores, reason=reason)
-    return turned(review) if review.swapped else review
+        failure = "no scores in the text"
+    judgment = replace(judgment, text=text, scores=scores, stored_scores=scores, failure=failure)
+    return reverse_order(judgment) if judgment.swapped else judgment
 
 
-def _unanswered(asked: Sequence[Question], shown: Iterable[Shown]) -> dict[str, int]:
-    """Questions without an answer, by contender."""
-    contenders = {c.name: c for one in shown for c in one.contenders}
-    missing = {name: sum(q.id not in c.answers for q in asked) for name, c in contenders.items()}
-    return {name: count for name, count in missing.items() if count}
+def _count_unanswered(questions: Sequence[Question], matchups: Iterable[Matchup]) -> dict[str, int]:
+    """Count the questions without an answer for each model that has any."""
+    models: dict[str, ModelAnswers] = {m.name: m for matchup in matchups for m in matchup.models}
+    counts = {name: sum(q.id not in m.answers for q in questions) for name, m in models.items()}
+    return {name: count for name, count in counts.items() if count}
 
 
-def card_of(reviews: Sequence[Review], *, files: Mapping[str, Path]) -> dict[str, Any]:
-    """What was judged, by whom, what speaks against it, and what that judge cannot know."""
-    first = reviews[0]
-    found = diagnostics.controls(reviews)
-    said = diagnostics.warnings(found, first.protocol)
-    if found["failures"] > MAX_FAILURES * len(reviews):
-        example = next(review.reason for review in reviews if review.scores is None)
-        said.insert(0, f"No scores in {found['failures']} of {len(reviews)} reviews, e.g. for: {example}.")
-    kinds = list(dict.fromkeys(review.sees for review in reviews))
+def _card(judgments: Sequence[Judgment], *, files: Mapping[str, Path]) -> dict[str, Any]:
+    """Return what was judged by whom, the warnings, and the limits of the judge."""
+    first = judgments[0]
+    controls = diagnostics.compute_controls(judgments)
+    warnings = diagnostics.list_warnings(controls, first.protocol)
+    failures = controls["failures"]
+    if failures > MAX_FAILURES * len(judgments):
+        example = next(judgment.failure for judgment in judgments if judgment.scores is None)
+        warnings.insert(0, f"No scores in {failures} of {len(judgments)} reviews, e.g. because: {example}.")
     return {
         "protocol": first.protocol,
         "judge": first.judge,
-        "models": list(dict.fromkeys(name for review in reviews for name in review.models)),
-        "questions": len({review.asking for review in reviews}),
-        "reviews": len(reviews),
-        "failures": found["failures"],
-        "controls": found,
-        "warnings": said,
-        "cannot_know": {kind: CANNOT_KNOW[kind] for kind in kinds},
+        "models": list(dict.fromkeys(name for judgment in judgments for name in judgment.models)),
+        "questions": len({judgment.question_key for judgment in judgments}),
+        "reviews": len(judgments),
+        "failures": failures,
+        "controls": controls,
+        "warnings": warnings,
+        "cannot_know": {sees: LIMITS[sees] for sees in dict.fromkeys(j.sees for j in judgments)},
         "files": {name: {"path": str(path), "sha256": hash_file(path)} for name, path in files.items()},
     }
 
 
-def write(reviews: Sequence[Review], card: Mapping[str, Any], out: Path) -> None:
-    """Write ``reviews.jsonl`` and ``judge.json``, the card last."""
-    write_jsonl(out / REVIEWS, (to_row(review, number) for number, review in enumerate(reviews, start=1)))
+def _write(judgments: Sequence[Judgment], card: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Write ``reviews.jsonl``, then ``judge.json``, and return the card."""
+    write_jsonl(out / REVIEWS, (to_row(judgment, number) for number, judgment in enumerate(judgments, 1)))
     write_json(out / CARD, card)
     logger.info("judge: %d reviews, %d without scores (%s)", card["reviews"], card["failures"], out)
+    return card

@@ -1,10 +1,10 @@
-r"""Scores out of a judge's free text: found wherever judges put them, or refused.
+r"""Parsing of scores from a judge's free text, which accepts many phrasings and refuses ambiguous ones.
 
-LLaVA's own script reads the first line and gives -1 to every other review, which then enters the means.
-Judges also write "Assistant 1: 8/10" on lines of their own, "I would give Assistant 1 a 7 and Assistant 2 a
-9", "both receive a score of 10", a tuple at the end, and the same in Chinese. Here every statement of a score
-is collected with the answer that it is about; a text yields scores only if each answer has exactly one value.
-Numbers that nothing marks as scores (years, counts, percentages, dates, ranges, lists) are never taken.
+LLaVA's own script reads only the first line and gives -1 to every other review, which then enters the means.
+Judges also write "Assistant 1: 8/10" on separate lines, "I would give Assistant 1 a 7 and Assistant 2 a 9",
+"both receive a score of 10", a tuple at the end, and the same in Chinese. We collect every statement of a
+score with its answer; a text yields scores only if each answer has exactly one value. Numbers that nothing
+marks as scores (years, counts, percentages, dates, ranges, lists) are ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HIGHEST = 10.0
 _FLAGS = re.IGNORECASE
 _DIGITS = {digit: str(value) for value, digit in enumerate("零一二三四五六七八九十")} | {"两": "2"}
 _CHINESE = re.compile(r"([零一二两三四五六七八九十])(?:点([零一二三四五六七八九]))?分(?=[\s,;。、)!]|$)")
-# A number on the scale of 10: not a part of a longer number, date, time, range, fraction or percentage.
+# A number on the scale of 10 that is not part of a longer number, date, time, range, fraction or percentage.
 _NUMBER = (
     r"(?<![\d.$€¥~–-])(?<!\d/)(\d{1,2}(?:\.\d+)?)"
     r"(?![\d%‰°]|\.\d|\s*%|\s*/\s*(?!10(?![\d/]|\.\d))\d|\s+out\s+of\s+(?!10\b)|:\d|\s?[-–~至到]\s?\d|st\b|nd\b|rd\b|th\b)"
@@ -33,7 +33,7 @@ _LABEL = (
     r"|(?:\b(?:assistant|answer|response|model)|助手|助理|回答|答案|回复|模型)\s*[#(]?\s*"
     r"(?P<{0}l>1|2|one\b|two\b|(?-i:A|B)\b|(?-i:A|B)(?=[^\x00-\x7f])|一|二)\)?)(?![.\d]\d)"
 )
-# What may stand between an answer's name and its score: "'s code submission", "的回答".
+# Words allowed between an answer's name and its score: "'s code submission", "的回答".
 _OF = r"(?:'s(?:\s+(?!and\b|or\b|is\b)[a-z-]+){0,3}?)?(?:的)?(?:回答|答案|答复|回复|表现)?"
 _RATED = (
     r"(?:receives?|received|gets?|got|earns?|earned|deserves?|scores?|scored"
@@ -57,7 +57,7 @@ _TUPLE_END = re.compile(
 _ONE, _OTHER = _LABEL.format("a"), _LABEL.format("b")
 _ITEM = re.compile(rf"{_ONE}\s*(?:[:=]|[-–]\s)\s*{_NUMBER}{_UNIT}{_END}", _FLAGS)
 _GIVE = r"(?:give|gave|giving|rate|rated|award|assign|grade)\b"
-# One statement about one answer; in each the text itself says that the number is a score.
+# Statements about one answer in which the text itself marks the number as a score.
 _ABOUT = [
     re.compile(pattern, _FLAGS)
     for pattern in (
@@ -102,28 +102,36 @@ _SECTION_SCORE = re.compile(
 _RATES = re.compile(rf"{_SCORE}|evaluat|\brat(?:e|ed|ing)|assess|judg|feedback|评|打分", _FLAGS)
 _COUNTS = re.compile(r"number of|how many|count|amount|数量|个数|多少", _FLAGS)
 _SUMS_UP = re.compile(r"\bfinal|overall|\btotal|conclu|最终|总体|综合|总分|总的", _FLAGS)
+_GRADE = re.compile(
+    rf"(?:[^\d\n]{{0,30}}(?:{_SCORE}|correctness|正确性|正确度|正确程度)[^\d\n]{{0,10}}?(?:[:=]|is|为|是)\s*)?"
+    r"(\d(?:\.\d+)?)(?:\s*/\s*1(?:\.0)?)?\s*[.。]?",
+    _FLAGS,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
-    """A statement: answer ``who`` (0 or 1) has ``value``.
+class _Statement:
+    """A statement that answer 0 or 1 has a score.
 
-    ``final``: its line sums up. ``sure``: the number can be nothing but a score; what is not sure can only
-    contradict.
+    Attributes:
+        answer: 0 or 1.
+        value: the score.
+        final: whether its line sums up.
+        certain: whether the number must be a score; uncertain ones can only contradict.
     """
 
-    who: int
+    answer: int
     value: float
     final: bool
-    sure: bool = True
+    certain: bool = True
 
 
 def parse_scores(text: str) -> tuple[float, float] | None:
-    r"""The two scores (first answer, second answer) of a review, each 0 to 10, or ``None``.
+    r"""Return the scores of the first and second answer in a review, each 0 to 10, or ``None``.
 
-    The first line counts if it holds two scores and nothing else, as judges are asked to write. Otherwise
-    every statement of a score in the text is read; an answer with two values is refused, unless one of them
-    is called final or overall.
+    The first line decides if it holds two scores and nothing else, as judges are asked to write. Otherwise
+    every statement of a score counts; two values for one answer are refused unless one is called final or
+    overall.
 
     >>> parse_scores("8 10\nBoth are good.")
     (8.0, 10.0)
@@ -136,17 +144,15 @@ def parse_scores(text: str) -> tuple[float, float] | None:
     if not lines:
         return None
     first = _PAIR_LINE.fullmatch(lines[0])
-    said = _pair(first, lines[0]) if first else list(_statements(lines))
-    pair = tuple(_only([one for one in said if one.who == who]) for who in (0, 1))
-    if pair[0] is None or pair[1] is None or max(pair[0], pair[1]) > HIGHEST:
-        return None
-    return pair[0], pair[1]
+    statements = _pair(first, lines[0]) if first else list(_statements(lines))
+    one, two = (_unique_value([s for s in statements if s.answer == answer]) for answer in (0, 1))
+    return None if one is None or two is None or max(one, two) > HIGHEST else (one, two)
 
 
 def parse_grade(text: str) -> float | None:
-    r"""The correctness between 0 and 1 of a rubric review, or ``None``.
+    r"""Return the correctness between 0 and 1 in a rubric review, or ``None``.
 
-    Read is a first or last line with nothing but the number, perhaps after a word such as correctness.
+    The first or last line must hold only the number, perhaps after a word such as correctness.
 
     >>> parse_grade("0.5\nHalf of the truth is there."), parse_grade("Correctness: 1.0")
     (0.5, 1.0)
@@ -154,22 +160,12 @@ def parse_grade(text: str) -> float | None:
     True
     """
     lines = _lines(text)
-    found = {
-        float(match[1]) for line in (lines[:1] + lines[-1:]) if (match := _GRADE.fullmatch(line)) is not None
-    }
-    value = found.pop() if len(found) == 1 else None
-    return value if value is not None and value <= 1 else None
-
-
-_GRADE = re.compile(
-    rf"(?:[^\d\n]{{0,30}}(?:{_SCORE}|correctness|正确性|正确度|正确程度)[^\d\n]{{0,10}}?(?:[:=]|is|为|是)\s*)?"
-    r"(\d(?:\.\d+)?)(?:\s*/\s*1(?:\.0)?)?\s*[.。]?",
-    _FLAGS,
-)
+    grades = {float(match[1]) for line in lines[:1] + lines[-1:] if (match := _GRADE.fullmatch(line))}
+    return grades.pop() if len(grades) == 1 and max(grades) <= 1 else None
 
 
 def _lines(text: str) -> list[str]:
-    """The lines that say something, full-width characters folded, Markdown's marks removed."""
+    """Return the non-empty lines with full-width characters folded and Markdown marks removed."""
     text = unicodedata.normalize("NFKC", text).replace("\u2019", "'")
     text = re.sub(r"```[a-z]*|`|\*\*", "", text)
     text = re.sub(r"(?m)^\s*(?:#{1,6}|[-*•>])\s+", "", text)
@@ -177,81 +173,80 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 
-def _only(said: list[_Said]) -> float | None:
-    """The one value of an answer; the final one where several differ."""
-    if len({one.value for one in said}) > 1:
-        said = [one for one in said if one.final]
-    values = {one.value for one in said}
-    return values.pop() if len(values) == 1 and any(one.sure for one in said) else None
+def _unique_value(statements: list[_Statement]) -> float | None:
+    """Return the only value of an answer, or its only final value if several differ."""
+    if len({statement.value for statement in statements}) > 1:
+        statements = [statement for statement in statements if statement.final]
+    values = {statement.value for statement in statements}
+    return values.pop() if len(values) == 1 and any(s.certain for s in statements) else None
 
 
-def _pair(match: re.Match[str], line: str) -> list[_Said]:
+def _pair(match: re.Match[str], line: str) -> list[_Statement]:
     final = _SUMS_UP.search(line) is not None
-    return [_Said(who, value, final) for who, value in enumerate(_numbers(match)[:2])]
+    return [_Statement(answer, value, final) for answer, value in enumerate(_numbers(match)[:2])]
 
 
 def _numbers(match: re.Match[str]) -> list[float]:
-    """The groups without a name: the numbers of a statement, in order."""
+    """Return the unnamed groups, which are the numbers of a statement, in order."""
     named = set(match.re.groupindex.values())
     groups = enumerate(match.groups(), start=1)
-    return [float(group) for place, group in groups if place not in named and group is not None]
+    return [float(group) for index, group in groups if index not in named and group is not None]
 
 
-def _value(match: re.Match[str]) -> float:
-    return _numbers(match)[0]
-
-
-def _who(match: re.Match[str]) -> int:
+def _answer(match: re.Match[str]) -> int:
     label = match["ac"] or match["al"]
     return 0 if label.upper() in ("1", "ONE", "A", "一") else 1
 
 
-def _statements(lines: list[str]) -> Iterator[_Said]:
-    """Every statement of a score in the lines of a review."""
+def _statements(lines: list[str]) -> Iterator[_Statement]:
+    """Yield every statement of a score in the lines of a review."""
     section: int | None = None
-    for place, line in enumerate(lines):
+    for index, line in enumerate(lines):
         final = _SUMS_UP.search(line) is not None
         heading = _HEADING.fullmatch(line)
         if heading:
-            section = _who(heading)
+            section = _answer(heading)
             continue
-        yield from _pairs_in(lines, place)
-        listed = _is_list_of_scores(lines, place)
-        yield from (_Said(who, _value(m), final) for m in _BOTH.finditer(line) for who in (0, 1))
-        # What was said of both is not read again as said of the second.
-        alone = _TWO.sub(";", _BOTH.sub(";", line))
-        yield from (_Said(_who(m), _value(m), final, sure=listed) for m in _ITEM.finditer(alone))
-        yield from (_Said(_who(m), _value(m), final) for form in _ABOUT for m in form.finditer(alone))
-        inside = _SECTION_SCORE.fullmatch(line)
-        if inside and section is not None:
-            yield _Said(section, _value(inside), final)
+        yield from _pairs_in(lines, index)
+        certain = _is_list_of_scores(lines, index)
+        yield from (
+            _Statement(answer, _numbers(m)[0], final) for m in _BOTH.finditer(line) for answer in (0, 1)
+        )
+        # A statement about both answers must not be read again as one about the second.
+        rest = _TWO.sub(";", _BOTH.sub(";", line))
+        yield from (_Statement(_answer(m), _numbers(m)[0], final, certain) for m in _ITEM.finditer(rest))
+        for pattern in _ABOUT:
+            yield from (_Statement(_answer(m), _numbers(m)[0], final) for m in pattern.finditer(rest))
+        score = _SECTION_SCORE.fullmatch(line)
+        if score and section is not None:
+            yield _Statement(section, _numbers(score)[0], final)
 
 
-def _pairs_in(lines: list[str], place: int) -> Iterator[_Said]:
-    """Two scores at once: a tuple, a line of two numbers, "the scores of 1 and 2 are 8 and 9"."""
-    line, before = lines[place], lines[place - 1] if place else ""
+def _pairs_in(lines: list[str], index: int) -> Iterator[_Statement]:
+    """Yield two scores stated at once: a tuple, two numbers on a line, "scores of 1 and 2 are 8 and 9"."""
+    line, before = lines[index], lines[index - 1] if index else ""
     match = _TUPLE_END.search(line)
     whole = _PAIR_LINE.fullmatch(line)
     if whole:
-        # Alone on its line a pair counts after a word for scores, at the end, or beside talk of the answers.
-        beside = before + "\n" + (lines[place + 1] if place + 1 < len(lines) else "")
+        # A pair alone on its line counts after a word for scores, on the last line, or next to answer names.
+        beside = before + "\n" + (lines[index + 1] if index + 1 < len(lines) else "")
         marked = bool(whole["word"]) or (before.endswith(":") and _is_rating(before))
-        last = place == len(lines) - 1 and not before.endswith(":")
+        last = index == len(lines) - 1 and not before.endswith(":")
         named = line[0] in "([" and re.search(_LABEL.format("x"), beside, _FLAGS)
         match = whole if marked or last or (named and not before.endswith(":")) else None
     if match:
         yield from _pair(match, line)
     for match in _TWO.finditer(line):
-        if re.search(_SCORE, line, _FLAGS) and _who(match) == 0:
+        if re.search(_SCORE, line, _FLAGS) and _answer(match) == 0:
             yield from _pair(match, line)
 
 
-def _is_list_of_scores(lines: list[str], place: int) -> bool:
-    """Whether "Assistant 1: 8" is a score here: the line says nothing else, nor does a heading above."""
-    rest = _ITEM.sub("", lines[place])
+def _is_list_of_scores(lines: list[str], index: int) -> bool:
+    """Return whether "Assistant 1: 8" is a score here: neither the line nor a heading says otherwise."""
+    rest = _ITEM.sub("", lines[index])
     if _COUNTS.search(rest) or (re.search(r"[^\W\d]", rest) and not re.search(_SCORE, rest, _FLAGS)):
         return False
-    above = next((line for line in reversed(lines[:place]) if not _ITEM.search(line)), "")
+    above = next((line for line in reversed(lines[:index]) if not _ITEM.search(line)), "")
     return not above.endswith(":") or _is_rating(above)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.eval.judge.diagnostics import controls, length_adjusted, warnings
-from ziya_visual.eval.judge.verdicts import MAX_FAILURES, RUBRIC, Review, read_reviews
+from ziya_visual.eval.judge.diagnostics import compute_controls, length_adjusted_score, list_warnings
+from ziya_visual.eval.judge.judgments import MAX_FAILURES, RUBRIC, Judgment, read_judgments
 from ziya_visual.eval.score.files import Scored
 
 _RESAMPLES = 1000
@@ -30,23 +30,23 @@ def score_judge(*, reviews: Path, stored: bool = False) -> Scored:
     Raises:
         DataError: rows without a text; reviews of more than one pair of models, or of two protocols.
     """
-    rows = read_reviews(reviews)
+    rows = read_judgments(reviews)
     _refuse_mixtures(rows, reviews)
-    if not stored and not any(row.text or row.reason for row in rows):
+    if not stored and not any(row.text or row.failure for row in rows):
         raise DataError(f"{reviews}: no row has a review text; take its stored scores with --stored")
     pairs: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     unread: list[str] = []
     for review in rows:
-        pair = review.stored if stored else review.scores
+        pair = review.stored_scores if stored else review.scores
         if pair is None:
-            unread.append(review.question)
+            unread.append(review.question_id)
             continue
         for name in ("all", *review.categories):
             pairs[name].append(pair)
     disagree = [
-        {"question_id": row.question, "text": list(row.scores), "stored": list(row.stored)}
+        {"question_id": row.question_id, "text": list(row.scores), "stored": list(row.stored_scores)}
         for row in rows
-        if row.scores is not None and row.stored is not None and row.scores != row.stored
+        if row.scores is not None and row.stored_scores is not None and row.scores != row.stored_scores
     ]
     failures = Counter({"unread": len(unread), "stored_disagrees": len(disagree)})
     scores, withheld = _summary(pairs, graded=rows[0].protocol == RUBRIC), ""
@@ -61,7 +61,7 @@ def score_judge(*, reviews: Path, stored: bool = False) -> Scored:
     return Scored(scores | {"failures": float(len(unread))}, +failures, {}, rule, {}, notes)
 
 
-def _refuse_mixtures(rows: Sequence[Review], path: Path) -> None:
+def _refuse_mixtures(rows: Sequence[Judgment], path: Path) -> None:
     protocols = sorted({row.protocol for row in rows})
     if len(protocols) > 1:
         raise DataError(f"{path}: holds reviews of {' and '.join(protocols)}; score one protocol at a time")
@@ -90,16 +90,16 @@ def _summary(pairs: dict[str, list[tuple[float, ...]]], *, graded: bool) -> dict
     return scores
 
 
-def _beside(rows: Sequence[Review], pairs: Sequence[tuple[float, ...]]) -> dict[str, Any]:
+def _beside(rows: Sequence[Judgment], pairs: Sequence[tuple[float, ...]]) -> dict[str, Any]:
     """What the score alone does not say."""
-    found = controls(rows)
+    found = compute_controls(rows)
     notes: dict[str, Any] = {
         "interval": _interval(np.array(pairs)),
         "controls": found,
-        "warnings": warnings(found, rows[0].protocol),
+        "warnings": list_warnings(found, rows[0].protocol),
     }
     if rows[0].protocol != RUBRIC:
-        notes["length_adjusted"] = length_adjusted(rows)
+        notes["length_adjusted"] = length_adjusted_score(rows)
     return notes
 
 

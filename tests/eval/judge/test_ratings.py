@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ziya_visual.eval.judge.bradley_terry import at_equal_length, comparable, rate
+from ziya_visual.eval.judge.leaderboard import comparable_groups, fit_at_equal_length, fit_ratings
 
 TRUE = np.array([1200.0, 1100, 1000, 900, 800])
 BATTLES = 2000
@@ -27,7 +27,7 @@ def test_a_thousand_simulated_leaderboards() -> None:
     covered = np.zeros(5)
     rng = np.random.default_rng(20231013)
     for seed in range(repetitions):
-        found = rate(battles(rng), seed=seed, resamples=200)
+        found = fit_ratings(battles(rng), seed=seed, resamples=200)
         exact += np.array_equal(np.argsort(-found.rating), np.arange(5))
         covered += (found.low <= TRUE) & (found.high >= TRUE)
     share = covered.mean() / repetitions
@@ -39,7 +39,7 @@ def test_ratings_are_the_maximum_of_the_likelihood() -> None:
     # Two models, 3 to 1: 400 * log10(3) apart.
     wins = np.zeros((400, 2, 2))
     wins[:300, 0, 1], wins[300:, 1, 0] = 1, 1
-    found = rate(wins)
+    found = fit_ratings(wins)
     assert found.rating[0] - found.rating[1] == pytest.approx(400 * np.log10(3), abs=0.1)
     assert found.rating.mean() == pytest.approx(1000)
 
@@ -49,7 +49,7 @@ def test_what_is_drawn_together_widens_the_interval() -> None:
     alone[:60, 0, 1], alone[60:, 1, 0] = 1, 1
     together = np.zeros((25, 2, 2))
     together[:15, 0, 1], together[15:, 1, 0] = 4, 4
-    narrow, wide = rate(alone), rate(together)
+    narrow, wide = fit_ratings(alone), fit_ratings(together)
     assert narrow.rating == pytest.approx(wide.rating)
     assert (wide.high - wide.low)[0] > 1.5 * (narrow.high - narrow.low)[0]
 
@@ -57,11 +57,16 @@ def test_what_is_drawn_together_widens_the_interval() -> None:
 def test_only_chained_models_are_comparable() -> None:
     total = np.zeros((4, 4))
     total[0, 1] = total[1, 0] = total[2, 3] = total[3, 2] = 1
-    assert comparable(total).tolist() == [0, 0, 2, 2]
+
+    def groups() -> list[list[int]]:
+        numbers = comparable_groups(total)
+        return [np.flatnonzero(numbers == number).tolist() for number in dict.fromkeys(numbers.tolist())]
+
+    assert groups() == [[0, 1], [2, 3]]
     total[1, 2] = 1  # one way only: 2 never took a point
-    assert comparable(total).tolist() == [0, 0, 2, 2]
+    assert groups() == [[0, 1], [2, 3]]
     total[3, 0] = 1
-    assert comparable(total).tolist() == [0, 0, 0, 0]
+    assert groups() == [[0, 1, 2, 3]]
 
 
 def test_length_is_told_apart_from_strength() -> None:
@@ -73,7 +78,7 @@ def test_length_is_told_apart_from_strength() -> None:
     points = (rng.random(n) < 1 / (1 + np.exp(-1.2 * ahead))).astype(np.float64)
     wins = np.zeros((n, 2, 2))
     wins[:, 0, 1], wins[:, 1, 0] = points, 1 - points
-    assert rate(wins).rating[0] > 1040
-    ratings, per_doubling = at_equal_length(a, b, points, ahead, 2)
+    assert fit_ratings(wins).rating[0] > 1040
+    ratings, per_doubling = fit_at_equal_length(a, b, points, ahead, 2)
     assert ratings[0] == pytest.approx(1000, abs=15)
     assert per_doubling == pytest.approx(1.2 * np.log(2) * 400 / np.log(10), rel=0.15)

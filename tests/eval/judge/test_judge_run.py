@@ -14,7 +14,7 @@ from PIL import Image
 
 from ziya_visual.core.errors import ConfigError, DataError, EndpointError
 from ziya_visual.core.files import read_jsonl
-from ziya_visual.eval.judge.files import language_of, read_contender, read_questions
+from ziya_visual.eval.judge.files import language_of, read_model_answers, read_questions
 from ziya_visual.eval.judge.leaderboard import leaderboard
 from ziya_visual.eval.judge.run import judge
 from ziya_visual.eval.score import run as score
@@ -186,7 +186,7 @@ def test_replies_without_scores_are_rows(
     judge_server.opinion = lambda prompt: "I cannot rate cats." if "cat" in prompt else "8 7"
     card = pairwise(files, judge_server, tmp_path / "out")
     assert card["failures"] == 2
-    assert card["warnings"][0] == "No scores in 2 of 12 reviews, e.g. for: no scores in the text."
+    assert card["warnings"][0] == "No scores in 2 of 12 reviews, e.g. because: no scores in the text."
     bad = [row for row in reviews(tmp_path / "out") if "failure" in row]
     assert [row["content"] for row in bad] == ["I cannot rate cats."] * 2
     assert all("tuple" not in row for row in bad)
@@ -272,10 +272,10 @@ def test_files_that_cannot_be_judged(
         with pytest.raises(kind, match=text) as error:
             judge(**{**common, **options})
         assert "\n" not in str(error.value)
-    with pytest.raises(DataError, match="question 0 stands there twice"):
+    with pytest.raises(DataError, match="duplicate question id 0"):
         read_questions(save("twice.jsonl", [{"question_id": 0, "text": "x"}] * 2))
     rows = [{"question_id": n, "text": "x", "model_id": f"m{n}"} for n in range(2)]
     with pytest.raises(DataError, match="answers of 2 models"):
-        read_contender(save("two.jsonl", rows))
-    assert read_contender(save("qa90-answer_zh.jsonl", rows[:1])).name == "m0"
-    assert read_contender(save("llava_zh.jsonl", [{"question_id": 0, "text": "x"}])).name == "llava"
+        read_model_answers(save("two.jsonl", rows))
+    assert read_model_answers(save("qa90-answer_zh.jsonl", rows[:1])).name == "m0"
+    assert read_model_answers(save("llava_zh.jsonl", [{"question_id": 0, "text": "x"}])).name == "llava"

@@ -12,9 +12,9 @@ import pytest
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.files import read_json, write_jsonl, write_records
 from ziya_visual.core.records import Prediction
-from ziya_visual.eval.judge.leaderboard import leaderboard, published_results, table_of
+from ziya_visual.eval.judge.judgments import Battle, decide_battles, read_judgments
+from ziya_visual.eval.judge.leaderboard import leaderboard, published_results, rank_models
 from ziya_visual.eval.judge.run import judge_predictions
-from ziya_visual.eval.judge.verdicts import Battle, battles, read_reviews
 
 Scores = Callable[[int, str, str], tuple[int, int]]  # question, first shown, second shown
 
@@ -157,13 +157,13 @@ def test_rubric_grades_of_two_folders_make_battles(tmp_path: Path) -> None:
 
 
 def test_models_that_never_met_are_not_ranked() -> None:
-    table = table_of([Battle("1", "a", "b", 1), Battle("2", "b", "a", 1), Battle("3", "c", "d", 0)])
+    table = rank_models([Battle("1", "a", "b", 1), Battle("2", "b", "a", 1), Battle("3", "c", "d", 0)])
     assert {r["rating"] for r in table["rows"]} == {None}
     assert "between a, b and c, d" in table["apart"]
 
 
 def test_who_never_lost_has_no_bound() -> None:
-    table = table_of([Battle(str(n), "x", "y", 2) for n in range(20)])
+    table = rank_models([Battle(str(n), "x", "y", 2) for n in range(20)])
     assert "no bound" in table["apart"]
     assert [(r["model"], r["share"], r["rating"]) for r in table["rows"]] == [
         ("x", 100, None),
@@ -172,9 +172,9 @@ def test_who_never_lost_has_no_bound() -> None:
 
 
 def test_equal_models_share_a_rank() -> None:
-    table = table_of([Battle(str(n), "x", "y", (-1) ** (n // 3)) for n in range(31)])
+    table = rank_models([Battle(str(n), "x", "y", (-1) ** (n // 3)) for n in range(31)])
     assert [r["rank"] for r in table["rows"]] == [1, 1]
-    ties = table_of([Battle(str(n), "x", "y", 0) for n in range(9)])
+    ties = rank_models([Battle(str(n), "x", "y", 0) for n in range(9)])
     assert [(r["wins"], r["rating"]) for r in ties["rows"]] == [(4.5, None), (4.5, None)]
     assert "every battle is a tie" in ties["apart"]
 
@@ -190,11 +190,11 @@ def test_equal_length_only_where_lengths_overlap() -> None:
             for n, (won, pair) in enumerate(zip(wins, lengths, strict=True))
         ]
 
-    table = table_of(fought(10))
+    table = rank_models(fought(10))
     x = next(r for r in table["rows"] if r["model"] == "x")
     assert abs(x["equal_length"] - 1000) < abs(x["rating"] - 1000) / 2
     assert table["per_doubling"] > 100
-    always = table_of(fought(500))
+    always = rank_models(fought(500))
     assert always["per_doubling"] is None
     assert {r["equal_length"] for r in always["rows"]} == {None}
 
@@ -205,13 +205,13 @@ def test_a_pairwise_battle_needs_both_orders_and_place_cancels_out(tmp_path: Pat
         row(2, ("x", "y"), (9, 5)), row(2, ("y", "x"), (9, 5), swapped=True),
         row(3, ("x", "y"), (9, 5)), row(3, ("y", "x"), (9, 5), swapped=True, content="none"),
     ]  # fmt: skip
-    found = battles(read_reviews(folder(tmp_path, rows) / "reviews.jsonl"))
-    assert [(b.question, b.winner, b.margin) for b in found] == [("1", "a", 1), ("2", "tie", 0)]
+    found = decide_battles(read_judgments(folder(tmp_path, rows) / "reviews.jsonl"))
+    assert [(b.question_id, b.winner, b.margin) for b in found] == [("1", "a", 1), ("2", "tie", 0)]
 
 
 def test_ids_of_other_questions_do_not_mix(tmp_path: Path) -> None:
     rows = [row(1, ("x", "y"), (9, 5), protocol="relative") | {"question": text} for text in ("Who?", "Why?")]
-    assert len(battles(read_reviews(folder(tmp_path, rows) / "reviews.jsonl"))) == 2
+    assert len(decide_battles(read_judgments(folder(tmp_path, rows) / "reviews.jsonl"))) == 2
 
 
 def test_base_and_chat_by_the_truth_of_the_scenes(tmp_path: Path) -> None:
@@ -233,7 +233,8 @@ def test_base_and_chat_by_the_truth_of_the_scenes(tmp_path: Path) -> None:
     card = judge_predictions(tmp_path / "predictions", ("base", "chat"), out=tmp_path / "judge")
     assert (card["judge"], card["reviews"], card["warnings"]) == ("rule", 3, [])
     found = {
-        b.question: (b.winner, b.margin) for b in battles(read_reviews(tmp_path / "judge" / "reviews.jsonl"))
+        b.question_id: (b.winner, b.margin)
+        for b in decide_battles(read_judgments(tmp_path / "judge" / "reviews.jsonl"))
     }
     assert found["v-en"] == ("tie", 0)
     assert found["v-zh"] == ("b", -10)
