@@ -37,7 +37,7 @@ VERBS = frozenset(
     Invalidate Invert Iterate Join Judge Keep Label Launch Lay Learn Leave Let Limit Link List Listen Load
     Locate Lock Log Look Lower Make Map Mark Mask Match Measure Merge Mix Move Name Narrow Normalize Offer
     Omit Open Order Pack Pad Paint Pair Parse Partition Pass Patch Pause Permute Persist Pick Place Plan
-    Plot Pool Pop Predict Prefill Prepare Prepend Print Process Produce Project Propose Prove Prune
+    Plot Pool Pop Predict Prefill Prefix Prepare Prepend Print Process Produce Project Propose Prove Prune
     Publish Pull Push Put Quantize Query Queue Quote Raise Rank Rate Read Rebuild Recall Receive Recognize
     Recompute Reconstruct Record Reduce Refer Refuse Register Reject Release Reload Remember Remove Rename
     Render Repair Repeat Replace Reply Report Reproduce Request Require Rerank Reserve Reset Resize

@@ -29,7 +29,7 @@ from ziya_visual.eval.suites.scenes import build_suite
 from ziya_visual.forge.translate import translate
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.scenes import dataset
-from ziya_visual.scenes.language import forge_side
+from ziya_visual.scenes.language import is_image_text
 from ziya_visual.serve.server import running_server
 from ziya_visual.train.pretrain.shipped import SHIPPED, pretrain_parts, read_card
 from ziya_visual.train.run import run_recipe
@@ -113,7 +113,7 @@ def _draw(out: Path, seed: int) -> list[Example]:
 def _forge(out: Path, parts: Path, english: list[Example]) -> list[Metric]:
     """The Chinese half: our server, its tiny LM, HTTP, ledger, checks; what is rejected is not trained on."""
     strangers = [
-        m.content for e in english for m in e.messages if " " in m.content and not forge_side(m.content)
+        m.content for e in english for m in e.messages if " " in m.content and not is_image_text(m.content)
     ]
     assert not strangers, f"in the LM's own text: {strangers[:3]}"
     folder = out / "data" / "forge"

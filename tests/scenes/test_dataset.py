@@ -13,7 +13,7 @@ from ziya_visual.scenes.dataset import (
     same_meaning,
     write_training,
 )
-from ziya_visual.scenes.language import HELD_OUT, QUESTION_TYPES, TRAIN_PHRASINGS, Language, forge_side
+from ziya_visual.scenes.language import HELD_OUT, QUESTION_TYPES, TRAIN_PHRASINGS, Language, is_image_text
 from ziya_visual.scenes.parsing import parse
 
 LANGS = ("en", "zh", "es")
@@ -34,7 +34,7 @@ def test_training_texts_are_the_forges_and_in_training_phrasings(tmp_path: Path)
             assert meaning is not None, message
             if not meaning.things:
                 continue  # a short answer
-            assert forge_side(message.content)
+            assert is_image_text(message.content)
             assert not any((t.shape, t.color) in HELD_OUT for t in meaning.things)
             if meaning.value is None:
                 assert message.content in [english.say(meaning, n) for n in TRAIN_PHRASINGS]

@@ -1,1 +1,5 @@
-"""The self-drawing world: pictures of coloured shapes and a bilingual grammar that speaks about them."""
+"""The self-drawing world: pictures of coloured shapes, and a small language that describes them.
+
+Start with ``language.py`` for what can be said and ``drawing.py`` for what can be drawn; ``dataset.py`` turns
+both into records. This package imports only ``core``.
+"""

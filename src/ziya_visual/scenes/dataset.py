@@ -1,7 +1,7 @@
-"""Scenes as records: English training data for the forge to translate, and evaluation data in both languages.
+"""Scenes as records: English training data for the forge to translate, and evaluation data in any language.
 
-Training sentences are all of the image data's side (:func:`grammar.forge_side`) and in the phrasings that
-may be trained on; evaluation uses the two others.
+Training sentences all belong to the image data (:func:`~.language.is_image_text`) and use the training
+phrasings; evaluation uses the other two phrasings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ziya_visual.scenes.language import (
     TRAIN_PHRASINGS,
     Language,
     Meaning,
-    forge_side,
+    is_image_text,
 )
 from ziya_visual.scenes.parsing import parse
 
@@ -33,7 +33,7 @@ QUESTIONS_PER_TYPE = 420  # per split and language
 CAPTIONS = 300
 POOLS, POOL = 5, 100
 TURNS = 3
-ASKED = (*QUESTION_TYPES, "count", "relation")  # of a training picture in turn: what is harder to learn twice
+ASKED = (*QUESTION_TYPES, "count", "relation")  # in turn, for each training picture; the hard types twice
 _TRIES = 20
 _GRAMMAR = Provenance(origin="grammar")
 Rng = np.random.Generator
@@ -41,10 +41,14 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One split: scenes by image id, and records by language.
+    """One evaluation split.
 
-    ``pools`` holds image ids, a hundred a pool, whose captions all differ; ``ranked`` their captions by
-    language.
+    Attributes:
+        scenes: Scenes by image id.
+        vqa: Question records by language.
+        caption: Caption records by language.
+        pools: Retrieval pools of a hundred image ids whose captions all differ.
+        ranked: By language, the caption of every image id in a pool.
     """
 
     scenes: dict[str, Scene]
@@ -65,11 +69,11 @@ def write_training(
 ) -> list[Example]:
     """Draw the training pictures into ``folder/images`` and return their records.
 
-    Every picture has a caption and questions; the first ``dialogues`` pictures a dialogue too. What is said
-    is drawn in English, and the other languages say the same.
+    Every picture has a caption and questions, and the first ``dialogues`` pictures have a dialogue as well.
+    Meanings are drawn once and then put into each language.
 
     Raises:
-        DataError: a language that has no file.
+        DataError: A language has no file.
     """
     languages = [Language.load(lang) for lang in langs]
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -81,15 +85,15 @@ def write_training(
             name = f"train-{number:05d}"
             path = folder / "images" / f"{name}.png"
             Image.fromarray(render(scene)).save(path, compress_level=1)
-            drawn = _Drawn(scene, name, ImageRef(path=str(path)))
+            picture = _Picture(scene, name, ImageRef(path=str(path)))
             dialogue = number < dialogues
-            examples += _training_texts(rng, drawn, questions_per_image, languages, dialogue=dialogue)
+            examples += _training_texts(rng, picture, questions_per_image, languages, dialogue=dialogue)
             bar.advance()
     return examples
 
 
 @dataclass(frozen=True, slots=True)
-class _Drawn:
+class _Picture:
     scene: Scene
     name: str
     image: ImageRef | None
@@ -112,61 +116,63 @@ class _Drawn:
     def training(
         self, suffix: str, lang: str, task: str, turns: tuple[Message, ...], **fields: object
     ) -> Example:
-        """A record named as the forge names its translations."""
+        """Return a record whose id follows the forge's naming of translations."""
         return self.record(suffix if lang == "en" else f"{suffix}:{lang}", lang, task, turns, **fields)
 
 
 def _training_texts(
-    rng: Rng, drawn: _Drawn, count: int, languages: Sequence[Language], *, dialogue: bool
+    rng: Rng, picture: _Picture, count: int, languages: Sequence[Language], *, dialogue: bool
 ) -> Iterator[Example]:
-    """What is said about a picture, each text in all languages; nothing is drawn of them but the English."""
-    caption = questions.caption(drawn.scene)
+    """Yield the training records of a picture, each text in all languages."""
+    caption = questions.caption(picture.scene)
     phrasing = _forgeable(rng, caption)
     if phrasing is not None:
         for language in languages:
-            yield drawn.training("caption", language.lang, "caption", _told(language, caption, phrasing))
+            yield picture.training(
+                "caption", language.lang, "caption", _statement(language, caption, phrasing)
+            )
     for number in range(count):
         kind = ASKED[number % len(ASKED)]
-        asked = _ask_forgeable(rng, drawn.scene, kind)
-        if asked is not None:
+        question = _ask_forgeable(rng, picture.scene, kind)
+        if question is not None:
             for language in languages:
-                turns = _asked(language, *asked)
+                turns = _question_turns(language, *question)
                 fields = {"answers": (turns[-1].content,), "meta": {"question_type": kind}}
-                yield drawn.training(f"q{number}", language.lang, "vqa", turns, **fields)
-    talk = _dialogue(rng, drawn.scene) if dialogue else []
-    if talk:
+                yield picture.training(f"q{number}", language.lang, "vqa", turns, **fields)
+    exchanges = _dialogue(rng, picture.scene) if dialogue else []
+    if exchanges:
         for language in languages:
-            spoken = tuple(turn for said in talk for turn in _told(language, *said))
-            yield drawn.training("dialogue", language.lang, "dialogue", spoken)
+            spoken = tuple(turn for exchange in exchanges for turn in _statement(language, *exchange))
+            yield picture.training("dialogue", language.lang, "dialogue", spoken)
 
 
-def _asked(language: Language, meaning: Meaning, phrasing: int) -> tuple[Message, Message]:
-    """A question and its short answer."""
+def _question_turns(language: Language, meaning: Meaning, phrasing: int) -> tuple[Message, Message]:
+    """Return a question and its short answer."""
     answer = language.answer(meaning.task, str(meaning.value))
     return Message("user", language.say(meaning, phrasing)), Message("assistant", answer)
 
 
-def _told(language: Language, meaning: Meaning, phrasing: int) -> tuple[Message, ...]:
-    """A question, answered in a sentence; a caption alone."""
-    said = language.say(meaning, phrasing)
+def _statement(language: Language, meaning: Meaning, phrasing: int) -> tuple[Message, ...]:
+    """Return a caption, or a question and the sentence that answers it."""
+    sentence = language.say(meaning, phrasing)
     if meaning.value is None:
-        return (Message("assistant", said),)
-    return Message("user", said), Message("assistant", language.reply(meaning))
+        return (Message("assistant", sentence),)
+    return Message("user", sentence), Message("assistant", language.reply(meaning))
 
 
 def _forgeable(rng: Rng, meaning: Meaning) -> int | None:
-    """A training phrasing in which the meaning is of the image data's side, if there is one."""
+    """Draw a training phrasing whose sentence belongs to the image data, if there is one."""
     english = Language.load("en")
-    numbers = [number for number in TRAIN_PHRASINGS if forge_side(english.say(meaning, number))]
+    numbers = [number for number in TRAIN_PHRASINGS if is_image_text(english.say(meaning, number))]
     return numbers[rng.integers(len(numbers))] if numbers else None
 
 
 def _ask_forgeable(rng: Rng, scene: Scene, kind: str, *, reply: bool = False) -> tuple[Meaning, int] | None:
-    """A question of a kind, with ``reply`` one whose reply is of the image data's side too; its phrasing."""
+    """Draw a question and its phrasing, whose text (and ``reply``, if wanted) belongs to the image data."""
     english = Language.load("en")
     for _ in range(_TRIES):
         meaning = questions.ask_in_training(rng, scene, kind)
-        if meaning is None or (reply and not forge_side(english.reply(meaning))):
+        if meaning is None or (reply and not is_image_text(english.reply(meaning))):
             continue
         phrasing = _forgeable(rng, meaning)
         if phrasing is not None:
@@ -175,30 +181,30 @@ def _ask_forgeable(rng: Rng, scene: Scene, kind: str, *, reply: bool = False) ->
 
 
 def _dialogue(rng: Rng, scene: Scene) -> list[tuple[Meaning, int]]:
-    """Up to three questions of different kinds and their phrasings; a caption where none can be asked."""
+    """Draw up to three questions of different types, or a caption where no question can be asked."""
     kinds = rng.permutation(QUESTION_TYPES)[:TURNS]
-    asked = [found for kind in kinds if (found := _ask_forgeable(rng, scene, str(kind), reply=True))]
-    if asked:
-        return asked
+    questions_drawn = [_ask_forgeable(rng, scene, str(kind), reply=True) for kind in kinds]
+    if any(questions_drawn):
+        return [question for question in questions_drawn if question]
     phrasing = _forgeable(rng, questions.caption(scene))
     return [] if phrasing is None else [(questions.caption(scene), phrasing)]
 
 
 def evaluation(*, seed: int, held_out: bool, langs: Sequence[str] = LANGS) -> Evaluation:
-    """Draw one split: ``new`` scenes, or ``unseen`` ones with one object of a held-out pair each.
+    """Draw one split: ``new`` scenes, or ``unseen`` scenes that each show one held-out pair.
 
-    The scenes and what is asked of them are the same in all languages, whichever they are.
+    The scenes and questions do not depend on the languages.
     """
     rng = np.random.default_rng((seed, 13, int(held_out)))
     split = "unseen" if held_out else "new"
     scenes: dict[str, Scene] = {}
-    asked = _balanced_questions(rng, scenes, split, held_out=held_out)
+    drawn_questions = _balanced_questions(rng, scenes, split, held_out=held_out)
     vqa: dict[str, list[Example]] = {lang: [] for lang in langs}
-    for number, (name, meaning, phrasing) in enumerate(asked):
+    for number, (name, meaning, phrasing) in enumerate(drawn_questions):
         for lang in langs:
             vqa[lang].append(_question(scenes[name], name, number, meaning, phrasing, lang, split))
-    described = _distinct_scenes(rng, scenes, f"{split}-caption", CAPTIONS, held_out=held_out)
-    caption = {lang: [_described(scenes[name], name, lang, split) for name in described] for lang in langs}
+    caption_names = _distinct_scenes(rng, scenes, f"{split}-caption", CAPTIONS, held_out=held_out)
+    caption = {lang: [_caption(scenes[name], name, lang, split) for name in caption_names] for lang in langs}
     pools = [_distinct_scenes(rng, scenes, f"{split}-pool{n}", POOL, held_out=held_out) for n in range(POOLS)]
     ranked: dict[str, dict[str, str]] = {lang: {} for lang in langs}
     for name in (name for pool in pools for name in pool):
@@ -211,13 +217,13 @@ def evaluation(*, seed: int, held_out: bool, langs: Sequence[str] = LANGS) -> Ev
 def _balanced_questions(
     rng: Rng, scenes: dict[str, Scene], split: str, *, held_out: bool
 ) -> list[tuple[str, Meaning, int]]:
-    """(image id, question, phrasing), every value of a type asked for equally often."""
+    """Draw questions as (image id, question, phrasing), with equally many of every answer."""
     words = Language.load("en").words
     quota = {
         kind: dict.fromkeys(words[kind], -(-QUESTIONS_PER_TYPE // len(words[kind])))
         for kind in QUESTION_TYPES
     }
-    found = []
+    drawn = []
     while any(quota.values()):
         scene = sample_scene(rng, held_out=held_out)
         name = f"{split}-vqa{len(scenes):05d}"
@@ -226,24 +232,24 @@ def _balanced_questions(
             if meaning is None or meaning.value not in quota[kind]:
                 continue
             scenes[name] = scene
-            found.append((name, meaning, int(rng.choice(EVAL_PHRASINGS))))
+            drawn.append((name, meaning, int(rng.choice(EVAL_PHRASINGS))))
             quota[kind][meaning.value] -= 1
             if quota[kind][meaning.value] == 0:
                 del quota[kind][meaning.value]
-    return found
+    return drawn
 
 
 def _distinct_scenes(
     rng: Rng, scenes: dict[str, Scene], prefix: str, count: int, *, held_out: bool
 ) -> list[str]:
-    """Add scenes whose captions differ pairwise; returns their image ids."""
-    said: set[Meaning] = set()
+    """Add scenes whose captions differ pairwise, and return their image ids."""
+    captions: set[Meaning] = set()
     names: list[str] = []
     while len(names) < count:
         scene = sample_scene(rng, held_out=held_out)
         meaning = questions.caption(scene)
-        if meaning not in said:
-            said.add(meaning)
+        if meaning not in captions:
+            captions.add(meaning)
             names.append(f"{prefix}-{len(names):03d}")
             scenes[names[-1]] = scene
     return names
@@ -252,31 +258,31 @@ def _distinct_scenes(
 def _question(
     scene: Scene, name: str, number: int, meaning: Meaning, phrasing: int, lang: str, split: str
 ) -> Example:
-    turns = _asked(Language.load(lang), meaning, phrasing)
+    turns = _question_turns(Language.load(lang), meaning, phrasing)
     meta = {"question_type": meaning.task, "split": split}
-    return _Drawn(scene, name, None).record(
+    return _Picture(scene, name, None).record(
         f"{number}-{lang}", lang, "vqa", turns, answers=(turns[-1].content,), meta=meta
     )
 
 
-def _described(scene: Scene, name: str, lang: str, split: str) -> Example:
+def _caption(scene: Scene, name: str, lang: str, split: str) -> Example:
     language = Language.load(lang)
     references = tuple(language.say(questions.caption(scene), n) for n in range(PHRASINGS))
     turns = (Message("assistant", references[EVAL_PHRASINGS[0]]),)
-    return _Drawn(scene, name, None).record(
+    return _Picture(scene, name, None).record(
         f"caption-{lang}", lang, "caption", turns, answers=references, meta={"split": split}
     )
 
 
 def same_meaning(source: str, target: str) -> bool:
-    """Whether the grammar reads the same meaning out of an English and a Chinese text, line by line.
+    """Return whether an English and a Chinese text have the same meaning, line by line.
 
-    Used to measure the forge, never to help it.
+    This measures the forge; it never helps it.
     """
     lines = source.split("\n"), target.split("\n")
     if len(lines[0]) != len(lines[1]):
         return False
     return all(
-        (read := parse(english, "en")) is not None and read == parse(chinese, "zh")
+        (meaning := parse(english, "en")) is not None and meaning == parse(chinese, "zh")
         for english, chinese in zip(*lines, strict=True)
     )

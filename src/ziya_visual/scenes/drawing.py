@@ -1,7 +1,6 @@
-"""Pixels: a scene of one to four shapes on a textured background, drawn with signed distances in NumPy.
+"""Scenes of one to four shapes on a textured background, drawn with signed distances in NumPy.
 
-Legend: B pictures, S side in pixels, N patches a side. Positions are in units of the side, origin at the
-top left.
+Legend: S is the side in pixels. Positions are in units of the side, with the origin at the top left.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One drawn object: what it is, its centre ``x``, ``y`` and its turn in radians."""
+    """One drawn object: its description, its centre ``x``, ``y`` and its rotation in radians."""
 
     what: Phrase
     x: float
@@ -35,26 +34,26 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture's content, from left to right, and the seed of its background and of its pixels' noise."""
+    """The objects of a picture from left to right, and the seed of its background and pixel noise."""
 
     things: tuple[Thing, ...]
     seed: int
 
 
 def sample_scene(rng: np.random.Generator, *, held_out: bool, count: int | None = None) -> Scene:
-    """Draw a scene: 1-4 objects (uniform), centres apart.
+    """Draw a scene of objects that do not touch.
 
     Args:
-        rng: the source of every choice.
-        held_out: if true exactly one object is of a held-out shape-colour pair, else none is.
-        count: the number of objects instead of a drawn one.
+        rng: The source of every choice.
+        held_out: Whether exactly one object has a held-out shape-colour pair; otherwise none has.
+        count: Number of objects; 1 to 4 at random by default.
     """
     count = count or int(rng.integers(1, 5))
     special = int(rng.integers(count)) if held_out else -1
     whats: list[Phrase] = []
     shared = (
         rng.random() < 0.5
-    )  # half of the scenes repeat a colour or a shape, so that counting is worth asking
+    )  # repeat a colour or shape in half of the scenes, to make counting interesting
     while len(whats) < count:
         what = _sample_what(rng, held_out=len(whats) == special)
         if shared and whats and len(whats) != special and rng.random() < 0.7:
@@ -85,7 +84,7 @@ def _share(rng: np.random.Generator, what: Phrase, other: Phrase) -> Phrase:
 
 
 def _place(rng: np.random.Generator, radii: list[float]) -> list[tuple[float, float]] | None:
-    """Centres whose discs keep apart and whose x differ, or None if this try failed."""
+    """Draw centres whose discs are apart and whose x differ, or return None if this attempt failed."""
     centres: list[tuple[float, float]] = []
     for index, radius in enumerate(radii):
         for _ in range(40):
@@ -103,15 +102,15 @@ def _place(rng: np.random.Generator, radii: list[float]) -> list[tuple[float, fl
 
 
 def _polygon(x: Floats, y: Floats, sides: int, turn: float) -> Floats:
-    """Distance-like function of a regular polygon of circumradius 1: negative inside."""
+    """Return a distance-like function of a regular polygon of circumradius 1, negative inside."""
     step = 2 * np.pi / sides
     angle = np.arctan2(y, x) + turn
-    near = np.mod(angle, step) - step / 2
-    return np.asarray(np.hypot(x, y) * np.cos(near) - np.cos(step / 2), dtype=np.float32)
+    offset = np.mod(angle, step) - step / 2
+    return np.asarray(np.hypot(x, y) * np.cos(offset) - np.cos(step / 2), dtype=np.float32)
 
 
 def _shape(name: str, x: Floats, y: Floats) -> Floats:
-    """A distance-like function of the unit shape, negative inside; y points down."""
+    """Return a distance-like function of the unit shape, negative inside; y points down."""
     radius = np.hypot(x, y)
     distance: Any
     match name:
@@ -145,7 +144,7 @@ def _shape(name: str, x: Floats, y: Floats) -> Floats:
 
 
 def background(rng: np.random.Generator, side: int) -> Floats:
-    """A muted colour with stripes, checks, blobs or grain: float32[S, S, 3] in 0-255."""
+    """Draw a muted colour with stripes, checks, blobs or grain: float32[S, S, 3] in 0-255."""
     base = rng.uniform(105, 185) + rng.uniform(-18, 18, 3)
     ys, xs = np.mgrid[0:side, 0:side] / side
     kind, turn, pace = rng.integers(4), rng.uniform(0, np.pi), rng.uniform(3, 9)
@@ -161,12 +160,12 @@ def background(rng: np.random.Generator, side: int) -> Floats:
 
 
 def render(scene: Scene, side: int = SIDE) -> NDArray[np.uint8]:
-    """The picture, uint8[S, S, 3]."""
+    """Render a scene: uint8[S, S, 3]."""
     return render_with_labels(scene, side)[0]
 
 
 def odd_paint(rng: np.random.Generator) -> Floats:
-    """A colour that is none of the eight, for teaching shapes without teaching pairs: float32[3] in 0-255."""
+    """Draw a colour without a name, which teaches a shape but no pair: float32[3] in 0-255."""
     named = np.asarray(list(RGB.values()), dtype=np.float32)
     while True:
         paint = rng.uniform(0, 255, 3).astype(np.float32)
@@ -177,9 +176,9 @@ def odd_paint(rng: np.random.Generator) -> Floats:
 def render_with_labels(
     scene: Scene, side: int = SIDE, *, odd_colors: bool = False
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The picture and which object each pixel shows: uint8[S, S, 3], int64[S, S] (index, -1 background).
+    """Render a scene, uint8[S, S, 3], and the object of each pixel, int64[S, S] (-1 is background).
 
-    With ``odd_colors`` every object is painted in a colour that has no name.
+    With ``odd_colors`` every object has a colour without a name.
     """
     rng = np.random.default_rng(scene.seed)
     canvas = background(rng, side)

@@ -1,9 +1,8 @@
-"""A small language about coloured shapes, in English, Chinese, and what else has a file: says what is meant.
+"""A small language about coloured shapes, which puts a meaning into English, Chinese or any other language.
 
-A language is a data file (``language/en.yaml``, ``zh.yaml``, ``es.yaml``): words, how they form noun phrases,
-and ten phrasings a task, of which the last two are kept for evaluation. All are rendered from the same
-:class:`Meaning`, so a translation is right exactly if :func:`.reading.parse` reads the same meaning out of
-both sides.
+A language is a data file (``languages/en.yaml``, ``zh.yaml``, ``es.yaml``) with words, noun phrases and ten
+phrasings per task, the last two reserved for evaluation. All languages render the same :class:`Meaning`, so a
+translation is right exactly if :func:`.parsing.parse` reads the same meaning from both sides.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ PHRASINGS = 10
 TRAIN_PHRASINGS = range(8)
 EVAL_PHRASINGS = range(8, 10)
 
-# Shape-colour pairs that nothing is trained on in a picture: each shape and colour is met in other pairs.
+# Shape-colour pairs that no training picture shows; each shape and colour occurs in other pairs.
 HELD_OUT = frozenset(
     {("circle", "green"), ("square", "purple"), ("triangle", "blue"), ("star", "red"), ("heart", "yellow"),
      ("cross", "orange"), ("diamond", "black"), ("pentagon", "white"), ("ring", "red"), ("crescent", "blue")}
@@ -44,7 +43,7 @@ HELD_OUT = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A noun phrase: the attributes that are said; ``None`` is not said ("the red object" has no shape)."""
+    """A noun phrase: the attributes it names, None for the others ("the red object" has no shape)."""
 
     size: str | None = None
     color: str | None = None
@@ -53,7 +52,7 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a sentence says: its task, the things it names in order, and, in a reply, the value."""
+    """The meaning of a sentence: its task, the objects it names in order, and its value if it is a reply."""
 
     task: str
     things: tuple[Phrase, ...]
@@ -62,13 +61,13 @@ class Meaning:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place of a phrasing in which a thing is named: ``{the}``, ``{other}``, ``{many}`` ...
+    """A place in a phrasing that names an object: ``{the}``, ``{other}``, ``{many}`` ...
 
     Attributes:
-        before: what stands before the noun phrase, by the noun's gender; the last for all further ones.
-        vowel: the same before a vowel, where that differs (``a``, ``an``).
-        thing: which of the things it names, 0 or -1: the first or the last.
-        plural: whether in the plural.
+        before: The article before the noun phrase, by gender; the last one serves all further genders.
+        vowel: The article before a vowel, where it differs (``a``, ``an``).
+        thing: The index of the object: 0 for the first, -1 for the last.
+        plural: Whether the noun phrase is in the plural.
     """
 
     before: Sequence[str] = ("",)
@@ -79,19 +78,19 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """The words, phrasings and replies of one language, and how it forms noun phrases.
+    """The words, phrasings and replies of one language, and the rules of its noun phrases.
 
     Attributes:
-        lang: the name of its file.
-        words: by kind and name, in the form that a short answer has.
-        phrasings: ten a task.
-        replies: a sentence a task, or one a value.
-        spaced: whether spaces part its words.
-        phrase: the parts of a noun phrase in order, with what stands around each: ``{size: "{} ", ...}``.
-        forms: of a word that changes: by gender, then the same in the plural; all others never change.
-        gender: of the shapes whose nouns are not of gender 0.
-        slots: by name; each has a capitalised twin (``{The}``).
-        joined: what stands between the things of a list, and before the last.
+        lang: The name of its file.
+        words: Words by kind and name, in the form of a short answer.
+        phrasings: Ten per task.
+        replies: One sentence per task, or one per value.
+        spaced: Whether spaces separate words.
+        phrase: The parts of a noun phrase in order, with their surroundings: ``{size: "{} ", ...}``.
+        forms: Inflections of a word, by gender and then by gender in the plural; other words never change.
+        gender: The gender of the shapes whose nouns do not have gender 0.
+        slots: Slots by name; each has a capitalised twin (``{The}``).
+        joined: The separator of a list, and the separator before its last item.
     """
 
     lang: str
@@ -108,26 +107,26 @@ class Language:
     @staticmethod
     @functools.cache
     def load(lang: str) -> Language:
-        """Read ``language/<lang>.yaml``.
+        """Load ``languages/<lang>.yaml``.
 
         Raises:
-            DataError: there is none, or it lacks something; the message says what.
+            DataError: There is no such file, or an entry is missing; the message names it.
         """
         path = FOLDER / f"{lang}.yaml"
         if not path.is_file():
-            known = sorted(found.stem for found in FOLDER.glob("*.yaml"))
-            raise DataError(f"scenes speak {', '.join(known)}, not {lang!r}; {path} would be its file")
+            known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
+            raise DataError(f"scenes speak {', '.join(known)}, not {lang!r}; add {path} to teach it to them")
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        lacking = _lacks(data)
-        if lacking:
-            raise DataError(f"{path}: lacks {lacking}")
+        missing = _missing_entry(data)
+        if missing:
+            raise DataError(f"{path}: lacks {missing}")
         grammar = data.pop("grammar")
         slots = {name: Slot(**fields) for name, fields in grammar.pop("slots").items()}
         return Language(lang=lang, **data, **{"forms": {}, "gender": {}, **grammar}, slots=slots)
 
     def noun(self, phrase: Phrase, *, plural: bool = False) -> str:
-        """``large red circle``, ``red objects``; ``大的红色圆形``; ``estrellas rojas grandes``."""
-        said = {
+        """Return the noun phrase: ``large red circle``, ``red objects``; ``大的红色圆形``."""
+        words = {
             "size": phrase.size and self.words["size"][phrase.size],
             "color": phrase.color and self.words["color"][phrase.color],
             "noun": self.words["shape"][phrase.shape] if phrase.shape else self.words["object"],
@@ -136,7 +135,7 @@ class Language:
         return "".join(
             around.format(self._form(word, gender, plural))
             for kind, around in self.phrase.items()
-            if (word := said[kind])
+            if (word := words[kind])
         )
 
     def _gender(self, phrase: Phrase) -> int:
@@ -150,12 +149,12 @@ class Language:
         return forms[plural * genders + min(gender, genders - 1)]
 
     def all_forms(self, kind: str) -> dict[str, str]:
-        """Every form of the words of a kind, and the name that it stands for; ``object`` is no name."""
+        """Map every form of the words of a kind to the name it stands for; ``object`` has no name."""
         words = {"": self.words["object"]} if kind == "object" else self.words[kind]
         return {form: name for name, word in words.items() for form in (word, *self.forms.get(word, ()))}
 
     def fill(self, slot: str, things: Sequence[Phrase]) -> str:
-        """A thing as a slot of a phrasing names it: ``an orange star``, ``一个橙色星形``."""
+        """Return an object as a slot names it: ``an orange star``, ``一个橙色星形``."""
         place = self.slots[slot]
         phrase = things[place.thing]
         noun = self.noun(phrase, plural=place.plural)
@@ -163,32 +162,32 @@ class Language:
         return before[min(self._gender(phrase), len(before) - 1)] + noun
 
     def listed(self, phrases: Sequence[Phrase]) -> str:
-        """``a red star, a blue ring and a black heart``; ``一个红色星形、一个蓝色圆环和一个黑色心形``."""
-        ones = [self.fill("a", [phrase]) for phrase in phrases]
+        """Return a list: ``a red star, a blue ring and a black heart``; ``一个红色星形和一个黑色心形``."""
+        items = [self.fill("a", [phrase]) for phrase in phrases]
         comma, last = self.joined
-        return comma.join(ones[:-1]) + (last if len(ones) > 1 else "") + ones[-1]
+        return comma.join(items[:-1]) + (last if len(items) > 1 else "") + items[-1]
 
     def say(self, meaning: Meaning, phrasing: int) -> str:
-        """The caption or question in phrasing 0-9."""
-        return self.phrasings[meaning.task][phrasing].format_map(_Filled(self, meaning.things))
+        """Return the caption or question in phrasing 0-9."""
+        return self.phrasings[meaning.task][phrasing].format_map(_SlotTexts(self, meaning.things))
 
     def answer(self, task: str, value: str) -> str:
-        """The short answer: ``red``, ``两个``."""
+        """Return the short answer: ``red``, ``两个``."""
         return str(self.words[task][value])
 
     def reply(self, meaning: Meaning) -> str:
-        """The answer as a whole sentence; ``meaning.value`` must be given."""
+        """Return the answer as a whole sentence; ``meaning.value`` must be set."""
         assert meaning.value is not None
         form = self.replies[meaning.task]
         if isinstance(form, dict):
             form = form.get(meaning.value) or form["other"]
-        filled = _Filled(self, meaning.things)
-        filled["value"] = self.answer(meaning.task, meaning.value)
-        return str(form).format_map(filled)
+        slots = _SlotTexts(self, meaning.things)
+        slots["value"] = self.answer(meaning.task, meaning.value)
+        return str(form).format_map(slots)
 
 
-def _lacks(data: Any) -> str:
-    """The first thing that a language file lacks; empty where all is there."""
+def _missing_entry(data: Any) -> str:
+    """Return the first entry that a language file lacks, or an empty text."""
     sections = ("words", "grammar", "phrasings", "replies")
     if not isinstance(data, dict) or not all(isinstance(data.get(name), dict) for name in sections):
         return f"one of the sections {', '.join(sections)}"
@@ -206,16 +205,16 @@ def _lacks(data: Any) -> str:
     unanswered = [task for task in QUESTION_TYPES if task not in replies]
     if unanswered:
         return f"replies to {', '.join(unanswered)}"
-    told = [reply.values() if isinstance(reply, dict) else [reply] for reply in replies.values()]
-    forms = itertools.chain(*phrasings.values(), *told)
+    sentences = [reply.values() if isinstance(reply, dict) else [reply] for reply in replies.values()]
+    forms = itertools.chain(*phrasings.values(), *sentences)
     named = {"a", *(name for form in forms for _, name, *_ in Formatter().parse(form) if name)}
     slots = {"list", "value", *grammar["slots"]}
     unknown = sorted(name for name in named if name[0].lower() + name[1:] not in slots)
     return f"grammar.slots for {', '.join(unknown)}" if unknown else ""
 
 
-class _Filled(dict[str, str]):
-    """The text of the slots that a phrasing holds, each formed when it is met."""
+class _SlotTexts(dict[str, str]):
+    """The texts of a phrasing's slots, each made when it is looked up."""
 
     def __init__(self, language: Language, things: Sequence[Phrase]) -> None:
         super().__init__()
@@ -228,29 +227,29 @@ class _Filled(dict[str, str]):
         return text[0].upper() + text[1:] if name[0].isupper() else text
 
 
-def forge_side(text: str) -> bool:
-    """Whether an English sentence belongs to the image data, whose Chinese is forged.
+def is_image_text(text: str) -> bool:
+    """Return whether an English sentence belongs to the image data, whose Chinese is forged.
 
-    The others may stand in the language model's own translation text. The split is by hash, so that it
-    holds for every seed and no sentence pair can be on both sides.
+    All other sentences may occur in the language model's translation text. The split is by hash, so it is the
+    same for every seed and no sentence pair is on both sides.
     """
     return hashlib.sha256(text.encode()).digest()[0] % 2 == 0
 
 
 def identifying(target: Phrase, others: Sequence[Phrase], *, without: str | None = None) -> list[Phrase]:
-    """All phrases for ``target`` that fit none of ``others``, never naming the attribute ``without``."""
+    """List the phrases that fit ``target`` and none of ``others``, without naming one attribute."""
     kinds = [kind for kind in ("size", "color", "shape") if kind != without]
-    found = []
+    phrases = []
     for keep in itertools.product((True, False), repeat=len(kinds)):
         phrase = Phrase(
             **{kind: getattr(target, kind) for kind, kept in zip(kinds, keep, strict=True) if kept}
         )
         if phrase != Phrase() and not any(fits(other, phrase) for other in others):
-            found.append(phrase)
-    return found
+            phrases.append(phrase)
+    return phrases
 
 
 def fits(thing: Phrase, phrase: Phrase) -> bool:
-    """Whether a fully described thing is one of those that the phrase names."""
-    said = ((phrase.size, thing.size), (phrase.color, thing.color), (phrase.shape, thing.shape))
-    return all(word in (None, own) for word, own in said)
+    """Return whether a fully described object is one that the phrase names."""
+    pairs = ((phrase.size, thing.size), (phrase.color, thing.color), (phrase.shape, thing.shape))
+    return all(word in (None, own) for word, own in pairs)

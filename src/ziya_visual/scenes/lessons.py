@@ -1,8 +1,8 @@
-"""What the tiny language model reads: object lists, captions and answers from lists, translation.
+"""The text that the tiny language model is pre-trained on: questions about object lists, and translation.
 
-A list stands where an image's tokens will stand later, and has as many places: an object, its words
-and where it is, fills one. The translation text never holds a sentence of the image data's side
-(:func:`grammar.forge_side`), nor any text a phrasing that is kept for evaluation.
+A list takes the place of the image tokens of later stages and has as many places; an object, as its words and
+its position, fills one. The translation text never holds a sentence of the image data
+(:func:`~.language.is_image_text`), and no text uses an evaluation phrasing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ziya_visual.scenes.language import (
     Meaning,
     Phrase,
     fits,
-    forge_side,
+    is_image_text,
 )
 
 PLACES = 16
@@ -36,7 +36,7 @@ DESCRIBE = {
 }
 SHARES = (0.14, 0.14, 0.08, 0.12, 0.25, 0.27)  # of the question types, in their order
 RELATIONS = (0.06, 0.06, 0.05, 0.07, 0.1, 0.66)
-CAPTIONED = 0.3  # of the lists; captions are long: oftener, they would be most of what is learnt
+CAPTIONED = 0.3  # fraction of the lists; captions are long and would dominate the loss if more frequent
 TERSE = {
     "en": {"color": "{0}: color?", "shape": "{0}: shape?", "size": "{0}: size?", "count": "{many}: how many?",
            "exist": "{0}?", "relation": "from {1}: {0}?"},
@@ -47,10 +47,10 @@ Rng = np.random.Generator
 
 
 def object_list(rng: Rng, scene: Scene) -> list[str]:
-    """``PLACES`` strings: an object's words, as ``large red circle 大红色圆形 right below below``, or none.
+    """Return ``PLACES`` strings, each empty or one object: ``large red circle 大红色圆形 right below below``.
 
-    The objects are in any order. ``right`` and ``below`` stand once for every eighth of the side that the
-    object is away from the left and the top.
+    The objects are in random order. ``right`` and ``below`` occur once for every eighth of the side between
+    the object and the left or top edge.
     """
     places = [""] * PLACES
     for thing, place in zip(scene.things, rng.permutation(PLACES), strict=False):
@@ -61,12 +61,12 @@ def object_list(rng: Rng, scene: Scene) -> list[str]:
 
 
 def phrasing(rng: Rng) -> int:
-    """One of the phrasings that may be trained on."""
+    """Draw one of the training phrasings."""
     return TRAIN_PHRASINGS[rng.integers(len(TRAIN_PHRASINGS))]
 
 
 def any_question(rng: Rng, scene: Scene, shares: Sequence[float] = SHARES) -> Meaning:
-    """A question that the scene offers; types that are harder to learn are asked oftener."""
+    """Draw a question that the scene offers; types that are harder to learn are more frequent."""
     while True:
         meaning = questions.ask_in_training(rng, scene, str(rng.choice(QUESTION_TYPES, p=shares)))
         if meaning is not None:
@@ -74,7 +74,7 @@ def any_question(rng: Rng, scene: Scene, shares: Sequence[float] = SHARES) -> Me
 
 
 def ask_briefly(rng: Rng, meaning: Meaning, lang: str) -> tuple[Message, Message]:
-    """Question and short answer."""
+    """Return a question and its short answer."""
     assert meaning.value is not None
     language = Language.load(lang)
     question = language.say(meaning, phrasing(rng)) + BRIEF[lang]
@@ -82,28 +82,28 @@ def ask_briefly(rng: Rng, meaning: Meaning, lang: str) -> tuple[Message, Message
 
 
 def describe(rng: Rng, scene: Scene, lang: str) -> tuple[Message, Message]:
-    """A request for a caption, and the caption."""
+    """Return a request for a caption, and the caption."""
     prompt = DESCRIBE[lang][rng.integers(len(DESCRIBE[lang]))]
-    said = Language.load(lang).say(questions.caption(scene), phrasing(rng))
-    return Message("user", prompt), Message("assistant", said)
+    caption = Language.load(lang).say(questions.caption(scene), phrasing(rng))
+    return Message("user", prompt), Message("assistant", caption)
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What is read during a share of the language model's training.
+    """The curriculum for one part of the language model's training.
 
-    One thing after the other: which word belongs to which thing is found out within 200 steps where nothing
-    else is asked, and not within 600 where everything is asked from the start (docs/log.md).
+    Order matters: the binding of words to objects is learned within 200 steps if nothing else is asked, and
+    not within 600 if everything is asked from the start (docs/log.md).
 
     Attributes:
-        until: the share of all steps at which the lesson ends.
-        least: objects in a list, at least.
-        most: objects in a list, at most.
-        shares: of the question types, in their order.
-        terse: questions in a few words, a list.
-        whole: questions in whole sentences, a list; with them comes a caption now and then.
-        translations: requests for translation, a step.
-        settles: whether the learning rate falls in it, from its height to nearly nothing.
+        until: The fraction of all steps at which the lesson ends.
+        least: Minimum number of objects in a list.
+        most: Maximum number of objects in a list.
+        shares: Frequencies of the question types, in their order.
+        terse: Questions of a few words per list.
+        whole: Questions in whole sentences per list, sometimes with a caption.
+        translations: Translation requests per step.
+        settles: Whether the learning rate decays in this lesson.
     """
 
     until: float
@@ -126,7 +126,7 @@ LESSONS = (
 
 
 def lesson_at(step: int, steps: int) -> tuple[Lesson, int, int]:
-    """The lesson of a step, the step at which it begins and how many it has."""
+    """Return the lesson of a step, its first step and its number of steps."""
     begins = 0
     for lesson in LESSONS:
         ends = round(lesson.until * steps)
@@ -137,7 +137,7 @@ def lesson_at(step: int, steps: int) -> tuple[Lesson, int, int]:
 
 
 def offering(rng: Rng, lesson: Lesson) -> Scene:
-    """A scene about which something of the lesson can be asked."""
+    """Draw a scene that offers a question of the lesson."""
     kinds = [kind for kind, share in zip(QUESTION_TYPES, lesson.shares, strict=True) if share]
     while True:
         count = int(rng.integers(lesson.least, lesson.most + 1))
@@ -147,7 +147,7 @@ def offering(rng: Rng, lesson: Lesson) -> Scene:
 
 
 def reading(rng: Rng, lesson: Lesson) -> tuple[list[str], list[tuple[Message, ...]]]:
-    """A list of objects, and dialogues about it: questions, now and then a caption."""
+    """Draw a list of objects, and dialogues about it: questions and sometimes a caption."""
     scene = offering(rng, lesson)
 
     def lang() -> str:
@@ -163,7 +163,7 @@ def reading(rng: Rng, lesson: Lesson) -> tuple[list[str], list[tuple[Message, ..
 
 
 def ask_whole(rng: Rng, meaning: Meaning, lang: str) -> tuple[Message, ...]:
-    """A question in a whole sentence and its short answer; one in eight is answered in a sentence too."""
+    """Return a whole-sentence question and its short answer, or in one of eight cases a sentence."""
     if rng.random() < 0.12:
         language = Language.load(lang)
         return Message("user", language.say(meaning, phrasing(rng))), Message(
@@ -173,18 +173,18 @@ def ask_whole(rng: Rng, meaning: Meaning, lang: str) -> tuple[Message, ...]:
 
 
 def terse(rng: Rng, scene: Scene, lang: str, shares: Sequence[float]) -> tuple[Message, ...]:
-    """A question in a few words; of existence, in easier forms too."""
+    """Draw a question of a few words; questions of existence also take an easier form."""
     language = Language.load(lang)
     meaning = any_question(rng, scene, shares)
     if meaning.task == "exist" and rng.random() < 0.5:
         meaning = easy_exist(rng, scene)
     nouns = [language.noun(thing) for thing in meaning.things]
-    asked = TERSE[lang][meaning.task].format(*nouns, many=language.noun(meaning.things[0], plural=True))
-    return Message("user", asked), Message("assistant", language.answer(meaning.task, str(meaning.value)))
+    question = TERSE[lang][meaning.task].format(*nouns, many=language.noun(meaning.things[0], plural=True))
+    return Message("user", question), Message("assistant", language.answer(meaning.task, str(meaning.value)))
 
 
 def easy_exist(rng: Rng, scene: Scene) -> Meaning:
-    """Whether there is a thing of one attribute or more, drawn at random where there is none."""
+    """Draw a question of existence from any attributes, at random where the answer is no."""
     there = bool(rng.random() < 0.5)
     while True:
         thing = scene.things[rng.integers(len(scene.things))]
@@ -199,10 +199,10 @@ def easy_exist(rng: Rng, scene: Scene) -> Meaning:
 
 
 def sentence_pair(rng: Rng, *, for_forge: bool = False) -> tuple[str, str]:
-    """An English sentence and its Chinese: captions, questions, replies and short answers.
+    """Draw an English sentence and its Chinese: a caption, question, reply or short answer.
 
-    The pair is of the language model's side, or with ``for_forge`` of the image data's; one-word answers
-    are on both.
+    The pair belongs to the language model's text, or with ``for_forge`` to the image data; one-word answers
+    belong to both.
     """
     english, chinese = (Language.load(lang) for lang in LANGS)
     while True:
@@ -221,12 +221,12 @@ def sentence_pair(rng: Rng, *, for_forge: bool = False) -> tuple[str, str]:
                 pair = english.reply(meaning), chinese.reply(meaning)
             else:
                 return tuple(lang.answer(meaning.task, meaning.value) for lang in (english, chinese))  # type: ignore[return-value]
-        if forge_side(pair[0]) == for_forge:
+        if is_image_text(pair[0]) == for_forge:
             return pair
 
 
 def _vary(rng: Rng, meaning: Meaning) -> Meaning:
-    """Half of the time say other attributes, any pair included: a language model has read them all."""
+    """Swap the attributes of an object in half of the cases; a language model has read every pair."""
     if rng.random() < 0.5:
         return meaning
     shuffled = tuple(Phrase(t.size, t.color, t.shape) for t in meaning.things)
@@ -237,7 +237,7 @@ def _vary(rng: Rng, meaning: Meaning) -> Meaning:
 
 
 def translation(rng: Rng, max_lines: int = 4) -> tuple[Message, Message]:
-    """A request for one to four lines of translation, numbered where they are several, and the reply."""
+    """Draw a request to translate one to four lines, numbered if several, and its reply."""
     count = int(rng.integers(1, max_lines + 1))
     pairs = [sentence_pair(rng) for _ in range(count)]
     source, target = ("\n".join(numbered([pair[side] for pair in pairs])) for side in (0, 1))
@@ -245,5 +245,5 @@ def translation(rng: Rng, max_lines: int = 4) -> tuple[Message, Message]:
 
 
 def numbered(lines: list[str]) -> list[str]:
-    """``1. ...``, ``2. ...``; a single line stays as it is."""
+    """Prefix the lines with ``1. ...``, ``2. ...``; leave a single line unchanged."""
     return lines if len(lines) == 1 else [f"{number}. {line}" for number, line in enumerate(lines, start=1)]

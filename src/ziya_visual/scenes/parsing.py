@@ -1,6 +1,6 @@
-"""Reads a text about scenes back: the meaning of a sentence, and the words that carry it.
+"""Parse a sentence about a scene into its meaning, and a text into its keywords.
 
-Of a phrase the words alone count, in any form: that they agree is not asked for.
+Only the words of a noun phrase count, in any inflection; agreement is not checked.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def _noun_pattern(lang: str) -> str:
     language = Language.load(lang)
     kinds = {"size": ["size"], "color": ["color"], "noun": ["shape", "object"]}
     parts = {
-        part: "|".join(_alternatives(language.all_forms(kind)) for kind in some)
-        for part, some in kinds.items()
+        part: "|".join(_alternatives(language.all_forms(kind)) for kind in names)
+        for part, names in kinds.items()
     }
     before = {text for slot in language.slots.values() for text in (*slot.before, *slot.vowel) if text}
     return f"(?:{_alternatives(before)})?" + "".join(
@@ -32,13 +32,13 @@ def _noun_pattern(lang: str) -> str:
 
 
 def read_phrase(text: str, lang: str) -> Phrase:
-    """The attributes that a noun phrase names; words it does not know are ignored."""
+    """Return the attributes that a noun phrase names; unknown words are ignored."""
     return Phrase(**dict(word.split(":") for word in keywords(text, lang)))
 
 
 @functools.cache
 def _sentence_patterns(lang: str) -> list[tuple[str, str | None, re.Pattern[str]]]:
-    """(task, value of a reply or None, pattern with named groups) of every sentence the language has."""
+    """List every sentence of a language: its task, the value of a reply or None, and a regex."""
     language = Language.load(lang)
     noun = _noun_pattern(lang)
     comma, last = language.joined
@@ -49,8 +49,8 @@ def _sentence_patterns(lang: str) -> list[tuple[str, str | None, re.Pattern[str]
         pattern = re.escape(form).replace(r"\{", "{").replace(r"\}", "}")
         for name, slot in language.slots.items():
             group = f"(?P<{'second' if slot.thing else 'first'}>{noun})"
-            for spelt in (name, name[0].upper() + name[1:]):
-                pattern = pattern.replace(f"{{{spelt}}}", group)
+            for spelling in (name, name[0].upper() + name[1:]):
+                pattern = pattern.replace(f"{{{spelling}}}", group)
         pattern = pattern.replace("{list}", f"(?P<list>{many})")
         values = _alternatives(language.words.get(task, {}).values())
         pattern = pattern.replace("{value}", f"(?P<value>{values})")
@@ -66,7 +66,7 @@ def _sentence_patterns(lang: str) -> list[tuple[str, str | None, re.Pattern[str]
 
 
 def parse(text: str, lang: str) -> Meaning | None:
-    """The meaning of a caption, question, reply or short answer; ``None`` where the grammar cannot read it.
+    """Return the meaning of a caption, question, reply or short answer, or None if it is ungrammatical.
 
     >>> parse("What color is the large ring?", "en") == parse("大的圆环是什么颜色？", "zh")
     True
@@ -84,9 +84,10 @@ def parse(text: str, lang: str) -> Meaning | None:
                 things = re.findall(_noun_pattern(lang), groups["list"])
             else:
                 things = [groups[name] for name in ("first", "second") if groups.get(name)]
-            said = groups.get("value")
-            if said is not None:
-                value = next(k for k, word in Language.load(lang).words[task].items() if word == said.lower())
+            answer = groups.get("value")
+            if answer is not None:
+                words = Language.load(lang).words[task]
+                value = next(name for name, word in words.items() if word == answer.lower())
             return Meaning(task, tuple(read_phrase(thing.lower(), lang) for thing in things), value)
     return None
 
@@ -104,6 +105,6 @@ def _keyword_pattern(lang: str) -> tuple[dict[str, str], re.Pattern[str]]:
 
 
 def keywords(text: str, lang: str) -> list[str]:
-    """The size, colour and shape words of a text in order, as ``kind:name``: what keyword F1 compares."""
+    """List the size, colour and shape words of a text as ``kind:name``, which keyword F1 compares."""
     names, pattern = _keyword_pattern(lang)
     return [names[word] for word in pattern.findall(text.lower())]

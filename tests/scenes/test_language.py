@@ -25,7 +25,7 @@ from ziya_visual.scenes.language import (
     Meaning,
     Phrase,
     fits,
-    forge_side,
+    is_image_text,
 )
 from ziya_visual.scenes.parsing import keywords, parse
 
@@ -133,8 +133,8 @@ def test_spanish_replies_agree(
         ('"no": "no"', "no: no", r"lacks words.exist for no \(yes, no and numbers in quotes\)"),
         ("star: estrella, ", "", "lacks words.shape for star"),
         ('    - "¿Ves {a}?"\n', "", "lacks 10 phrasings of exist, found 9"),
-        ("  joined:", "  join:", "lacks language.joined"),
-        ("  how_many:", "  howmany:", "lacks language.slots for How_many, how_many"),
+        ("  joined:", "  join:", "lacks grammar.joined"),
+        ("  how_many:", "  howmany:", "lacks grammar.slots for How_many, how_many"),
         ('  color: "{The} es', '  colour: "{The} es', "lacks replies to color"),
     ],
 )
@@ -220,7 +220,7 @@ def test_the_language_models_text_keeps_away_from_the_forges_side_and_from_evalu
         source, target = lessons.sentence_pair(rng)
         assert parse(source, "en") == parse(target, "zh") is not None
         if " " in source:
-            assert not forge_side(source)
+            assert not is_image_text(source)
     kept = {english.phrasings[task][n].partition("{")[0] for task in TASKS for n in EVAL_PHRASINGS}
     seen = {english.phrasings[task][n].partition("{")[0] for task in TASKS for n in TRAIN_PHRASINGS}
     openings = tuple(kept - seen)
