@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.eval.judge.score_parsing import HIGHEST, parse_grade, parse_scores
+from ziya_visual.eval.judge.score_parsing import HIGHEST, read_scores
 from ziya_visual.eval.score.files import Row, read_rows
 
 RELATIVE, PAIRWISE, RUBRIC, RULE = "relative", "pairwise", "rubric", "rule"
@@ -130,7 +130,7 @@ def _from_row(row: Row, number: int, path: Path) -> Judgment:
     judgment = Judgment(
         question_id=str(row.get("question_id", number)),
         text=text,
-        scores=read_scores(text, protocol),
+        scores=read_scores(text, rubric=protocol == RUBRIC),
         stored_scores=_stored_scores(row, size),
         models=models,
         answers=tuple(map(str, row.get("answers", ()))),
@@ -154,14 +154,6 @@ def _stored_scores(row: Row, size: int) -> tuple[float, ...] | None:
         return None
     scores = tuple(float(score) for score in value)
     return scores if min(scores) >= 0 and max(scores) <= HIGHEST else None
-
-
-def read_scores(text: str, protocol: str) -> tuple[float, ...] | None:
-    """Return the scores in a reply, in the order in which the judge saw the answers."""
-    if protocol != RUBRIC:
-        return parse_scores(text)
-    grade = parse_grade(text)
-    return None if grade is None else (grade,)
 
 
 def reverse_order(judgment: Judgment) -> Judgment:

@@ -136,7 +136,7 @@ def _tables(battles: Sequence[Battle], seed: int) -> Iterable[dict[str, Any]]:
         yield {"lang": lang, "category": category, **rank_models(members, seed=seed)}
 
 
-def rank_models(battles: Sequence[Battle], *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
+def rank_models(battles: Sequence[Battle], *, seed: int = 0) -> dict[str, Any]:
     """Return the standings, strongest model first.
 
     Returns:
@@ -150,7 +150,7 @@ def rank_models(battles: Sequence[Battle], *, seed: int = 0, resamples: int = RE
     wins = _wins(battles, models)
     total = wins.sum(axis=0)
     apart = _why_apart(battles, models, total)
-    ratings = fit_ratings(wins, seed=seed, resamples=resamples)
+    ratings = fit_ratings(wins, seed=seed)
     equal, per_doubling = (None, None) if apart else _equal_length(battles, models)
     rows: list[dict[str, Any]] = []
     for index, model in enumerate(models):

@@ -19,16 +19,7 @@ from typing import Any
 from ziya_visual.core.errors import ConfigError, DataError, nearest
 from ziya_visual.core.files import hash_file, write_json, write_jsonl
 from ziya_visual.core.log import logger, progress
-from ziya_visual.eval.judge import diagnostics
-from ziya_visual.eval.judge.files import (
-    OR,
-    ModelAnswers,
-    Question,
-    read_contexts,
-    read_model_answers,
-    read_questions,
-    read_rules,
-)
+from ziya_visual.eval.judge import diagnostics, files, requests
 from ziya_visual.eval.judge.judgments import (
     CARD,
     LIMITS,
@@ -39,18 +30,10 @@ from ziya_visual.eval.judge.judgments import (
     RUBRIC,
     RULE,
     Judgment,
-    read_scores,
     reverse_order,
     to_row,
 )
-from ziya_visual.eval.judge.requests import (
-    JudgeSettings,
-    Matchup,
-    build_requests,
-    load_judge_prompt,
-    new_judgment,
-    plan_matchups,
-)
+from ziya_visual.eval.judge.score_parsing import read_scores
 from ziya_visual.eval.metrics.caption import keyword_f1
 from ziya_visual.eval.metrics.vqa import same_answer
 from ziya_visual.forge.ask.client import ask_all
@@ -97,28 +80,27 @@ def judge(
         raise ConfigError(f"--protocol {protocol!r} is unknown{nearest(protocol, PROTOCOLS)}")
     if judge == RULE and protocol != PAIRWISE:
         raise ConfigError("--judge rule compares two models by the truth; use --protocol pairwise")
-    asked = read_questions(questions)
+    asked = files.read_questions(questions)
     if protocol == RUBRIC and reference is not None:
-        truths = read_model_answers(reference).answers
+        truths = files.read_model_answers(reference).answers
         asked = [replace(question, truth=truths.get(question.id, question.truth)) for question in asked]
-    matchups = plan_matchups(asked, answers, protocol, reference)
+    matchups = requests.plan_matchups(asked, answers, protocol, reference)
     if judge == RULE:
         judgments = [j for matchup in matchups if not matchup.swapped for j in judge_by_rule(asked, matchup)]
         spent: dict[str, Any] = {}
     else:
         model, url = _parse_endpoint(judge)
         sees = "picture" if images else "text" if context or any(q.context for q in asked) else "nothing"
-        contexts, rule_texts = read_contexts(context) if context else {}, read_rules(rules) if rules else None
-        settings = JudgeSettings(
-            model, protocol, contexts, rule_texts, rules or Path(), images, repeats, sees
+        contexts = files.read_contexts(context) if context else {}
+        instructions = files.read_rules(rules) if rules else None
+        settings = requests.JudgeSettings(
+            model, protocol, contexts, instructions, rules or Path(), images, repeats, sees
         )
         judgments, spent = _ask(asked, matchups, settings, out, {"base_url": url, **sending})
     inputs = {"questions": questions, "reference": reference, "context": context, "rules": rules}
     inputs |= {f"answers {number}": path for number, path in enumerate(answers, start=1)}
-    card = _card(judgments, files={name: path for name, path in inputs.items() if path is not None})
-    card |= {"unanswered": _count_unanswered(asked, matchups), **spent}
-    card["seconds"] = round(time.monotonic() - started, 3)
-    return _write(judgments, card, out)
+    card = _card(judgments, inputs) | {"unanswered": _count_unanswered(asked, matchups), **spent}
+    return _write(judgments, card | {"seconds": round(time.monotonic() - started, 3)}, out)
 
 
 def judge_predictions(folder: Path, models: tuple[str, str], *, out: Path) -> dict[str, Any]:
@@ -133,19 +115,19 @@ def judge_predictions(folder: Path, models: tuple[str, str], *, out: Path) -> di
         DataError: no file exists for both models.
     """
     judgments: list[Judgment] = []
-    files: dict[str, Path] = {}
+    inputs: dict[str, Path | None] = {}
     for path in sorted(folder.glob(f"{models[0]}.*.jsonl")):
         other = path.with_name(models[1] + path.name.removeprefix(models[0]))
         if other.is_file():
-            matchup = Matchup((read_model_answers(path), read_model_answers(other)))
-            judgments += judge_by_rule(read_questions(path), matchup)
-            files |= {path.name: path, other.name: other}
+            matchup = requests.Matchup((files.read_model_answers(path), files.read_model_answers(other)))
+            judgments += judge_by_rule(files.read_questions(path), matchup)
+            inputs |= {path.name: path, other.name: other}
     if not judgments:
         raise DataError(f"{folder}: no questions that both {models[0]} and {models[1]} answered")
-    return _write(judgments, _card(judgments, files=files), out)
+    return _write(judgments, _card(judgments, inputs), out)
 
 
-def judge_by_rule(questions: Sequence[Question], matchup: Matchup) -> list[Judgment]:
+def judge_by_rule(questions: Sequence[files.Question], matchup: requests.Matchup) -> list[Judgment]:
     """Compare the answers of two models with the truth, and return judgments with 0 to 10 for each answer.
 
     Raises:
@@ -160,15 +142,17 @@ def judge_by_rule(questions: Sequence[Question], matchup: Matchup) -> list[Judgm
         scores = tuple(round(10 * _quality(question, m.answers[question.id]), 2) for m in matchup.models)
         text = f"{scores[0]:g} {scores[1]:g}\nTrue answer: {question.truth}"
         values = {"text": text, "scores": scores, "stored_scores": scores}
-        judgments.append(new_judgment(question, matchup, protocol=RULE, judge=RULE, sees="truth", **values))
+        judgments.append(
+            requests.new_judgment(question, matchup, protocol=RULE, judge=RULE, sees="truth", **values)
+        )
     if not judgments:
         raise DataError(f"{' and '.join(m.name for m in matchup.models)} answered no question in common")
     return judgments
 
 
-def _quality(question: Question, answer: str) -> float:
+def _quality(question: files.Question, answer: str) -> float:
     """Return 0 to 1: keyword F1 for a caption or dialogue about scenes, right or wrong for other answers."""
-    truths = question.truth.split(OR)
+    truths = question.truth.split(files.OR)
     if question.task in ("caption", "dialogue"):
         return float(keyword_f1([answer], [truths], lambda text: keywords(text, question.lang))[0])
     return float(same_answer(answer, truths, question.lang))
@@ -184,16 +168,18 @@ def _parse_endpoint(judge: str) -> tuple[str, str]:
 
 
 def _ask(
-    questions: Sequence[Question],
-    matchups: Sequence[Matchup],
-    settings: JudgeSettings,
+    questions: Sequence[files.Question],
+    matchups: Sequence[requests.Matchup],
+    settings: requests.JudgeSettings,
     out: Path,
     sending: Mapping[str, Any],
 ) -> tuple[list[Judgment], dict[str, Any]]:
     """Return every judgment, from the ledger or the endpoint, and what was spent."""
-    requests = [request for matchup in matchups for request in build_requests(questions, matchup, settings)]
+    pending = [
+        request for matchup in matchups for request in requests.build_requests(questions, matchup, settings)
+    ]
     with Ledger(out) as ledger:
-        keys = ledger.add([body for _, body in requests])
+        keys = ledger.add([body for _, body in pending])
         total, left = len(set(keys)), len(ledger.waiting(keys))
         with progress("judge", total, done=total - left) as bar:
             # Judge replies are expensive, so each is committed at once and a kill loses none.
@@ -201,24 +187,24 @@ def _ask(
                 ledger, keys, on_done=lambda outcome: bar.advance(), **{"concurrency": 8, **sending}
             )
         judgments = [
-            _complete(judgment, ledger.outcome(key))
-            for (judgment, _), key in zip(requests, keys, strict=True)
+            _complete(judgment, ledger.outcome(key)) for (judgment, _), key in zip(pending, keys, strict=True)
         ]
         totals = ledger.totals()
-    langs = sorted({question.lang for question in questions})
-    prompts = {
-        f"{settings.protocol} {lang}": load_judge_prompt(settings.protocol, lang).hash for lang in langs
+    protocol, langs = settings.protocol, sorted({question.lang for question in questions})
+    return judgments, {
+        "requests": total,
+        "sent": sent,
+        "prompts": {f"{protocol} {lang}": requests.load_judge_prompt(protocol, lang).hash for lang in langs},
+        "prompt_tokens": totals["prompt_tokens"],
+        "completion_tokens": totals["completion_tokens"],
+        "endpoint": re.sub(r"(?<=//)[^/]*@|[?#].*", "", sending["base_url"]),  # without a password
     }
-    spent = {"requests": total, "sent": sent, "prompts": prompts}
-    spent |= {name: totals[name] for name in ("prompt_tokens", "completion_tokens")}
-    endpoint = re.sub(r"(?<=//)[^/]*@|[?#].*", "", sending["base_url"])  # without a password
-    return judgments, spent | {"endpoint": endpoint}
 
 
 def _complete(judgment: Judgment, outcome: Outcome) -> Judgment:
     """Add the reply and its scores to a pending judgment, and put its models into file order."""
     text, failure = outcome.answer or "", ""
-    scores = read_scores(text, judgment.protocol)
+    scores = read_scores(text, rubric=judgment.protocol == RUBRIC)
     if not text.strip():
         failure = outcome.reason or f"empty reply ({outcome.finish_reason})"
     elif scores is None:
@@ -227,14 +213,16 @@ def _complete(judgment: Judgment, outcome: Outcome) -> Judgment:
     return reverse_order(judgment) if judgment.swapped else judgment
 
 
-def _count_unanswered(questions: Sequence[Question], matchups: Iterable[Matchup]) -> dict[str, int]:
+def _count_unanswered(
+    questions: Sequence[files.Question], matchups: Iterable[requests.Matchup]
+) -> dict[str, int]:
     """Count the questions without an answer for each model that has any."""
-    models: dict[str, ModelAnswers] = {m.name: m for matchup in matchups for m in matchup.models}
+    models = {model.name: model for matchup in matchups for model in matchup.models}
     counts = {name: sum(q.id not in m.answers for q in questions) for name, m in models.items()}
     return {name: count for name, count in counts.items() if count}
 
 
-def _card(judgments: Sequence[Judgment], *, files: Mapping[str, Path]) -> dict[str, Any]:
+def _card(judgments: Sequence[Judgment], inputs: Mapping[str, Path | None]) -> dict[str, Any]:
     """Return what was judged by whom, the warnings, and the limits of the judge."""
     first = judgments[0]
     controls = diagnostics.compute_controls(judgments)
@@ -253,7 +241,9 @@ def _card(judgments: Sequence[Judgment], *, files: Mapping[str, Path]) -> dict[s
         "controls": controls,
         "warnings": warnings,
         "cannot_know": {sees: LIMITS[sees] for sees in dict.fromkeys(j.sees for j in judgments)},
-        "files": {name: {"path": str(path), "sha256": hash_file(path)} for name, path in files.items()},
+        "files": {
+            name: {"path": str(path), "sha256": hash_file(path)} for name, path in inputs.items() if path
+        },
     }
 
 

@@ -126,6 +126,14 @@ class _Statement:
     certain: bool = True
 
 
+def read_scores(text: str, *, rubric: bool) -> tuple[float, ...] | None:
+    """Return the scores in a reply, in the order in which the judge saw the answers."""
+    if not rubric:
+        return parse_scores(text)
+    grade = parse_grade(text)
+    return None if grade is None else (grade,)
+
+
 def parse_scores(text: str) -> tuple[float, float] | None:
     r"""Return the scores of the first and second answer in a review, each 0 to 10, or ``None``.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 RULES = ("vqav2", "evalai", "lavis", "zh")
 
@@ -64,7 +64,7 @@ def strip_punctuation(text: str) -> str:
 
 
 def normalize_words(text: str) -> str:
-    """Lower-case the text, turn number words up to ten into digits, drop articles, restore apostrophes."""
+    """Turn text to lower case and number words to digits (up to ten), drop articles, restore apostrophes."""
     words = [_NUMBERS.get(word, word) for word in text.lower().split()]
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
@@ -168,51 +168,32 @@ def normalize_zh(text: str) -> str:
     return text
 
 
-def _score(prediction: str, answers: Sequence[str]) -> float:
-    """Return the mean over annotators of min(matches among the others / 3, 1)."""
-    matches = answers.count(prediction)
-    accuracy = [min(1.0, (matches - (answer == prediction)) / 3) for answer in answers]
-    return sum(accuracy) / len(accuracy)
-
-
-def _vqav2(prediction: str, answers: Sequence[str]) -> float:
-    prediction, answers = _flat(prediction), [_flat(answer) for answer in answers]
-    if len(set(answers)) > 1:
-        prediction, answers = normalize_vqav2(prediction), [normalize_vqav2(answer) for answer in answers]
-    return _score(prediction, answers)
-
-
-def _lavis(prediction: str, answers: Sequence[str]) -> float:
-    if len(set(answers)) > 1:
-        answers = [strip_punctuation(answer) for answer in answers]
-    return _score(normalize_vqav2(prediction), answers)
-
-
-def _evalai(prediction: str, answers: Sequence[str]) -> float:
-    return _score(normalize_evalai(prediction), [normalize_evalai(answer) for answer in answers])
-
-
-def _zh(prediction: str, answers: Sequence[str]) -> float:
-    """Score as VQA accuracy with ten annotators; with fewer, any annotator's answer is right."""
-    prediction, answers = normalize_zh(prediction), [normalize_zh(answer) for answer in answers]
-    return _score(prediction, answers) if len(answers) >= 10 else float(prediction in answers)
-
-
-_SCORERS: dict[str, Callable[[str, Sequence[str]], float]] = {
-    "vqav2": _vqav2,
-    "evalai": _evalai,
-    "lavis": _lavis,
-    "zh": _zh,
-}
-
-
 def accuracy(prediction: str, answers: Sequence[str], rule: str) -> float:
-    """Return the accuracy of one prediction, 0 to 1, against the annotators' (normally ten) answers.
+    """Return the accuracy of a prediction, 0 to 1: the mean over annotators of min(matches of others / 3, 1).
+
+    ``answers`` are the annotators', normally ten; with fewer, rule ``zh`` accepts any of them.
 
     >>> accuracy("Two.", ["2"] * 4 + ["3"] * 6, "vqav2")
     1.0
     """
-    return _SCORERS[rule](prediction, list(answers))
+    assert rule in RULES
+    if rule == "zh":
+        prediction, answers = normalize_zh(prediction), [normalize_zh(answer) for answer in answers]
+        if len(answers) < 10:
+            return float(prediction in answers)
+    elif rule == "evalai":
+        prediction, answers = normalize_evalai(prediction), [normalize_evalai(answer) for answer in answers]
+    elif rule == "lavis":
+        disagree = len(set(answers)) > 1
+        prediction = normalize_vqav2(prediction)
+        answers = [strip_punctuation(answer) if disagree else answer for answer in answers]
+    else:
+        prediction, answers = _flat(prediction), [_flat(answer) for answer in answers]
+        if len(set(answers)) > 1:
+            prediction, answers = normalize_vqav2(prediction), [normalize_vqav2(a) for a in answers]
+    matches = answers.count(prediction)
+    scores = [min(1.0, (matches - (answer == prediction)) / 3) for answer in answers]
+    return sum(scores) / len(scores)
 
 
 def same_answer(prediction: str, answers: Sequence[str], lang: str) -> bool:
