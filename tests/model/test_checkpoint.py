@@ -73,7 +73,7 @@ def test_a_truncated_file_is_one_line(parts: Any, tmp_path: Path, damage: str) -
     save_checkpoint(tmp_path / "c", model=parts[0], alignment=parts[1], processor=parts[2])
     path = tmp_path / "c" / damage
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match=rf"{damage}: 5000 bytes that are no whole") as caught:
+    with pytest.raises(CheckpointError, match=rf"{damage}: its 5000 bytes are not a complete") as caught:
         load_checkpoint(tmp_path / "c")
     assert "\n" not in str(caught.value)
 

@@ -65,7 +65,7 @@ def owns_image(folder: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "shard away": (
         lambda d: unsharded(d / "bridge"),
-        r"1 of \d+ shards not found there, such as model-00002",
+        r"1 of \d+ shards not found, such as model-00002",
     ),
     "truncated pickle": (lambda d: truncate(d / "bridge/pytorch_model.bin"), "cannot be read as weights"),
     "evil pickle": (
@@ -81,7 +81,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda d: torch.save({"model": {}}, d / "bridge/pytorch_model.bin"),
         "expected a dictionary of tensors by name",
     ),
-    "truncated": (lambda d: truncate(d / "lm/model.safetensors"), "that are no whole safetensors file"),
+    "truncated": (lambda d: truncate(d / "lm/model.safetensors"), "are not a complete safetensors file"),
     "no weights": (lambda d: (d / "lm/model.safetensors").unlink(), r"lm: no weights there"),
     "a key away": (
         lambda d: without(d / "lm", "model.norm.weight"),
@@ -102,7 +102,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "owns <image>": (
         lambda d: owns_image(d / "lm"),
-        r"lm: the tokenizer owns <image> already \(id 280\), expected one without it",
+        r"lm: the tokenizer already has <image> \(id 280\)",
     ),
     "no tokenizer": (
         lambda d: [(d / "lm" / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")],
@@ -122,7 +122,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
             (d / "lm/model.safetensors").unlink(),
             write_json(d / "lm/model.safetensors.index.json", {}),
         ],
-        "no weight_map in it",
+        "it has no weight_map",
     ),
 }
 
@@ -158,11 +158,11 @@ def test_what_the_command_cannot_mean(tmp_path: Path) -> None:
     both = {"bridge": tmp_path / "bridge", "llm": tmp_path / "lm"}
     with pytest.raises(CheckpointError, match="--instruction-aware needs a bridge whose Q-Former reads text"):
         init(**both, out=tmp_path / "out", instruction_aware=True)
-    with pytest.raises(ConfigError, match="lm: there already"):
+    with pytest.raises(ConfigError, match="lm: already exists"):
         init(**both, out=tmp_path / "lm")
     with pytest.raises(ConfigError, match="give --bridge, or both"):
         init(llm=tmp_path / "lm", out=tmp_path / "out")
-    with pytest.raises(CheckpointError, match="absent: no such folder, and no hub id"):
+    with pytest.raises(CheckpointError, match="absent: no such folder, and not a hub id"):
         init(bridge=tmp_path / "absent", llm=tmp_path / "lm", out=tmp_path / "out")
     write_json(tmp_path / "v.json", tiny.VISION)
     write_json(tmp_path / "q.json", {"hiden_size": 32})
@@ -181,7 +181,7 @@ OPENING: dict[str, tuple[Callable[[Path], Any], str]] = {
             {k: t for k, t in load_file(d / "model.safetensors").items() if "language_model." not in k},
             d / "model.safetensors",
         ),
-        "no language model inside; join one with `init",
+        "it contains no language model; join one with `init",
     ),
     "other width": (
         lambda d: change(

@@ -205,7 +205,7 @@ def test_attention_by_segments_is_attention_under_the_dense_mask(
 
 def test_a_decoder_that_hands_no_tree_on_fails_aloud(model: LlamaForCausalLM) -> None:
     query = torch.zeros(1, 4, 6, 8)
-    with pytest.raises(ValueError, match="does not hand"):
+    with pytest.raises(ValueError, match="does not pass"):
         plain_attention(model, query, query, query, query.new_empty(1, 1, 0, 0))
 
 

@@ -37,6 +37,6 @@ def test_its_own_size_changes_nothing() -> None:
 def test_a_size_that_patches_do_not_fill_is_refused() -> None:
     model, _, _ = tiny()
     with pytest.raises(
-        ConfigError, match=r"model.image_size: 20 is no multiple of the ViT's patches, 8 pixels"
+        ConfigError, match=r"model.image_size: 20 is not a multiple of the ViT's patch size, 8 pixels"
     ):
         set_image_size(model, 20)

@@ -113,7 +113,7 @@ def test_instructblips_text_side_becomes_the_alignment_and_goes_back(tmp_path: P
         encoder_hidden_states=embeds,
     ).last_hidden_state
     states = torch.cat([model.query_tokens.expand(2, -1, -1), alignment.embeddings(ids)], 1)
-    read = alignment._layers(model, states, count, sees[:, None, None, :], embeds)
+    read = alignment._run_layers(model, states, count, sees[:, None, None, :], embeds)
     seen = sees.bool()
     close(read[seen], expected[seen])
 

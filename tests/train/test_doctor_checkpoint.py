@@ -117,7 +117,7 @@ def damage(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
-        ("truncated", [r"model\.safetensors: 5000 bytes that are no whole safetensors file"]),
+        ("truncated", [r"model\.safetensors: its 5000 bytes are not a complete safetensors file"]),
         ("alignment truncated", [r"alignment\.safetensors: 5000 bytes"]),
         ("no config", [r"no config\.json there"]),
         ("no weights", [r"no weights there; expected model\.safetensors"]),

@@ -1,9 +1,10 @@
 """The Q-Former's text side: contrastive, matching and grounded-generation passes (BLIP-2, section 3.2).
 
-The self-attention is the one that the image queries use; text has feed-forwards of its own, as in stock
-``Blip2ForImageTextRetrieval``. Stock modules throughout; only the masks between queries and text are ours.
+Text shares the queries' self-attention and has its own feed-forwards, as in stock
+``Blip2ForImageTextRetrieval``. All modules are stock; only the masks between queries and text are ours.
 
-Legend: B texts, T tokens a text, Q queries, P patches + 1, Dq Q-Former width, Dp projection width.
+Legend: B texts, T tokens per text, Q queries, P patches + 1, Dq Q-Former width, Dp projection width, V
+vocabulary, L positions: Q + T, or T for text alone.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ from ziya_visual.model.network import ZiyaVisualModel
 
 
 class TextFeedForward(nn.Module):
-    """One layer's feed-forward for text: the keys of a stock layer's ``intermediate`` and ``output``."""
+    """One layer's feed-forward for text, with the keys ``intermediate`` and ``output`` of a stock layer."""
 
     def __init__(self, config: Blip2QFormerConfig) -> None:
         super().__init__()
         self.intermediate = Blip2QFormerIntermediate(config)
         self.output = Blip2QFormerOutput(config)
 
-    def forward(self, states: Tensor) -> Tensor:
-        """float[B, T, Dq] -> the same."""
-        return self.output(self.intermediate(states), states)
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map float[B, T, Dq] to the same shape."""
+        return self.output(self.intermediate(hidden), hidden)
 
 
 class Alignment(nn.Module):
     """What retrieval and stage 1 need besides the generating network.
 
-    ``qformer_tokenizer`` gives the ids that its embeddings have rows for; None where that is the language
-    model's tokenizer.
+    ``qformer_tokenizer`` makes the ids that its embeddings have rows for; None means the language model's
+    tokenizer.
     """
 
     def __init__(self, config: Blip2QFormerConfig, *, projection_size: int) -> None:
@@ -63,75 +64,75 @@ class Alignment(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def image_features(self, queries: Tensor) -> Tensor:
-        """float[B, Q, Dq] -> unit vectors float[B, Q, Dp]."""
+        """Project queries to unit vectors: float[B, Q, Dq] -> float[B, Q, Dp]."""
         return F.normalize(self.vision_projection(queries), dim=-1)
 
     def text_features(self, model: ZiyaVisualModel, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Unit vectors float[B, Dp] of texts alone, from their first token, as stock does.
+        """Return unit vectors float[B, Dp] of texts alone, from their first token, as stock does.
 
         ``input_ids`` int64[B, T]; ``mask`` int64[B, T], 1 for tokens and 0 for padding.
         """
-        states = self._layers(model, self.embeddings(input_ids), 0, mask[:, None, None, :], None)
-        return F.normalize(self.text_projection(states[:, 0]), dim=-1)
+        hidden = self._run_layers(model, self.embeddings(input_ids), 0, mask[:, None, None, :], None)
+        return F.normalize(self.text_projection(hidden[:, 0]), dim=-1)
 
     def matching_logits(
         self, model: ZiyaVisualModel, image_embeds: Tensor, input_ids: Tensor, mask: Tensor
     ) -> Tensor:
-        """float[B, 2] (no match, match): queries and text see each other, queries see the image."""
+        """Return float[B, 2] (no match, match): queries and text see each other, queries see the image."""
         queries = model.query_tokens.expand(len(input_ids), -1, -1)
         count = queries.shape[1]
-        sees = torch.cat([mask.new_ones(len(mask), count), mask], 1)[:, None, None, :]
-        states = torch.cat([queries, self.embeddings(input_ids)], 1)
-        states = self._layers(model, states, count, sees, image_embeds)
-        return self.itm_head(states[:, :count]).mean(1)
+        visible = torch.cat([mask.new_ones(len(mask), count), mask], 1)[:, None, None, :]
+        hidden = torch.cat([queries, self.embeddings(input_ids)], 1)
+        hidden = self._run_layers(model, hidden, count, visible, image_embeds)
+        return self.itm_head(hidden[:, :count]).mean(1)
 
     def grounded_logits(
         self, model: ZiyaVisualModel, image_embeds: Tensor, input_ids: Tensor, mask: Tensor
     ) -> Tensor:
-        """float[B, T, V]: queries see queries and image, text sees queries and what stands before it."""
+        """Return float[B, T, V]: queries see queries and image, text sees queries and the text before it."""
         queries = model.query_tokens.expand(len(input_ids), -1, -1)
         count, length = queries.shape[1], input_ids.shape[1]
-        sees = torch.zeros(count + length, count + length, dtype=mask.dtype, device=mask.device)
-        sees[:, :count] = 1
-        sees[count:, count:] = torch.ones(length, length, dtype=mask.dtype, device=mask.device).tril()
+        visible = torch.zeros(count + length, count + length, dtype=mask.dtype, device=mask.device)
+        visible[:, :count] = 1
+        visible[count:, count:] = torch.ones(length, length, dtype=mask.dtype, device=mask.device).tril()
         real = torch.cat([mask.new_ones(len(mask), count), mask], 1)[:, None, None, :]
-        states = torch.cat([queries, self.embeddings(input_ids)], 1)
-        states = self._layers(model, states, count, sees[None, None] * real, image_embeds)
-        return F.linear(states[:, count:], self.embeddings.word_embeddings.weight, self.lm_bias)
+        hidden = torch.cat([queries, self.embeddings(input_ids)], 1)
+        hidden = self._run_layers(model, hidden, count, visible[None, None] * real, image_embeds)
+        return F.linear(hidden[:, count:], self.embeddings.word_embeddings.weight, self.lm_bias)
 
-    def _layers(
-        self, model: ZiyaVisualModel, states: Tensor, queries: int, sees: Tensor, image: Tensor | None
+    def _run_layers(
+        self, model: ZiyaVisualModel, hidden: Tensor, queries: int, visible: Tensor, image: Tensor | None
     ) -> Tensor:
-        """Run the stock layers, each with its feed-forward for text lent from here.
+        """Run the model's Q-Former layers with this module's feed-forwards for text.
 
         Args:
-            model: whose Q-Former is run.
-            states: float[B, Q + T, Dq].
+            model: the owner of the Q-Former.
+            hidden: float[B, L, Dq].
             queries: how many of the first positions are queries.
-            sees: [B or 1, 1, 1 or L, L], 1 where a position is seen.
+            visible: [B or 1, 1, 1 or L, L], 1 for visible positions.
             image: float[B, P, Dv], or None for text alone.
         """
         qformer = model.qformer
-        states = qformer.dropout(qformer.layernorm(states))
-        hidden = (1.0 - sees.to(states.dtype)) * torch.finfo(states.dtype).min
+        hidden = qformer.dropout(qformer.layernorm(hidden))
+        mask = (1.0 - visible.to(hidden.dtype)) * torch.finfo(hidden.dtype).min
         for layer, feed_forward in zip(qformer.encoder.layer, self.feed_forwards, strict=True):
-            states = _layer(layer, feed_forward, states, queries, hidden, image)
-        return states
+            hidden = _run_layer(layer, feed_forward, hidden, queries, mask, image)
+        return hidden
 
 
-def _layer(
+def _run_layer(
     layer: Blip2QFormerLayer,
     feed_forward: nn.Module,
-    states: Tensor,
-    queries: int,
     hidden: Tensor,
+    queries: int,
+    mask: Tensor,
     image: Tensor | None,
 ) -> Tensor:
-    states = layer.attention(hidden_states=states, attention_mask=hidden)
-    text = feed_forward(states[:, queries:])
+    hidden = layer.attention(hidden_states=hidden, attention_mask=mask)
+    text = feed_forward(hidden[:, queries:])
     if queries == 0:
         return text
-    read = states[:, :queries]
+    read = hidden[:, :queries]
     if layer.has_cross_attention:
         read = layer.crossattention(hidden_states=read, encoder_hidden_states=image)
     return torch.cat([layer.feed_forward_chunk_query(read), text], 1)

@@ -1,7 +1,7 @@
-"""Checkpoints: a stock BLIP-2 or InstructBLIP folder, and ``alignment.safetensors`` beside it.
+"""Checkpoints: a stock BLIP-2 or InstructBLIP folder with ``alignment.safetensors`` beside the weights.
 
-The weights have exactly the keys of the stock class, adapters merged. A Q-Former with a tokenizer of its own
-has it in ``qformer_tokenizer/``.
+The weights have exactly the keys of the stock class, with adapters merged. A Q-Former with its own tokenizer
+keeps it in ``qformer_tokenizer/``.
 """
 
 from __future__ import annotations
@@ -21,36 +21,69 @@ from ziya_visual.core.errors import CheckpointError, one_line
 from ziya_visual.core.files import atomic_dir, read_json, write_json
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.build.layouts import ALIGNMENT, LANGUAGE_MODEL, read_config
-from ziya_visual.model.build.weights import check, open_file, open_weights, refuse_keys
+from ziya_visual.model.build.weights import check_weights, open_file, open_weights, refuse_keys
 from ziya_visual.model.lora import ADAPTER_FILE, adapter_base, load_adapter, merge_lora
 from ziya_visual.model.network import VisualModel, ZiyaInstructModel, ZiyaVisualModel
 from ziya_visual.model.processor import (
     QFORMER_TOKENIZER,
+    SETTINGS,
     ZiyaProcessor,
     load_processor,
     open_qformer_tokenizer,
 )
 
 Dtype = torch.dtype | str
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FETCHED = ["*.json", "*.model", "*.txt", "*.jinja"]  # besides the weights
+
+
+def local_folder(checkpoint: str | Path) -> Path:
+    """Return the folder of a checkpoint, fetching a hub id such as ``Salesforce/blip2-opt-2.7b`` once.
+
+    A repository with both safetensors and pickles is fetched without the pickles.
+
+    Raises:
+        CheckpointError: there is no such folder, and no such repository can be fetched.
+    """
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        return folder
+    if not HUB_ID.fullmatch(str(checkpoint)):
+        raise CheckpointError(f"{checkpoint}: no such folder, and not a hub id of the form owner/name")
+    from httpx2 import HTTPError  # raised by huggingface_hub
+    from huggingface_hub import list_repo_files, snapshot_download
+
+    name = str(checkpoint)
+    try:
+        files = list_repo_files(name)
+        weights = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "*.bin"
+        return Path(snapshot_download(name, allow_patterns=[*FETCHED, weights]))
+    except (OSError, ValueError, HTTPError) as error:
+        try:
+            return Path(snapshot_download(name, local_files_only=True))  # fetched earlier, now offline
+        except (OSError, ValueError):
+            raise CheckpointError(
+                f"{name}: no such folder, and fetching it from the hub failed ({one_line(error)})"
+            ) from error
 
 
 def save_checkpoint(
     folder: Path, *, model: VisualModel, alignment: Alignment | None, processor: ZiyaProcessor
 ) -> None:
-    """Write a whole checkpoint folder, atomically; the model in memory keeps its adapters."""
+    """Write a complete checkpoint folder atomically; the model in memory keeps its adapters."""
     merged = model
     if hasattr(model.language_model, "merge_and_unload"):
         merged = copy.deepcopy(model)
         merge_lora(merged)
     instruct = isinstance(model, ZiyaInstructModel)
-    with atomic_dir(folder) as aside:
-        merged.save_pretrained(aside)
-        settings = read_json(aside / "config.json")
-        write_json(aside / "config.json", {**settings, "architectures": [model.stock_name]})
+    with atomic_dir(folder) as temporary:
+        merged.save_pretrained(temporary)
+        settings = read_json(temporary / "config.json")
+        write_json(temporary / "config.json", {**settings, "architectures": [model.stock_name]})
         if alignment is not None:
-            save_alignment(aside, alignment)
-        reader = model.qformer_tokenizer if instruct else alignment and alignment.qformer_tokenizer
-        save_tokenizers(aside, processor, reader, instruction_aware=instruct)
+            save_alignment(temporary, alignment)
+        tokenizer = model.qformer_tokenizer if instruct else alignment and alignment.qformer_tokenizer
+        save_tokenizers(temporary, processor, tokenizer, instruction_aware=instruct)
 
 
 def save_alignment(folder: Path, alignment: Alignment) -> None:
@@ -59,21 +92,21 @@ def save_alignment(folder: Path, alignment: Alignment) -> None:
 
 
 def save_tokenizers(
-    folder: Path, processor: ZiyaProcessor, reader: Any | None, *, instruction_aware: bool
+    folder: Path, processor: ZiyaProcessor, qformer_tokenizer: Any | None, *, instruction_aware: bool
 ) -> None:
-    """Write the processor's files, and the Q-Former's tokenizer where it has one of its own.
+    """Write the processor's files and the Q-Former's own tokenizer, if any.
 
-    An instruction-aware checkpoint gets what stock ``InstructBlipProcessor`` reads.
+    An instruction-aware checkpoint gets the settings that stock ``InstructBlipProcessor`` reads.
     """
     processor.save_pretrained(folder)
-    if reader is not None:
-        reader.save_pretrained(folder / QFORMER_TOKENIZER)
+    if qformer_tokenizer is not None:
+        qformer_tokenizer.save_pretrained(folder / QFORMER_TOKENIZER)
     if instruction_aware:
         settings = {
             "processor_class": "InstructBlipProcessor",
             "num_query_tokens": processor.num_query_tokens,
         }
-        write_json(folder / "processor_config.json", settings)
+        write_json(folder / SETTINGS, settings)
 
 
 def load_checkpoint(
@@ -82,24 +115,23 @@ def load_checkpoint(
     """Open a checkpoint folder in evaluation mode.
 
     Args:
-        folder: ours, or one of stock BLIP-2 or InstructBLIP with a causal language model; or as
-            ``save_adapter`` writes it, which opens its base.
+        folder: one of ours, one of stock BLIP-2 or InstructBLIP with a causal language model, or an adapter
+            folder, which is merged into its base.
         attention: transformers' name of an attention for all parts, or None for each part's default.
-        dtype: of the weights in memory; ``auto`` is the one they were saved in.
-        quantization: transformers' config of a quantization that is done while they are read, or None.
+        dtype: dtype of the weights in memory; ``auto`` keeps the saved one.
+        quantization: transformers' config of a quantization to apply while loading, or None.
 
     Returns:
-        The network; its alignment, None where the folder has none; and the processor.
+        The network; its alignment, or None if the folder has none; and the processor.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or keys are missing or too many; in one line.
+        CheckpointError: a file is missing or damaged, or keys are missing or unexpected; in one line.
     """
     if (folder / ADAPTER_FILE).is_file():
-        model, alignment, processor = load_checkpoint(adapter_base(folder), attention=attention, dtype=dtype)
+        base = adapter_base(folder)
+        model, alignment, processor = load_checkpoint(base, attention=attention, dtype=dtype)
         if alignment is None or not isinstance(model, ZiyaVisualModel):
-            raise CheckpointError(
-                f"{adapter_base(folder)}: no {ALIGNMENT} there, which the base of an adapter needs"
-            )
+            raise CheckpointError(f"{base}: {ALIGNMENT} not found; the base of an adapter needs it")
         load_adapter(folder, model=model, alignment=alignment)
         merge_lora(model)
         return model.eval(), alignment, processor
@@ -115,22 +147,23 @@ def load_checkpoint(
         kwargs["quantization_config"] = quantization
     model = _load_network(folder, config, dtype, **kwargs)
     alignment = None
-    reader = open_qformer_tokenizer(folder)
+    tokenizer = open_qformer_tokenizer(folder)
     if isinstance(model, ZiyaInstructModel):
-        if reader is None:
-            raise CheckpointError(f"{folder}: {QFORMER_TOKENIZER}/ not found there; it reads the questions")
-        model.qformer_tokenizer = reader
+        if tokenizer is None:
+            raise CheckpointError(f"{folder}: {QFORMER_TOKENIZER}/ not found; it tokenizes the questions")
+        model.qformer_tokenizer = tokenizer
     elif (folder / ALIGNMENT).is_file():
         alignment = _load_alignment(folder, config, model.qformer.layernorm.weight.dtype)
-        alignment.qformer_tokenizer = reader
+        alignment.qformer_tokenizer = tokenizer
     return model, alignment, processor
 
 
 def _load_network(folder: Path, config: Any, dtype: Dtype, **kwargs: Any) -> VisualModel:
-    found = open_weights(folder)  # headers alone: what is damaged or missing is named before stock stumbles
-    if not any(key.startswith(LANGUAGE_MODEL) for key in found):
+    weights = open_weights(folder)  # headers only: damaged or missing files are named before stock fails
+    if not any(key.startswith(LANGUAGE_MODEL) for key in weights):
         raise CheckpointError(
-            f"{folder}: no language model inside; join one with `init --bridge {folder} --llm ... --out ...`"
+            f"{folder}: it contains no language model; join one with `init --bridge {folder} --llm ... --out "
+            "...`"
         )
     kind = ZiyaInstructModel if config.model_type == "instructblip" else ZiyaVisualModel
     try:
@@ -146,16 +179,14 @@ def _load_network(folder: Path, config: Any, dtype: Dtype, **kwargs: Any) -> Vis
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: cannot be read ({one_line(error)})") from error
     for key, shape, expected in sorted(info["mismatched_keys"]):
-        entry = found[key]
-        raise entry.refuse(f"of shape {list(shape)}", f"{list(expected)} by config.json")
-    where = next(iter(found.values())).file
-    refuse_keys(where, info["missing_keys"], info["unexpected_keys"])
+        raise weights[key].mismatch(f"of shape {list(shape)}", f"{list(expected)} by config.json")
+    refuse_keys(next(iter(weights.values())).file, info["missing_keys"], info["unexpected_keys"])
     return model.eval()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without stock's table of keys that do not fit: an error of ours names them in one line."""
+    """Suppress stock's table of keys that do not fit; our own error names them in one line."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -165,48 +196,14 @@ def _quiet() -> Iterator[None]:
 
 
 def _load_alignment(folder: Path, config: Any, dtype: torch.dtype) -> Alignment:
-    """The alignment in the Q-Former's dtype, for their layers work on the same states."""
+    """Load the alignment in the Q-Former's dtype, since their layers share hidden states."""
     entries = open_file(folder / ALIGNMENT)
     with torch.device("meta"):
         alignment = Alignment(config.qformer_config, projection_size=config.image_text_hidden_size)
     expected = {key: tuple(tensor.shape) for key, tensor in alignment.state_dict().items()}
-    check(entries, expected, where=folder / ALIGNMENT)
+    check_weights(entries, expected, where=folder / ALIGNMENT)
     state = {key: entry.read().to(dtype) for key, entry in entries.items()}
     alignment.load_state_dict(state, assign=True)
     positions = torch.arange(config.qformer_config.max_position_embeddings)
     alignment.embeddings.position_ids = positions[None]  # a buffer that no file holds
     return alignment.eval()
-
-
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-SETTINGS = ["*.json", "*.model", "*.txt", "*.jinja"]
-
-
-def local_folder(checkpoint: str | Path) -> Path:
-    """The folder of a checkpoint given as a path or as a hub id, such as ``Salesforce/blip2-opt-2.7b``.
-
-    Of a repository with both safetensors and pickles the safetensors are fetched alone.
-
-    Raises:
-        CheckpointError: there is no such folder, and no such repository can be fetched.
-    """
-    folder = Path(checkpoint)
-    if folder.is_dir():
-        return folder
-    if not HUB_ID.fullmatch(str(checkpoint)):
-        raise CheckpointError(f"{checkpoint}: no such folder, and no hub id of the form owner/name")
-    from httpx2 import HTTPError  # the hub's own client's
-    from huggingface_hub import list_repo_files, snapshot_download
-
-    name = str(checkpoint)
-    try:
-        files = list_repo_files(name)
-        weights = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "*.bin"
-        return Path(snapshot_download(name, allow_patterns=[*SETTINGS, weights]))
-    except (OSError, ValueError, HTTPError) as error:
-        try:
-            return Path(snapshot_download(name, local_files_only=True))  # fetched before, now offline
-        except (OSError, ValueError):
-            raise CheckpointError(
-                f"{name}: no such folder, and the hub does not give it ({one_line(error)})"
-            ) from error

@@ -1,4 +1,10 @@
-"""What is trained: parts or blocks of them by name, and low-rank adapters on the language model (peft)."""
+"""Trained parts: which parameters a stage trains, LoRA on the language model (peft), and adapter folders.
+
+An adapter folder holds everything that was trained since a base checkpoint. LoRA is in peft's layout, with
+the keys of the whole BLIP-2 network, so stock peft opens it. All other trained weights are in
+``trained.safetensors`` under the names of :func:`parameters_by_part`. ``adapter.json`` lists the trained
+parts and names the base checkpoint with the hashes of its weights.
+"""
 
 from __future__ import annotations
 
@@ -22,40 +28,45 @@ from ziya_visual.core.trainable import parse_rule
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.network import ZiyaVisualModel
 
+ADAPTER_FILE = "adapter.json"
+TRAINED = "trained.safetensors"
+LORA, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
+_INSIDE, _OUTSIDE = "model.language_model.base_model.model.", "base_model.model.language_model."
+
 Named = dict[str, nn.Parameter]
 
 
 def linear_names(language_model: nn.Module) -> list[str]:
-    """The names of the linear layers inside the decoder's blocks, whatever the architecture calls them.
+    """Return the names of the linear layers in the decoder's blocks, whatever the architecture calls them.
 
-    GPT-2's ``Conv1D`` is one too. Heads and projections outside the numbered blocks are never among them.
+    GPT-2's ``Conv1D`` counts. Heads and projections outside the numbered blocks do not.
     """
-    return sorted({name.rsplit(".", 1)[-1] for name, _ in _linears(language_model)})
+    return sorted({name.rsplit(".", 1)[-1] for name, _ in _linear_layers(language_model)})
 
 
-def _linears(language_model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _linear_layers(language_model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in language_model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and block_of(name) is not None:
+        if isinstance(module, nn.Linear | Conv1D) and _block_number(name) is not None:
             yield name, module
 
 
-def block_of(name: str) -> int | None:
-    """The block that a parameter or module stands in: the first number of its dotted name, if any."""
+def _block_number(name: str) -> int | None:
+    """Return the first number in a dotted name, which is its block, or None."""
     return next((int(piece) for piece in name.split(".") if piece.isdigit()), None)
 
 
 def add_lora(model: ZiyaVisualModel, *, rank: int, alpha: float) -> None:
-    """Wrap the language model with adapters that start as zero, unless it has them already.
+    """Wrap the language model with adapters that start at zero, unless it has adapters already.
 
     Raises:
         CheckpointError: the language model has no linear layer in numbered blocks.
     """
     if hasattr(model.language_model, "peft_config"):
         return
-    kinds = {type(module) for _, module in _linears(model.language_model)}
+    kinds = {type(module) for _, module in _linear_layers(model.language_model)}
     if not kinds:
         name = type(model.language_model).__name__
-        raise CheckpointError(f"{name}: no linear layers in numbered blocks, which LoRA could adapt")
+        raise CheckpointError(f"{name}: no linear layers in numbered blocks for LoRA to adapt")
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -66,9 +77,9 @@ def add_lora(model: ZiyaVisualModel, *, rank: int, alpha: float) -> None:
 
 
 def merge_lora(model: ZiyaVisualModel) -> None:
-    """Add the adapters into the weights for good; nothing happens where there are none.
+    """Merge adapters into the weights, if there are any.
 
-    They may be ours, or such as stock transformers puts into a checkpoint whose folder holds them.
+    They may be ours, or those that stock transformers adds for a checkpoint whose folder contains them.
     """
     if hasattr(model.language_model, "merge_and_unload"):
         model.language_model = model.language_model.merge_and_unload()
@@ -76,13 +87,13 @@ def merge_lora(model: ZiyaVisualModel) -> None:
     for name, layer in wrapped:
         layer.merge()
         model.set_submodule(name, layer.get_base_layer())
-    if wrapped:  # else transformers would save the adapter alone, and all keys by peft's names
+    if wrapped:  # otherwise transformers would save the adapter alone, and all keys under peft's names
         model._hf_peft_config_loaded = False
         model._weight_conversions = None
 
 
 def parameters_by_part(model: ZiyaVisualModel, alignment: Alignment) -> dict[str, Named]:
-    """The parameters of each part that a stage may train, named ``model.*`` and ``alignment.*``."""
+    """Return the parameters of each part that a stage may train, named ``model.*`` and ``alignment.*``."""
     prefixes = {
         "qformer": "model.qformer.",
         "query_tokens": "model.query_tokens",
@@ -91,43 +102,41 @@ def parameters_by_part(model: ZiyaVisualModel, alignment: Alignment) -> dict[str
         "lora": "model.language_model.",
         "vision": "model.vision_model.",
     }
-    both: dict[str, nn.Module] = {"model": model, "alignment": alignment}
-    named = {f"{root}.{name}": p for root, module in both.items() for name, p in module.named_parameters()}
-    parts = {
+    roots: dict[str, nn.Module] = {"model": model, "alignment": alignment}
+    named = {f"{root}.{name}": p for root, module in roots.items() for name, p in module.named_parameters()}
+    by_part = {
         part: {name: p for name, p in named.items() if name.startswith(prefix)}
         for part, prefix in prefixes.items()
     }
-    parts["lora"] = {name: p for name, p in parts["lora"].items() if "lora_" in name}
-    return parts
+    by_part["lora"] = {name: p for name, p in by_part["lora"].items() if "lora_" in name}
+    return by_part
 
 
-def parameters_for_rule(parts: dict[str, Named], rule: str) -> Named:
-    """The parameters that a rule of ``trains`` names.
+def parameters_for_rule(by_part: dict[str, Named], rule: str) -> Named:
+    """Return the parameters that a rule of ``trains`` selects.
 
     Raises:
         ConfigError: the part has no block in the rule's range.
     """
     part, _ = parse_rule(rule)
-    blocks = _blocks(parts, rule)
-    return {name: p for name, p in parts[part].items() if blocks is None or block_of(name) in blocks}
+    blocks = _block_range(by_part, rule)
+    return {name: p for name, p in by_part[part].items() if blocks is None or _block_number(name) in blocks}
 
 
-def _blocks(parts: dict[str, Named], rule: str) -> range | None:
-    """The numbers of the blocks that a rule names, None for the whole part."""
-    part, wanted = parse_rule(rule)
-    if wanted is None:
+def _block_range(by_part: dict[str, Named], rule: str) -> range | None:
+    """Return the numbers of the blocks that a rule selects, None for the whole part."""
+    part, selection = parse_rule(rule)
+    if selection is None:
         return None
-    count = 1 + max((block for name in parts[part] if (block := block_of(name)) is not None), default=-1)
-    blocks = range(count)[wanted]
+    count = 1 + max((n for name in by_part[part] if (n := _block_number(name)) is not None), default=-1)
+    blocks = range(count)[selection]
     if not blocks:
-        raise ConfigError(f"trains: {rule} is empty, for {part} has {count} blocks; count from 0")
+        raise ConfigError(f"trains: {rule} selects nothing: {part} has {count} blocks, counted from 0")
     return blocks
 
 
 def freeze_all_but(model: ZiyaVisualModel, alignment: Alignment, trains: Iterable[str]) -> dict[str, int]:
-    """Let the named parts or blocks learn and nothing else.
-
-    Modules stay in evaluation mode where they are frozen.
+    """Train the selected parts or blocks; freeze the rest and keep it in evaluation mode.
 
     Returns:
         The number of trained parameters by rule.
@@ -138,79 +147,73 @@ def freeze_all_but(model: ZiyaVisualModel, alignment: Alignment, trains: Iterabl
     for network in (model, alignment):
         network.requires_grad_(False)
         network.eval()
-    parts = parameters_by_part(model, alignment)
-    owners = {"qformer": model.qformer, "alignment": alignment, "vision": model.vision_model}
+    by_part = parameters_by_part(model, alignment)
+    modules = {"qformer": model.qformer, "alignment": alignment, "vision": model.vision_model}
     table = {}
     for rule in trains:
-        learning = parameters_for_rule(parts, rule)
-        for parameter in learning.values():
+        selected = parameters_for_rule(by_part, rule)
+        for parameter in selected.values():
             parameter.requires_grad_(True)
-        table[rule] = sum(parameter.numel() for parameter in learning.values())
-        owner, blocks = owners.get(parse_rule(rule)[0]), _blocks(parts, rule)
-        if owner is not None:
-            _train_mode(owner, blocks)
+        table[rule] = sum(parameter.numel() for parameter in selected.values())
+        module, blocks = modules.get(parse_rule(rule)[0]), _block_range(by_part, rule)
+        if module is not None:
+            _set_train_mode(module, blocks)
     assert sum(table.values()) == sum(
         p.numel() for p in [*model.parameters(), *alignment.parameters()] if p.requires_grad
     )
     return table
 
 
-def _train_mode(owner: nn.Module, blocks: range | None) -> None:
+def _set_train_mode(module: nn.Module, blocks: range | None) -> None:
     if blocks is None:
-        owner.train()
+        module.train()
         return
-    for name, module in owner.named_modules():
-        if name.rsplit(".", 1)[-1].isdigit() and block_of(name) in blocks:
-            module.train()
-
-
-ADAPTER_FILE = "adapter.json"
-TRAINED = "trained.safetensors"
-LORA, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
-_INSIDE, _OUTSIDE = "model.language_model.base_model.model.", "base_model.model.language_model."
+    for name, child in module.named_modules():
+        if name.rsplit(".", 1)[-1].isdigit() and _block_number(name) in blocks:
+            child.train()
 
 
 def save_adapter(
     folder: Path, *, model: ZiyaVisualModel, alignment: Alignment, trained: Sequence[str], base: Path
 ) -> None:
-    """Write an adapter folder, atomically.
+    """Write an adapter folder atomically.
 
     Args:
-        folder: where to.
-        model: as it was trained, its adapters not merged.
-        alignment: likewise.
+        folder: the folder to write.
+        model: the trained model with its adapters unmerged.
+        alignment: the trained alignment.
         trained: the rules of ``trains`` of all stages since ``base``.
         base: the checkpoint folder that training started from.
 
     Raises:
-        CheckpointError: there are no weights in ``base``.
+        CheckpointError: ``base`` contains no weights.
     """
-    parts = parameters_by_part(model, alignment)
-    with atomic_dir(folder) as aside:
+    by_part = parameters_by_part(model, alignment)
+    with atomic_dir(folder) as temporary:
         if _has_lora(trained):
-            save_file({_peft_name(name): p.data for name, p in parts["lora"].items()}, aside / LORA)
+            save_file({_peft_name(name): p.data for name, p in by_part["lora"].items()}, temporary / LORA)
             config = copy.copy(model.language_model.peft_config["default"])
             names = "|".join(sorted(config.target_modules))
             config.target_modules = rf"language_model\..*\.\d+\..*\b({names})"  # the ViT has an fc1 too
             config.base_model_name_or_path, config.inference_mode = str(base), True
-            config.save_pretrained(aside)
-        save_file({name: p.data.contiguous() for name, p in _rest(parts, trained).items()}, aside / TRAINED)
-        where = os.path.relpath(base.resolve(), folder.resolve())
-        write_json(
-            aside / ADAPTER_FILE, {"base": where, "weights": weight_hashes(base), "trained": list(trained)}
-        )
+            config.save_pretrained(temporary)
+        rest = {name: p.data.contiguous() for name, p in _without_lora(by_part, trained).items()}
+        save_file(rest, temporary / TRAINED)
+        relative = os.path.relpath(base.resolve(), folder.resolve())
+        record = {"base": relative, "weights": weight_hashes(base), "trained": list(trained)}
+        write_json(temporary / ADAPTER_FILE, record)
 
 
-def weight_hashes(base: Path) -> dict[str, str]:
-    """The identity of a checkpoint: the SHA-256 of each of its weight files by name."""
-    found = {path.name: hash_file(path) for path in sorted(base.glob("*.safetensors"))}
-    if not found:
-        raise CheckpointError(f"{base}: no *.safetensors there; expected the checkpoint of an adapter")
-    return found
+def weight_hashes(folder: Path) -> dict[str, str]:
+    """Identify a checkpoint by the SHA-256 of each of its weight files."""
+    hashes = {path.name: hash_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    if not hashes:
+        raise CheckpointError(f"{folder}: no *.safetensors files; expected an adapter's base checkpoint")
+    return hashes
 
 
 def adapter_base(folder: Path) -> Path:
-    """The checkpoint folder that an adapter folder names.
+    """Return the base checkpoint that an adapter folder names.
 
     Raises:
         CheckpointError: it is not where the adapter says.
@@ -218,25 +221,26 @@ def adapter_base(folder: Path) -> Path:
     base = (folder / str(_record(folder)["base"])).resolve()
     if not base.is_dir():
         raise CheckpointError(
-            f"{folder / ADAPTER_FILE}: its base {base} is not there; put it back or mend the key 'base'"
+            f"{folder / ADAPTER_FILE}: its base checkpoint {base} does not exist; restore it or correct the "
+            "key 'base'"
         )
     return base
 
 
 def load_adapter(folder: Path, *, model: ZiyaVisualModel, alignment: Alignment) -> None:
-    """Put an adapter folder into its base, opened before; LoRA is left unmerged.
+    """Load an adapter folder into its opened base; LoRA stays unmerged.
 
     Raises:
         CheckpointError: the base has other weights than the adapter was trained on; a file is missing or
             damaged; or keys or shapes are not exactly those that were trained.
     """
     record, base = _record(folder), adapter_base(folder)
-    found = weight_hashes(base)
-    for name in sorted({*found, *record["weights"]}):
-        if found.get(name) != record["weights"].get(name):
+    actual, expected = weight_hashes(base), record["weights"]
+    for name in sorted({*actual, *expected}):
+        if actual.get(name) != expected.get(name):
             raise CheckpointError(
-                f"{base / name}: SHA-256 is {found.get(name)}, expected "
-                f"{record['weights'].get(name)}: another base than {folder} was trained on"
+                f"{base / name}: SHA-256 is {actual.get(name)}, expected {expected.get(name)}: "
+                f"{folder} was trained on a different base"
             )
     lora = _has_lora(record["trained"])
     if lora:
@@ -244,11 +248,13 @@ def load_adapter(folder: Path, *, model: ZiyaVisualModel, alignment: Alignment) 
             config = read_json(folder / LORA_CONFIG)
             add_lora(model, rank=config["r"], alpha=config["lora_alpha"])
         except (DataError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{folder / LORA_CONFIG}: no LoRA settings ({error!r:.120})") from error
-    parts = parameters_by_part(model, alignment)
+            raise CheckpointError(
+                f"{folder / LORA_CONFIG}: no usable LoRA settings ({error!r:.120})"
+            ) from error
+    by_part = parameters_by_part(model, alignment)
     if lora:
-        _fill(folder / LORA, {_peft_name(name): p for name, p in parts["lora"].items()})
-    _fill(folder / TRAINED, _rest(parts, record["trained"]))
+        _fill(folder / LORA, {_peft_name(name): p for name, p in by_part["lora"].items()})
+    _fill(folder / TRAINED, _without_lora(by_part, record["trained"]))
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -265,37 +271,39 @@ def _has_lora(rules: Sequence[str]) -> bool:
     return any(parse_rule(rule)[0] == "lora" for rule in rules)
 
 
-def _rest(parts: dict[str, Named], rules: Sequence[str]) -> Named:
-    """What is trained besides LoRA."""
-    kept: Named = {}
+def _without_lora(by_part: dict[str, Named], rules: Sequence[str]) -> Named:
+    selected: Named = {}
     for rule in rules:
         if not _has_lora([rule]):
-            kept |= parameters_for_rule(parts, rule)
-    return kept
+            selected |= parameters_for_rule(by_part, rule)
+    return selected
 
 
 def _peft_name(name: str) -> str:
-    """Our name of a LoRA weight -> peft's, had it wrapped the whole network."""
+    """Translate our name of a LoRA weight to the one peft uses when it wraps the whole network."""
     assert name.startswith(_INSIDE), name
     return _OUTSIDE + name.removeprefix(_INSIDE).replace(".default.", ".")
 
 
-def _fill(path: Path, wanted: Named) -> None:
-    """Copy a file's tensors into parameters; its keys and shapes must be exactly theirs."""
+def _fill(path: Path, parameters: Named) -> None:
+    """Copy a file's tensors into parameters; keys and shapes must match exactly."""
     try:
-        found = load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read ({one_line(error)})") from error
-    missing, foreign = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    if missing or foreign:
+    missing, unexpected = (
+        sorted(parameters.keys() - tensors.keys()),
+        sorted(tensors.keys() - parameters.keys()),
+    )
+    if missing or unexpected:
         raise CheckpointError(
             f"{path}: {len(missing)} keys missing (such as {missing[:1]}), "
-            f"{len(foreign)} unexpected (such as {foreign[:1]})"
+            f"{len(unexpected)} unexpected (such as {unexpected[:1]})"
         )
-    for name, parameter in wanted.items():
-        if found[name].shape != parameter.shape:
-            shapes = tuple(found[name].shape), tuple(parameter.shape)
-            raise CheckpointError(f"{path}: {name} has shape {shapes[0]}, expected {shapes[1]}")
+    for name, parameter in parameters.items():
+        if tensors[name].shape != parameter.shape:
+            actual, expected = tuple(tensors[name].shape), tuple(parameter.shape)
+            raise CheckpointError(f"{path}: {name} has shape {actual}, expected {expected}")
     with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(found[name])
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])

@@ -1,4 +1,4 @@
-"""A new checkpoint out of parts: an image encoder, a causal language model and a fresh Q-Former between."""
+"""New networks from parts: an image encoder, a causal language model and a fresh Q-Former between them."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def compose(
     projection_size: int,
     seed: int,
 ) -> tuple[ZiyaVisualModel, Alignment]:
-    """Join the parts; Q-Former, queries, projection and alignment start at random from ``seed``.
+    """Join the parts; Q-Former, queries, projection and alignment are initialized from ``seed``.
 
     Args:
-        vision: the image encoder, taken over as it is.
+        vision: the image encoder; its weights are copied.
         language_model: any causal language model of transformers.
-        tokenizer: its tokenizer, which must own ``<image>``; the Q-Former's text side uses it too.
+        tokenizer: its tokenizer, which must have ``<image>``; the Q-Former's text side uses it too.
         qformer: keywords of ``Blip2QFormerConfig``; vocabulary and encoder width are filled in.
         num_query_tokens: Q.
         projection_size: width of the contrastive space.
-        seed: of the new weights.
+        seed: seed of the new weights.
 
     Raises:
         CheckpointError: the tokenizer has no ``<image>`` token, or more tokens than the model has embeddings.
@@ -44,7 +44,7 @@ def compose(
         raise CheckpointError(f"the tokenizer has no {IMAGE} token; add it before composing")
     if len(tokenizer) > rows:
         raise CheckpointError(
-            f"{len(tokenizer)} tokens in the tokenizer, {rows} embeddings in the LM; resize them first"
+            f"the tokenizer has {len(tokenizer)} tokens but the LM has {rows} embeddings; resize them first"
         )
     qformer_config = Blip2QFormerConfig(
         **qformer, vocab_size=len(tokenizer), encoder_hidden_size=vision.config.hidden_size, pad_token_id=None
@@ -67,29 +67,27 @@ def compose(
 
 
 def new_alignment(config: Blip2QFormerConfig, *, projection_size: int, seed: int) -> Alignment:
-    """An alignment for a Q-Former that has none, at random from ``seed``.
-
-    Its text side has ``config.vocab_size`` tokens.
-    """
+    """Initialize an alignment with ``config.vocab_size`` tokens from ``seed``."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Alignment(config, projection_size=projection_size)
 
 
 def set_image_size(model: VisualModel, side: int) -> None:
-    """Let the ViT take pictures of ``side`` x ``side`` pixels.
+    """Make the ViT take images of ``side`` x ``side`` pixels.
 
-    The embeddings are those that stock computes at every call with ``interpolate_pos_encoding``.
+    The new position embeddings are those that stock computes in every call with ``interpolate_pos_encoding``.
 
     Raises:
-        ConfigError: ``side`` is no multiple of the patches'.
+        ConfigError: ``side`` is not a multiple of the patch size.
     """
     settings = model.config.vision_config
     if side == settings.image_size:
         return
     if side % settings.patch_size:
         raise ConfigError(
-            f"model.image_size: {side} is no multiple of the ViT's patches, {settings.patch_size} pixels"
+            f"model.image_size: {side} is not a multiple of the ViT's patch size, "
+            f"{settings.patch_size} pixels"
         )
     embeddings = model.vision_model.embeddings
     patches = (side // settings.patch_size) ** 2

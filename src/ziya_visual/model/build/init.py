@@ -1,4 +1,4 @@
-"""``init``: a new checkpoint out of a bridge's folder and a language model's, rewritten tensor by tensor."""
+"""``init``: a new checkpoint from a bridge's folder and a language model's, written tensor by tensor."""
 
 from __future__ import annotations
 
@@ -21,15 +21,22 @@ from ziya_visual.core.errors import CheckpointError, ConfigError, nearest, one_l
 from ziya_visual.core.files import atomic_dir, read_json, write_json
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.build.compose import new_alignment
-from ziya_visual.model.build.language_model import LanguageModel, ends_at, read_language_model
+from ziya_visual.model.build.language_model import LanguageModel, end_token_ids, read_language_model
 from ziya_visual.model.build.layouts import LANGUAGE_MODEL, Bridge, instruct_names, read_bridge
-from ziya_visual.model.build.weights import SHARD_BYTES, Entry, Weights, check, write_weights
+from ziya_visual.model.build.weights import (
+    SHARD_BYTES,
+    Entry,
+    Weights,
+    check_weights,
+    require_new_folder,
+    write_weights,
+)
 from ziya_visual.model.checkpoint import local_folder, save_alignment, save_tokenizers
 from ziya_visual.model.network import VisualModel, ZiyaInstructModel, ZiyaVisualModel
-from ziya_visual.model.processor import ZiyaProcessor, add_chat_template, open_tokenizer, same_vocabulary
+from ziya_visual.model.processor import ZiyaProcessor, add_chat_template, open_tokenizer
 
 PROJECTION = "language_projection."
-BY_TOKEN = ("embeddings.word_embeddings.weight", "lm_bias")  # of the alignment: a row a token
+BY_TOKEN = ("embeddings.word_embeddings.weight", "lm_bias")  # the alignment's tensors with a row per token
 SEEDED = Path("(new from the seed)")
 
 
@@ -51,79 +58,88 @@ def init(
         llm: folder or hub id of any ``AutoModelForCausalLM``.
         out: the new folder.
         bridge: folder or hub id of a BLIP-2, InstructBLIP or Ziya checkpoint, or of one of ours.
-        vision_config: without a ``bridge``, JSON with the keywords of ``Blip2VisionConfig``.
-        qformer_config: without a ``bridge``, JSON with those of ``Blip2QFormerConfig``, and
-            ``num_query_tokens`` and ``image_text_hidden_size`` if they are not BLIP-2's.
+        vision_config: without a ``bridge``, a JSON file with keywords of ``Blip2VisionConfig``.
+        qformer_config: without a ``bridge``, a JSON file with keywords of ``Blip2QFormerConfig``, and
+            ``num_query_tokens`` and ``image_text_hidden_size`` if they differ from BLIP-2's.
         qformer_tokenizer: folder or hub id of a tokenizer for the Q-Former's text side.
         instruction_aware: let the queries see the question, as InstructBLIP does.
-        seed: of new weights.
-        shard_bytes: the largest weights file, but for a tensor that is larger alone.
+        seed: seed of new weights.
+        shard_bytes: size limit of a weights file; a larger tensor gets a file of its own.
 
     Returns:
-        What was taken from where, to be shown.
+        A summary of the parts and their origins, to show.
 
     Raises:
-        ConfigError: neither ``bridge`` nor both configurations are given, or ``out`` is there already.
+        ConfigError: neither ``bridge`` nor both configurations are given, or ``out`` exists already.
         CheckpointError: a part cannot be read, or the parts do not fit.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out}: there already; name a new folder")
-    if bridge is not None and vision_config is None and qformer_config is None:
-        source = read_bridge(local_folder(bridge))
-    elif bridge is None and vision_config is not None and qformer_config is not None:
-        source = new_bridge(vision_config, qformer_config, seed=seed)
-    else:
-        raise ConfigError("give --bridge, or both --vision-config and --qformer-config")
+    require_new_folder(out)
+    source = _source(bridge, vision_config, qformer_config, seed)
     language = read_language_model(local_folder(llm))
     add_chat_template(language.tokenizer, source.chat_names)
-    reader = open_tokenizer(local_folder(qformer_tokenizer)) if qformer_tokenizer is not None else None
-    alignment, reader = text_side(source, language.tokenizer, reader, seed=seed)
+    tokenizer = open_tokenizer(local_folder(qformer_tokenizer)) if qformer_tokenizer is not None else None
+    alignment, tokenizer = _text_side(source, language.tokenizer, tokenizer, seed=seed)
     weights = {**source.weights, **_projection(source, language, seed)}
     weights |= {LANGUAGE_MODEL + key: entry for key, entry in language.weights.items()}
     if instruction_aware:
-        weights = instruct_names(weights | _instructions(source, alignment))
-        reader = reader or language.tokenizer
-    config = joint_config(source, language, alignment, instruction_aware=instruction_aware)
+        weights = instruct_names(weights | _instruction_weights(source, alignment))
+        tokenizer = tokenizer or language.tokenizer
+    config = _joint_config(source, language, alignment, instruction_aware=instruction_aware)
     _check(config, weights, language)
-    processor = ZiyaProcessor(  # before anything is written: a chat template may not do
+    processor = ZiyaProcessor(  # built before anything is written, since it may refuse the chat template
         language.tokenizer,
         image_size=config.vision_config.image_size,
         num_query_tokens=source.num_query_tokens,
     )
-    with atomic_dir(out) as aside:
-        write_weights(aside, weights, shard_bytes=shard_bytes)
-        config.save_pretrained(aside)
-        _write_generation_config(aside, language, processor.chat.eos_id)
-        save_tokenizers(aside, processor, reader, instruction_aware=instruction_aware)
+    with atomic_dir(out) as temporary:
+        write_weights(temporary, weights, shard_bytes=shard_bytes)
+        config.save_pretrained(temporary)
+        _write_generation_config(temporary, language, processor.chat.eos_id)
+        save_tokenizers(temporary, processor, tokenizer, instruction_aware=instruction_aware)
         if not instruction_aware:
-            save_alignment(aside, alignment)
+            save_alignment(temporary, alignment)
+    return {**_summary(source, language, alignment, weights), "written": str(out)}
+
+
+def _source(
+    bridge: str | Path | None, vision_config: Path | None, qformer_config: Path | None, seed: int
+) -> Bridge:
+    if bridge is not None and vision_config is None and qformer_config is None:
+        return read_bridge(local_folder(bridge))
+    if bridge is None and vision_config is not None and qformer_config is not None:
+        return _new_bridge(vision_config, qformer_config, seed=seed)
+    raise ConfigError("give --bridge, or both --vision-config and --qformer-config")
+
+
+def _summary(
+    bridge: Bridge, language: LanguageModel, alignment: Alignment, weights: Weights
+) -> dict[str, Any]:
     projection = weights[f"{PROJECTION}weight"]
     return {
         "parameters": sum(torch.Size(entry.shape).numel() for entry in weights.values()),
-        "vision, Q-Former": str(source.source),
+        "vision, Q-Former": str(bridge.source),
         "projection": f"{list(projection.shape)} {'new' if projection.file == SEEDED else 'taken over'}",
-        "Q-Former's text": f"{'taken over' if source.text else 'new'}, {_vocabulary(alignment)} tokens",
+        "Q-Former's text": f"{'taken over' if bridge.text else 'new'}, {_text_vocabulary(alignment)} tokens",
         "language model": f"{language.folder}, {language.config.vocab_size} tokens",
-        "written": str(out),
     }
 
 
-def new_bridge(vision_config: Path, qformer_config: Path, *, seed: int) -> Bridge:
-    """A ViT and a Q-Former from nothing pre-trained.
+def _new_bridge(vision_config: Path, qformer_config: Path, *, seed: int) -> Bridge:
+    """Initialize a ViT and a Q-Former from ``seed``.
 
     Raises:
         ConfigError: a file has a key that its part does not know, or a value that it cannot take.
     """
-    vision, qformer = _settings(vision_config), _settings(qformer_config)
+    vision, qformer = _read_settings(vision_config), _read_settings(qformer_config)
     defaults = Blip2Config()
     queries = qformer.pop("num_query_tokens", defaults.num_query_tokens)
     projection_size = qformer.pop("image_text_hidden_size", defaults.image_text_hidden_size)
-    # The published ViT's own value, 1e-10, is of use for loading alone: new weights would all but be zero.
+    # The published ViT's own value, 1e-10, suits only loading: new weights would be all but zero.
     vision.setdefault("initializer_range", 0.02)
     config = Blip2Config(
-        vision_config=_built(Blip2VisionConfig, vision, vision_config).to_dict(),
-        qformer_config=_built(Blip2QFormerConfig, qformer, qformer_config).to_dict(),
-        text_config=LlamaConfig(  # left out again
+        vision_config=_build_config(Blip2VisionConfig, vision, vision_config).to_dict(),
+        qformer_config=_build_config(Blip2QFormerConfig, qformer, qformer_config).to_dict(),
+        text_config=LlamaConfig(  # dropped below
             hidden_size=8, num_attention_heads=1, num_hidden_layers=0, vocab_size=8
         ).to_dict(),
         num_query_tokens=queries,
@@ -140,65 +156,70 @@ def new_bridge(vision_config: Path, qformer_config: Path, *, seed: int) -> Bridg
     return Bridge(vision, qformer, queries, projection_size, weights, source=SEEDED)
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _read_settings(path: Path) -> dict[str, Any]:
     value = read_json(path)
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected an object of settings, found {type(value).__name__}")
     return {name: setting for name, setting in value.items() if name != "model_type"}
 
 
-def _built(kind: Any, settings: dict[str, Any], path: Path) -> Any:
+def _build_config(kind: Any, settings: dict[str, Any], path: Path) -> Any:
     known = set(kind().to_dict())
     unknown = sorted(settings.keys() - known)
     if unknown:
         raise ConfigError(f"{path}: unknown key {unknown[0]!r}{nearest(unknown[0], known)}")
     try:
         return kind(**settings)
-    except Exception as error:  # the library's own kinds of validation error
+    except Exception as error:  # the library has its own kinds of validation errors
         raise ConfigError(f"{path}: {one_line(error)}") from error
 
 
-def text_side(bridge: Bridge, tokenizer: Any, own: Any | None, *, seed: int) -> tuple[Alignment, Any | None]:
-    """The Q-Former's text side: the bridge's where it has one, else new.
+def _text_side(bridge: Bridge, tokenizer: Any, own: Any | None, *, seed: int) -> tuple[Alignment, Any | None]:
+    """Build the Q-Former's text side from the bridge's, or from ``seed`` if it has none.
 
     Args:
-        bridge: may have a text side, read by a tokenizer of its own.
+        bridge: may have a text side with its own tokenizer.
         tokenizer: the language model's.
-        own: the Q-Former's, or None: then the bridge's where it has a text side, else the language model's.
-        seed: of what is new.
+        own: the Q-Former's, or None: then the bridge's, else the language model's.
+        seed: seed of new weights.
 
     Returns:
-        The alignment, and the tokenizer that reads for it; None where that is the language model's. Tokens
-        that the bridge's tokenizer knew keep their rows under another tokenizer, found by their spelling.
+        The alignment and its tokenizer, None if that is the language model's. Tokens that the bridge's
+        tokenizer knows keep their rows under another tokenizer, matched by spelling.
     """
     reader = own if own is not None else bridge.text_tokenizer or tokenizer
-    kept = bridge.text_tokenizer is not None and same_vocabulary(reader, bridge.text_tokenizer)
-    rows = bridge.text[BY_TOKEN[0]].shape[0] if kept else len(reader)
+    same = bridge.text_tokenizer is not None and _same_vocabulary(reader, bridge.text_tokenizer)
+    rows = bridge.text[BY_TOKEN[0]].shape[0] if same else len(reader)
     alignment = new_alignment(
         Blip2QFormerConfig(**{**bridge.qformer, "vocab_size": rows, "pad_token_id": None}),
         projection_size=bridge.projection_size,
         seed=seed,
     )
     state = alignment.state_dict()
-    taken = {key: entry for key, entry in bridge.text.items() if key in state}
-    pairs: Any = None
-    if bridge.text and not kept:
-        numbers = bridge.text_tokenizer.get_vocab()
-        shared = [(new, numbers[token]) for token, new in reader.get_vocab().items() if token in numbers]
-        pairs = torch.tensor(shared, dtype=torch.long).reshape(-1, 2).T
+    shared: Any = None  # int64[2, n]: new and old rows of the tokens in both vocabularies
+    if bridge.text and not same:
+        old = bridge.text_tokenizer.get_vocab()
+        ids = [(new, old[token]) for token, new in reader.get_vocab().items() if token in old]
+        shared = torch.tensor(ids, dtype=torch.long).reshape(-1, 2).T
     with torch.no_grad():
-        for key, entry in taken.items():
-            if key in BY_TOKEN and pairs is not None:
-                state[key][pairs[0]] = entry.read()[pairs[1]].to(state[key].dtype)
+        for key, entry in bridge.text.items():
+            if key not in state:
+                continue
+            if key in BY_TOKEN and shared is not None:
+                state[key][shared[0]] = entry.read()[shared[1]].to(state[key].dtype)
             elif entry.shape != tuple(state[key].shape):
-                raise entry.refuse(f"of shape {list(entry.shape)}", f"{list(state[key].shape)}")
+                raise entry.mismatch(f"of shape {list(entry.shape)}", f"{list(state[key].shape)}")
             else:
                 state[key].copy_(entry.read())
-    return alignment, None if same_vocabulary(reader, tokenizer) else reader
+    return alignment, None if _same_vocabulary(reader, tokenizer) else reader
+
+
+def _same_vocabulary(tokenizer: Any, other: Any) -> bool:
+    return bool(tokenizer.get_vocab() == other.get_vocab())
 
 
 def _projection(bridge: Bridge, language: LanguageModel, seed: int) -> Weights:
-    """The projection to the language model's width: the bridge's where it fits, else a new one."""
+    """Return a new projection to the language model's width, nothing if the bridge's fits."""
     width, old = language.config.hidden_size, bridge.weights.get(f"{PROJECTION}weight")
     if old is not None and old.shape[0] == width:
         return {}
@@ -214,8 +235,8 @@ def _projection(bridge: Bridge, language: LanguageModel, seed: int) -> Weights:
     }
 
 
-def _instructions(bridge: Bridge, alignment: Alignment) -> Weights:
-    """The part of the text side that an instruction-aware Q-Former holds inside."""
+def _instruction_weights(bridge: Bridge, alignment: Alignment) -> Weights:
+    """Return the part of the text side that an instruction-aware Q-Former has inside."""
     if not bridge.text:
         raise CheckpointError(
             f"{bridge.source}: --instruction-aware needs a bridge whose Q-Former reads text: InstructBLIP, "
@@ -228,22 +249,21 @@ def _instructions(bridge: Bridge, alignment: Alignment) -> Weights:
     }
 
 
-def joint_config(
+def _joint_config(
     bridge: Bridge, language: LanguageModel, alignment: Alignment, *, instruction_aware: bool
 ) -> Any:
-    """The configuration of the new checkpoint; it opens in the language model's dtype."""
-    qformer = {**bridge.qformer, "vocab_size": _vocabulary(alignment), "pad_token_id": None}
+    """Return the configuration of the new checkpoint, which opens in the language model's dtype."""
+    qformer = {**bridge.qformer, "vocab_size": _text_vocabulary(alignment), "pad_token_id": None}
     if instruction_aware:
         qformer.pop("use_qformer_text_input", None)
     kind = InstructBlipConfig if instruction_aware else Blip2Config
-    first = next(iter(language.weights.values()))
     return kind(
         vision_config=bridge.vision,
         qformer_config=qformer,
         text_config=language.config.to_dict(),
         num_query_tokens=bridge.num_query_tokens,
         image_token_index=language.image_id,
-        dtype=first.dtype,
+        dtype=next(iter(language.weights.values())).dtype,
         architectures=[_network(instruction_aware).stock_name],
         **({} if instruction_aware else {"image_text_hidden_size": bridge.projection_size}),
     )
@@ -254,7 +274,7 @@ def _network(instruction_aware: bool) -> type[VisualModel]:
 
 
 def _check(config: Any, weights: Weights, language: LanguageModel) -> None:
-    """Compare names and shapes with the network of the configuration, built without memory."""
+    """Compare names and shapes with those of the configured network, built on the meta device."""
     with torch.device("meta"):
         network = _network(config.model_type == "instructblip")._from_config(config)
     expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
@@ -262,19 +282,19 @@ def _check(config: Any, weights: Weights, language: LanguageModel) -> None:
     if not language.as_named:
         weights = {key: entry for key, entry in weights.items() if not key.startswith(LANGUAGE_MODEL)}
         expected = {key: shape for key, shape in expected.items() if not key.startswith(LANGUAGE_MODEL)}
-    check(weights, expected, where=f"the parts of the new checkpoint ({language.folder} inside)")
+    check_weights(weights, expected, where=f"the parts of the new checkpoint ({language.folder} inside)")
 
 
 def _write_generation_config(folder: Path, language: LanguageModel, end: int) -> None:
-    """The language model's own, its settings as they are; it stops also where an answer of ours ends."""
+    """Write the language model's own settings with our answers' end token added."""
     own = language.folder / "generation_config.json"
     if not own.is_file():
         GenerationConfig.from_model_config(language.config).save_pretrained(folder)
         own = folder / own.name
     settings = read_json(own)
-    ends = ends_at(settings.get("eos_token_id"), end)
-    write_json(folder / own.name, {**settings, "eos_token_id": ends})
+    settings["eos_token_id"] = end_token_ids(settings.get("eos_token_id"), end)
+    write_json(folder / own.name, settings)
 
 
-def _vocabulary(alignment: Alignment) -> int:
+def _text_vocabulary(alignment: Alignment) -> int:
     return int(alignment.embeddings.word_embeddings.weight.shape[0])

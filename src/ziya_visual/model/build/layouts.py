@@ -1,8 +1,8 @@
-"""The layouts that a vision part and a Q-Former come in, and their names in ours.
+"""Checkpoint layouts that hold a ViT and a Q-Former, and the translation of their names into ours.
 
-BLIP-2 and InstructBLIP have one ViT and, but for names, one Q-Former: InstructBLIP keeps the text side (token
-embeddings and the text's feed-forwards) inside, stock retrieval beside, and we in the alignment file. The
-published Ziya layout is BLIP-2's without a language model.
+BLIP-2 and InstructBLIP share one ViT and, except for names, one Q-Former. The Q-Former's text side (token
+embeddings and text feed-forwards) is inside the Q-Former in InstructBLIP, beside it in stock retrieval, and
+in our alignment file. The published Ziya layout is BLIP-2's without a language model.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ ALIGNMENT = "alignment.safetensors"
 LANGUAGE_MODEL = "language_model."
 CONFIGS: dict[str, Any] = {"blip-2": Blip2Config, "instructblip": InstructBlipConfig}
 BRIDGE_PARTS = ("vision_model.", "qformer.", "query_tokens", "language_projection.")
-# Of stock Blip2ForImageTextRetrieval; the alignment calls them the same.
+# In stock Blip2ForImageTextRetrieval; the alignment uses the same names.
 RETRIEVAL_PARTS = ("embeddings.", "vision_projection.", "text_projection.", "itm_head.")
 
-# InstructBLIP's name of a part of the Q-Former -> ours; what begins with ``text:`` is the alignment's.
-_RENAMED = (
+# InstructBLIP's names in the Q-Former -> ours; names with the prefix ``text:`` belong to the alignment.
+TEXT = "text:"
+_FROM_INSTRUCT = (
     (re.compile(r"^qformer\.embeddings\.layernorm\."), "qformer.layernorm."),
     (re.compile(r"^qformer\.embeddings\."), "text:embeddings."),
     (re.compile(r"^qformer\.encoder\.layer\.(\d+)\.(intermediate|output)\."), r"text:feed_forwards.\1.\2."),
 )
-_BACK = (
+_TO_INSTRUCT = (
     (re.compile(r"^qformer\.layernorm\."), "qformer.embeddings.layernorm."),
     (re.compile(r"^embeddings\."), "qformer.embeddings."),
     (re.compile(r"^feed_forwards\.(\d+)\."), r"qformer.encoder.layer.\1."),
 )
-TEXT = "text:"
 
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """What stands between pictures and a language model, wherever it comes from.
+    """What stands between images and a language model, in whatever layout it was saved.
 
     Attributes:
         vision: keywords of ``Blip2VisionConfig``.
         qformer: keywords of ``Blip2QFormerConfig``.
         num_query_tokens: Q.
         projection_size: width of the contrastive space.
-        weights: ViT, Q-Former, queries and, if there is one, projection, under BLIP-2's names.
-        text: the Q-Former's text side under the alignment's names; empty where the source has none.
-        text_tokenizer: of the text side, None where there is none.
-        chat_names: the published Ziya layout's names of the speakers, None for others.
-        source: what it was read from, for messages.
+        weights: ViT, Q-Former, queries and the projection, if there is one, under BLIP-2's names.
+        source: its origin, for messages.
+        text: the Q-Former's text side under the alignment's names; empty if the source has none.
+        text_tokenizer: the tokenizer of the text side, or None.
+        chat_names: the published Ziya layout's names of the speakers, None for other layouts.
     """
 
     vision: dict[str, Any]
@@ -69,10 +69,10 @@ class Bridge:
 
 
 def read_config(folder: Path) -> Any:
-    """The configuration of a BLIP-2 or InstructBLIP folder.
+    """Read the configuration of a BLIP-2 or InstructBLIP folder.
 
     Raises:
-        CheckpointError: it is absent, cannot be read, or is another model's.
+        CheckpointError: it is missing, cannot be read, or belongs to another kind of model.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -87,13 +87,13 @@ def read_config(folder: Path) -> Any:
 
 
 def read_bridge(folder: Path) -> Bridge:
-    """Vision part and Q-Former of a folder in any of the layouts; nothing of its language model.
+    """Read the ViT and the Q-Former of a folder in any layout, without its language model.
 
     Raises:
-        CheckpointError: it cannot be read, or holds weights of no layout that we know.
+        CheckpointError: the folder cannot be read, or has weights of no known layout.
     """
     config = read_config(folder)
-    weights, text = _sorted_out(folder, open_weights(folder))
+    weights, text = _split_parts(open_weights(folder))
     if (folder / ALIGNMENT).is_file():
         text = open_file(folder / ALIGNMENT)
     tokenizer = None
@@ -103,7 +103,7 @@ def read_bridge(folder: Path) -> Bridge:
             tokenizer = open_tokenizer(folder)
         words = text["embeddings.word_embeddings.weight"]
         if len(tokenizer) > words.shape[0]:
-            raise words.refuse(f"of {words.shape[0]} rows", f"{len(tokenizer)}, one for each of its tokens")
+            raise words.mismatch(f"of {words.shape[0]} rows", f"{len(tokenizer)}, one for each token")
     names = {key: getattr(config, key, None) for key in CHAT_KEYS}
     return Bridge(
         vision=_keywords(config.vision_config),
@@ -111,24 +111,24 @@ def read_bridge(folder: Path) -> Bridge:
         num_query_tokens=config.num_query_tokens,
         projection_size=getattr(config, "image_text_hidden_size", Blip2Config().image_text_hidden_size),
         weights=weights,
+        source=folder,
         text=text,
         text_tokenizer=tokenizer,
         chat_names=None if None in names.values() else {key: str(name) for key, name in names.items()},
-        source=folder,
     )
 
 
 def _keywords(config: Any) -> dict[str, Any]:
-    """A part's settings without the name of its class, which differs between the layouts, and its dtype."""
+    """Return a part's settings without its dtype and class name, which differ between the layouts."""
     return {name: value for name, value in config.to_dict().items() if name not in ("model_type", "dtype")}
 
 
-def _sorted_out(folder: Path, found: Weights) -> tuple[Weights, Weights]:
-    """The Q-Former's weights, ViT and all, under BLIP-2's names; and its text side under the alignment's."""
+def _split_parts(found: Weights) -> tuple[Weights, Weights]:
+    """Return ViT and Q-Former under BLIP-2's names, and the text side under the alignment's names."""
     weights: Weights = {}
     text: Weights = {}
     for key, entry in found.items():
-        name = _renamed(key, _RENAMED)
+        name = _rename(key, _FROM_INSTRUCT)
         if name.startswith(TEXT):
             text[name.removeprefix(TEXT)] = entry
         elif name.startswith(BRIDGE_PARTS):
@@ -142,11 +142,11 @@ def _sorted_out(folder: Path, found: Weights) -> tuple[Weights, Weights]:
 
 
 def instruct_names(weights: Weights) -> Weights:
-    """Weights under our names, the alignment's text side among them, as InstructBLIP calls them."""
-    return {_renamed(key, _BACK): entry for key, entry in weights.items()}
+    """Rename weights under our names, the alignment's text side included, to InstructBLIP's names."""
+    return {_rename(key, _TO_INSTRUCT): entry for key, entry in weights.items()}
 
 
-def _renamed(key: str, table: tuple[tuple[re.Pattern[str], str], ...]) -> str:
+def _rename(key: str, table: tuple[tuple[re.Pattern[str], str], ...]) -> str:
     for pattern, name in table:
         if pattern.search(key):
             return pattern.sub(name, key)

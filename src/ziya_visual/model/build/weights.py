@@ -1,7 +1,7 @@
-"""Weights on disk as plans: tensors known by name and shape, each read only when it is written.
+"""Weights on disk as lazy entries: tensors known by name and shape, read only when they are written.
 
-Reading gives views into the mapped file, so that a folder of any size is rewritten with little more memory
-than the largest tensor that changes.
+Reading returns views into the mapped file, so rewriting a folder of any size takes little more memory than
+the largest tensor that changes.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from torch import Tensor
 from transformers.modeling_utils import str_to_torch_dtype
 
 from ziya_visual.core import log
-from ziya_visual.core.errors import CheckpointError, one_line
+from ziya_visual.core.errors import CheckpointError, ConfigError, one_line
 from ziya_visual.core.files import read_json, write_json
 
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 SHARD_BYTES = 4 * 10**9
-# Buffers that older versions of transformers saved; stock makes them anew.
+# Buffers that older versions of transformers saved; stock recomputes them.
 NOT_WEIGHTS = re.compile(r"(^|\.)(position_ids|rotary_emb\.inv_freq)$")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor that is read when it is needed, and where it stands, for errors about it."""
+    """A tensor that is read on demand, and its origin for error messages."""
 
     file: Path
     key: str
@@ -42,37 +42,33 @@ class Entry:
 
     @staticmethod
     def of(tensor: Tensor, file: Path, key: str) -> Entry:
-        """A tensor that is in memory already; ``file`` and ``key`` say where it comes from."""
+        """Wrap a tensor that is in memory already; ``file`` and ``key`` name its origin."""
         return Entry(file, key, tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
-    def refuse(self, found: str, expected: str) -> CheckpointError:
-        """An error about this tensor, to be raised."""
+    def mismatch(self, found: str, expected: str) -> CheckpointError:
+        """Return an error about this tensor, for the caller to raise."""
         return CheckpointError(f"{self.file}: {self.key} is {found}, expected {expected}")
 
 
 Weights = dict[str, Entry]
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights, safetensors before pickles.
-
-    Raises:
-        CheckpointError: there are none, or an index names files that are not there.
-    """
+def _weight_files(folder: Path) -> list[Path]:
+    """List the files that hold a folder's weights, preferring safetensors to pickles."""
     for name in (SAFETENSORS, BIN):
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():
             return [folder / name]
         if index.is_file():
             table = read_json(index)
-            mapped = table.get("weight_map") if isinstance(table, dict) else None
-            if not isinstance(mapped, dict) or not mapped:
-                raise CheckpointError(f"{index}: no weight_map in it; fetch the file again")
-            files = [folder / str(file) for file in sorted(set(mapped.values()))]
-            absent = [file.name for file in files if not file.is_file()]
-            if absent:
+            weight_map = table.get("weight_map") if isinstance(table, dict) else None
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise CheckpointError(f"{index}: it has no weight_map; fetch the file again")
+            files = [folder / str(file) for file in sorted(set(weight_map.values()))]
+            missing = [file.name for file in files if not file.is_file()]
+            if missing:
                 raise CheckpointError(
-                    f"{folder}: {len(absent)} of {len(files)} shards not found there, such as {absent[0]}; "
+                    f"{folder}: {len(missing)} of {len(files)} shards not found, such as {missing[0]}; "
                     "fetch the rest"
                 )
             return files
@@ -80,19 +76,19 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def open_weights(folder: Path) -> Weights:
-    """All tensors of a folder by name, none read yet; buffers that are not weights are left out.
+    """List all tensors of a folder by name without reading them; buffers that are not weights are left out.
 
     Raises:
         CheckpointError: a file is missing or damaged, or is a pickle of something else.
     """
-    found: Weights = {}
-    for file in weight_files(folder):
-        found |= open_file(file)
-    return {key: entry for key, entry in found.items() if not NOT_WEIGHTS.search(key)}
+    weights: Weights = {}
+    for file in _weight_files(folder):
+        weights |= open_file(file)
+    return {key: entry for key, entry in weights.items() if not NOT_WEIGHTS.search(key)}
 
 
 def open_file(file: Path) -> Weights:
-    """The tensors of one file; see :func:`open_weights`."""
+    """List the tensors of one file; see :func:`open_weights`."""
     return _open_safetensors(file) if file.suffix == ".safetensors" else _open_pickle(file)
 
 
@@ -108,7 +104,8 @@ def _open_safetensors(file: Path) -> Weights:
     except (SafetensorError, OSError) as error:
         size = file.stat().st_size if file.is_file() else 0
         raise CheckpointError(
-            f"{file}: {size} bytes that are no whole safetensors file ({one_line(error)}); fetch it again"
+            f"{file}: its {size} bytes are not a complete safetensors file ({one_line(error)}); fetch it "
+            "again"
         ) from error
     except KeyError as error:
         raise CheckpointError(
@@ -121,59 +118,65 @@ def _open_safetensors(file: Path) -> Weights:
 
 
 def _open_pickle(file: Path) -> Weights:
-    # Files from before 2020 are no zip archives and cannot be mapped.
+    # Files from before 2020 are not zip archives and cannot be mapped.
     try:
-        held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise CheckpointError(
-            f"{file}: cannot be read as weights ({one_line(error)}); expected a whole pickle of tensors"
+            f"{file}: cannot be read as weights ({one_line(error)}); expected a complete pickle of tensors"
         ) from error
-    if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
+    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise CheckpointError(
-            f"{file}: a pickle of {type(held).__name__}, expected a dictionary of tensors by name"
+            f"{file}: a pickle of {type(content).__name__}, expected a dictionary of tensors by name"
         )
-    return {str(key): Entry.of(tensor, file, str(key)) for key, tensor in held.items()}
+    return {str(key): Entry.of(tensor, file, str(key)) for key, tensor in content.items()}
 
 
-def check(found: Mapping[str, Entry], expected: Mapping[str, tuple[int, ...]], *, where: Path | str) -> None:
-    """Refuse weights that are not exactly the expected ones.
+def check_weights(
+    weights: Mapping[str, Entry], expected: Mapping[str, tuple[int, ...]], *, where: Path | str
+) -> None:
+    """Require exactly the expected names and shapes.
 
     Raises:
-        CheckpointError: a tensor is missing, is too many, or has another shape; the first is named.
+        CheckpointError: a tensor is missing, unexpected or of another shape; the first is named.
     """
-    for key, entry in found.items():
+    for key, entry in weights.items():
         if key in expected and entry.shape != expected[key]:
-            raise entry.refuse(f"of shape {list(entry.shape)}", f"{list(expected[key])} by the configuration")
-    refuse_keys(where, expected.keys() - found.keys(), found.keys() - expected.keys())
+            raise entry.mismatch(
+                f"of shape {list(entry.shape)}", f"{list(expected[key])} by the configuration"
+            )
+    refuse_keys(where, expected.keys() - weights.keys(), weights.keys() - expected.keys())
 
 
 def refuse_keys(
     where: Path | str, missing: Iterable[str], unexpected: Iterable[str], *, of: str = "its config.json"
 ) -> None:
-    """Raise ``CheckpointError`` where names are missing or too many; it names one of each."""
-    said = [
-        f"{len(names)} keys {what} (such as {names[0]})"
-        for what, names in (("missing", sorted(missing)), ("unexpected", sorted(unexpected)))
+    """Raise ``CheckpointError`` if names are missing or unexpected; it names one of each."""
+    problems = [
+        f"{len(names)} keys {kind} (such as {names[0]})"
+        for kind, names in (("missing", sorted(missing)), ("unexpected", sorted(unexpected)))
         if names
     ]
-    if said:
-        raise CheckpointError(f"{where}: {', '.join(said)}; expected those of {of} and no others")
+    if problems:
+        raise CheckpointError(f"{where}: {', '.join(problems)}; expected exactly those of {of}")
+
+
+def require_new_folder(out: Path) -> None:
+    """Raise ``ConfigError`` if ``--out`` names something other than a new or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out}: already exists; name a new folder")
 
 
 def write_weights(folder: Path, weights: Weights, *, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write ``model.safetensors``, or shards and an index where it would be larger than ``shard_bytes``."""
+    """Write ``model.safetensors``, or shards with an index if it would exceed ``shard_bytes``."""
     shards = _shards(weights, shard_bytes)
     names = [SAFETENSORS]
     if len(shards) > 1:
         names = [f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
+        total = sum(_bytes(entry) for entry in weights.values())
+        files = {key: name for name, keys in zip(names, shards, strict=True) for key in sorted(keys)}
         write_json(
-            folder / f"{SAFETENSORS}.index.json",
-            {
-                "metadata": {"total_size": sum(_bytes(entry) for entry in weights.values())},
-                "weight_map": {
-                    key: name for name, keys in zip(names, shards, strict=True) for key in sorted(keys)
-                },
-            },
+            folder / f"{SAFETENSORS}.index.json", {"metadata": {"total_size": total}, "weight_map": files}
         )
     with log.progress("write weights", len(shards)) as bar:
         for name, keys in zip(names, shards, strict=True):
@@ -184,7 +187,7 @@ def write_weights(folder: Path, weights: Weights, *, shard_bytes: int = SHARD_BY
 
 
 def _shards(weights: Weights, limit: int) -> list[list[str]]:
-    """Names in their order, as many a shard as fit; one that is larger alone has a shard of its own."""
+    """Split names in order into shards below the limit; a larger tensor gets a shard of its own."""
     shards: list[list[str]] = [[]]
     size = 0
     for key, entry in weights.items():

@@ -30,7 +30,7 @@ from ziya_visual.core.errors import CheckpointError, ConfigError, EndpointError,
 from ziya_visual.core.files import atomic_dir, read_json, write_json
 from ziya_visual.data.text_batch import edges
 from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.build.language_model import ends_at
+from ziya_visual.model.build.language_model import end_token_ids
 from ziya_visual.model.build.layouts import ALIGNMENT
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
 from ziya_visual.model.lora import merge_lora
@@ -154,7 +154,7 @@ def _write_merged(checkpoint: Path, folder: Path) -> tuple[list[parity.Prompt], 
 def _generation_config(old: Any, processor: Any) -> GenerationConfig:
     """The checkpoint's own, ending also where an answer of ours ends."""
     values = {key: value for key, value in old.to_diff_dict().items() if not key.startswith("_")}
-    values["eos_token_id"] = ends_at(old.eos_token_id, processor.chat.eos_id)
+    values["eos_token_id"] = end_token_ids(old.eos_token_id, processor.chat.eos_id)
     values["pad_token_id"] = processor.chat.pad_id
     values["bos_token_id"] = processor.tokenizer.bos_token_id
     return GenerationConfig(**values)
