@@ -51,10 +51,14 @@ def test_what_was_fetched_before_opens_offline(tmp_path: Path, hub: dict[str, An
     hub |= {"folders": {"meta/llama": tmp_path}, "online": False}
     assert local_folder("meta/llama") == tmp_path
     assert hub["asked"] == [{"local_files_only": True}]
-    with pytest.raises(CheckpointError, match="other/llama: no such folder, and fetching it from the hub failed"):
+    with pytest.raises(
+        CheckpointError, match="other/llama: no such folder, and fetching it from the hub failed"
+    ):
         local_folder("other/llama")
 
 
 def test_an_unknown_repository_is_one_line(hub: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match=r"fetching it from the hub failed \(404: repository a/b not found\)"):
+    with pytest.raises(
+        CheckpointError, match=r"fetching it from the hub failed \(404: repository a/b not found\)"
+    ):
         local_folder("a/b")

@@ -229,7 +229,11 @@ def _no_base(path: Path) -> None:
         ("adapter_model.safetensors", Path.unlink, "adapter_model.safetensors: cannot be read"),
         ("adapter_config.json", lambda path: path.write_text("{}"), "no usable LoRA settings"),
         ("adapter.json", lambda path: path.write_text("[]"), "expected an object with base"),
-        ("adapter.json", _other_base, r"base/model.safetensors: SHA-256 is \w+, expected \w+: .* was trained on a different base"),
+        (
+            "adapter.json",
+            _other_base,
+            r"base/model.safetensors: SHA-256 is \w+, expected \w+: .* was trained on a different base",
+        ),
         ("adapter.json", _no_base, "elsewhere does not exist"),
     ],
 )
