@@ -24,8 +24,8 @@ import yaml
 from ziya_visual.core.files import read_examples, read_json, write_json, write_records, write_text
 from ziya_visual.core.recipe import load_recipe
 from ziya_visual.core.records import Example, Message
-from ziya_visual.eval.runner import evaluate
-from ziya_visual.eval.suites.scenes import build_suite
+from ziya_visual.eval.run import evaluate
+from ziya_visual.eval.suites import build_scenes
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.quickstart import RECIPE, quickstart
 from ziya_visual.scenes.language import QUESTION_TYPES, TRAIN_PHRASINGS, Language
@@ -113,7 +113,7 @@ def run_variant(seed: int, variant: str, share: float) -> None:
     write_text(folder / "recipe.yaml", yaml.safe_dump(recipe))
     last = run_recipe(load_recipe(folder / "recipe.yaml"))
     metrics = evaluate(
-        ZiyaVisual.from_pretrained(last), build_suite(seed), name="chat", out=folder, seed=seed
+        ZiyaVisual.from_pretrained(last), build_scenes(seed), name="chat", out=folder, seed=seed
     )
     write_json(folder / "results.json", {"metrics": [asdict(metric) for metric in metrics]})
 

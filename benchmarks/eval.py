@@ -107,10 +107,10 @@ def retrieval_file(path: Path) -> None:
 
 
 def retrieval_ours(path: Path) -> dict[str, Any]:
-    from ziya_visual.eval.score.run import run
+    from ziya_visual.eval.score import compute
 
     start = time.perf_counter()
-    scores = run("retrieval", embeddings=path)["scores"]
+    scores = compute("retrieval", embeddings=path)["scores"]
     seconds = time.perf_counter() - start
     rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": seconds, "rss_mb": rss_mb, "scores": scores}

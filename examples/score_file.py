@@ -9,11 +9,11 @@ python examples/score_file.py references.jsonl predictions.json zh
 import sys
 from pathlib import Path
 
-from ziya_visual.eval.score.run import run
+from ziya_visual.eval.score import compute
 
 
 def main(references: str, predictions: str, lang: str = "en") -> None:
-    result = run("caption", references=Path(references), predictions=Path(predictions), lang=lang)
+    result = compute("caption", references=Path(references), predictions=Path(predictions), lang=lang)
     intervals = result["card"]["intervals"]
     for name, value in result["scores"].items():
         low, high = intervals.get(name, (value, value))

@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from ziya_visual.core import log
-from ziya_visual.core.files import atomic_dir, read_examples, read_json, write_records
+from ziya_visual.core.files import atomic_dir, read_examples, read_json, write_json, write_records
 from ziya_visual.core.recipe import load_recipe
 from ziya_visual.core.records import Example
 from ziya_visual.eval.judge.leaderboard import leaderboard
 from ziya_visual.eval.judge.run import judge_predictions
 from ziya_visual.eval.report.page import Target, write_report
-from ziya_visual.eval.results import Metric, Scope, results, write_results
-from ziya_visual.eval.run import samples
-from ziya_visual.eval.runner import evaluate, majority
-from ziya_visual.eval.suites import Suite
-from ziya_visual.eval.suites.scenes import build_suite
+from ziya_visual.eval.results import Metric, Scope, results
+from ziya_visual.eval.run import draw_samples, evaluate, majority
+from ziya_visual.eval.suites import Suite, build_scenes
 from ziya_visual.forge.translate import translate
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.scenes import dataset
@@ -73,7 +71,7 @@ def quickstart(out: Path, *, seed: int = 0, from_scratch: bool = False) -> dict[
         with log.timed(seconds, "train"):
             curve = _train(out, parts, seed)
         with log.timed(seconds, "evaluate"):
-            suite = build_suite(seed)
+            suite = build_scenes(seed)
             metrics = forged + _evaluate(out, suite, seed)
             judge_predictions(out / "predictions", ("base", "chat"), out=out / "judge")
             leaderboard([out / "judge"], out=out / "leaderboard", seed=seed)
@@ -88,8 +86,8 @@ def quickstart(out: Path, *, seed: int = 0, from_scratch: bool = False) -> dict[
             "parts": read_card(parts),
         },
     )
-    write_results(out / "results.json", recorded)
-    write_report(out, recorded, curve, samples(suite, out, model="chat", seed=seed), targets=TARGETS)
+    write_json(out / "results.json", recorded)
+    write_report(out, recorded, curve, draw_samples(suite, out, model="chat", seed=seed), targets=TARGETS)
     log.logger.info("report: %s", out / "report.html")
     return recorded
 

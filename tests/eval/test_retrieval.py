@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.eval import retrieval
-from ziya_visual.eval.score import run as score
+from ziya_visual.eval import retrieval, score
 
 NAMES = {
     f"{way}_r{k}": f"{lavis}_r{k}" for way, lavis in (("i2t", "txt"), ("t2i", "img")) for k in (1, 5, 10)
@@ -24,7 +23,7 @@ def close(scores: dict[str, float], truth: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("name", ["C", "D"])
 def test_equals_lavis(shared: Path, expected: Callable[[str], Any], name: str) -> None:
-    result = score.run("retrieval", embeddings=shared / "retrieval" / f"{name}.npz")
+    result = score.compute("retrieval", embeddings=shared / "retrieval" / f"{name}.npz")
     close(result["scores"], expected("retrieval")[name]["lavis"])
 
 
@@ -43,7 +42,7 @@ def test_reranks_as_lavis(
     )
     np.savez(tmp_path / "itm.npz", itm=arrays["itm_logit_image_by_text"])
     rerank = tmp_path / "itm.npz" if top_k else None
-    result = score.run("retrieval", embeddings=tmp_path / "e.npz", rerank=rerank, top_k=top_k)
+    result = score.compute("retrieval", embeddings=tmp_path / "e.npz", rerank=rerank, top_k=top_k)
     close(result["scores"], expected("retrieval")["E_itm_k32"][key])
 
 
@@ -89,17 +88,17 @@ def test_refuses(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     good = {"image": np.eye(2), "text": np.eye(2), "text2image": np.array([0, 1])}
     np.savez(tmp_path / "e.npz", **{**good, **arrays})
     with pytest.raises(DataError, match=message):
-        score.run("retrieval", embeddings=tmp_path / "e.npz")
+        score.compute("retrieval", embeddings=tmp_path / "e.npz")
 
 
 def test_refuses_a_similarity_with_nan_and_files_of_another_form(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", i2t=np.array([[np.nan]]), text2image=np.array([0]))
     with pytest.raises(DataError, match="NaN"):
-        score.run("retrieval", similarity=tmp_path / "s.npz")
+        score.compute("retrieval", similarity=tmp_path / "s.npz")
     with pytest.raises(DataError, match="has no array 'image'; it has i2t"):
-        score.run("retrieval", embeddings=tmp_path / "s.npz")
+        score.compute("retrieval", embeddings=tmp_path / "s.npz")
     (tmp_path / "x.npz").write_text("{}")
-    with pytest.raises(DataError, match="is no readable NPZ"):
-        score.run("retrieval", embeddings=tmp_path / "x.npz")
+    with pytest.raises(DataError, match="not a readable NPZ"):
+        score.compute("retrieval", embeddings=tmp_path / "x.npz")
     with pytest.raises(ConfigError, match="either --embeddings or --similarity"):
-        score.run("retrieval")
+        score.compute("retrieval")

@@ -75,7 +75,7 @@ def test_a_stock_checkpoint_is_measured_without_retrieval(
     folders.blip2(tmp_path / "stock")
     result = run_suite(tmp_path / "stock", folder / "suite.jsonl", out=tmp_path / "eval")
     assert {row["task"] for row in result["metrics"]} == {"vqa", "caption"}
-    assert result["card"]["not_measured"] == ["suite: no retrieval, for stock only speaks"]
+    assert result["card"]["not_measured"] == ["suite: no retrieval, because stock only generates text"]
 
 
 def test_a_suite_without_pictures_is_refused(tmp_path: Path) -> None:

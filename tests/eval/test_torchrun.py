@@ -15,7 +15,7 @@ import pytest
 from ziya_visual.core import distributed
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.files import read_json, read_jsonl
-from ziya_visual.eval.models.open import opened
+from ziya_visual.eval.models.open import open_model
 from ziya_visual.eval.run import run_suite
 
 
@@ -49,6 +49,6 @@ def test_an_endpoint_is_asked_by_one_process(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with (
         pytest.raises(ConfigError, match="start eval without torchrun"),
-        opened("m@http://127.0.0.1:1/v1", out=tmp_path),
+        open_model("m@http://127.0.0.1:1/v1", out=tmp_path),
     ):
         pass

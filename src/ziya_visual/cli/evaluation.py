@@ -98,9 +98,9 @@ def score(
     options = {name: value for name, value in locals().items() if name not in ("form", "out")}
     if per_item and out is None:
         raise ConfigError("--per-item writes to the file of --out; give --out as well")
-    from ziya_visual.eval.score.run import run
+    from ziya_visual.eval.score import compute
 
-    result = run(form, command=shlex.join(["ziya-visual", *sys.argv[1:]]), **options)
+    result = compute(form, command=shlex.join(["ziya-visual", *sys.argv[1:]]), **options)
     if out is not None:
         write_json(out, result)
     show(result["scores"])
@@ -113,7 +113,7 @@ def score(
 @measure.command()
 def reproduce(card: Annotated[Path, typer.Argument(help="File that score --out wrote.")]) -> None:
     """Score the files of a card again and check that the numbers are equal."""
-    from ziya_visual.eval.score.run import reproduce as run
+    from ziya_visual.eval.score import reproduce as run
 
     result = run(card)
     if not result["equal"]:

@@ -1,23 +1,23 @@
-"""``results.json``: one row per measured number, the form that the report, CI and the README read."""
+"""Scores with 95 % bootstrap intervals, and the rows of ``results.json``."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ziya_visual.core.errors import DataError
-from ziya_visual.core.files import read_json, write_json
-from ziya_visual.eval.metrics.bootstrap import interval
+from ziya_visual.eval.metrics.bootstrap import Floats, Statistic, interval, intervals, means
+
+INTERVAL_RULE = "95 % percentile bootstrap, 1000 draws, seed 0"
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number with its 95 % interval; percent, except CIDEr, which is as coco-caption gives it."""
+    """A number with its 95 % interval, in percent; CIDEr is as coco-caption gives it."""
 
     model: str
     split: str
@@ -32,7 +32,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a group of metrics is about: the first four fields of their rows."""
+    """The first four fields of a group of metrics: which model was measured on what."""
 
     model: str
     split: str
@@ -48,17 +48,103 @@ class Scope:
         groups: Sequence[Hashable] | None = None,
         seed: int = 0,
     ) -> Metric:
-        """The mean of ``values``, or the mean of the means of ``groups``, with its bootstrap interval."""
+        """Return the mean of ``values``, or the mean of the means of ``groups``, with its interval."""
         array = np.asarray(values, np.float64)
         if groups is None:
             value = float(array.mean())
         else:
             members: dict[Hashable, list[float]] = {}
-            for group, one in zip(groups, array, strict=True):
-                members.setdefault(group, []).append(float(one))
-            value = float(np.mean([np.mean(found) for found in members.values()]))
+            for group, item in zip(groups, array, strict=True):
+                members.setdefault(group, []).append(float(item))
+            value = float(np.mean([np.mean(items) for items in members.values()]))
         low, high = interval(array, clusters=clusters, groups=groups, seed=seed)
         return Metric(self.model, self.split, self.lang, self.task, name, value, low, high, len(array))
+
+
+@dataclass
+class Scored:
+    """The result of one form of ``score``.
+
+    Attributes:
+        scores: name -> value, as written to the output file.
+        failures: reason -> count.
+        items: score name -> item -> value, for scores that are means over items. Intervals, ``--compare`` and
+            ``--per-item`` use it.
+        rule: the rule or segmenter behind the numbers, for the card.
+        not_computed: score name -> why it is missing.
+        notes: further entries of the card.
+        statistics: scores that have an interval but are not means over items.
+        clusters: item -> the cluster it is resampled with (a question's image); by default the item.
+        packages: packages whose versions determine the numbers.
+    """
+
+    scores: dict[str, float]
+    failures: Counter[str] = field(default_factory=Counter)
+    items: dict[str, dict[str, float]] = field(default_factory=dict)
+    rule: str = ""
+    not_computed: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    statistics: list[Statistic] = field(default_factory=list)
+    clusters: dict[str, str] = field(default_factory=dict)
+    packages: list[str] = field(default_factory=list)
+
+    def clusters_of(self, statistic: Statistic) -> list[str]:
+        """Return the cluster of each item of a statistic."""
+        return [self.clusters.get(item, item) for item in statistic.items]
+
+
+def find_intervals(scored: Scored) -> dict[str, list[float]]:
+    """Return score name -> [low, high] for every score with more than one cluster."""
+    bounds: dict[str, list[float]] = {}
+    for statistic in [means(scored.items), *scored.statistics]:
+        clusters = scored.clusters_of(statistic)
+        if len(set(clusters)) > 1:
+            found = intervals(statistic.rows, statistic.score, clusters=clusters)
+            bounds.update(dict(zip(statistic.names, found.tolist(), strict=True)))
+    return bounds
+
+
+def differences(first: Scored, second: Scored) -> dict[str, dict[str, float]]:
+    """Return score name -> first, second, difference, low, high, n, over the items that both systems have.
+
+    Every bootstrap draw takes the same items for both systems, so items that are hard for both cancel out.
+    """
+    table: dict[str, dict[str, float]] = {}
+    for a, b in _paired_statistics(first, second):
+        width = a.rows.shape[1]
+        rows = np.hstack([a.rows, b.rows])
+        first_values, second_values = (side.score(side.rows.sum(axis=0)[None])[0] for side in (a, b))
+
+        def gain(sums: Floats, a: Statistic = a, b: Statistic = b, width: int = width) -> Floats:
+            return b.score(sums[:, width:]) - a.score(sums[:, :width])
+
+        bounds = intervals(rows, gain, clusters=first.clusters_of(a))
+        for name, x, y, (low, high) in zip(a.names, first_values, second_values, bounds, strict=True):
+            table[name] = {
+                "first": float(x),
+                "second": float(y),
+                "difference": float(y - x),
+                "low": float(low),
+                "high": float(high),
+                "n": float(len(a.items)),
+            }
+    return table
+
+
+def _paired_statistics(first: Scored, second: Scored) -> Iterator[tuple[Statistic, Statistic]]:
+    # Each mean by itself, because the items of one question type are not those of another.
+    for name, values in first.items.items():
+        shared = [item for item in values if item in second.items.get(name, {})]
+        if shared:
+            a, b = ({name: {item: side.items[name][item] for item in shared}} for side in (first, second))
+            yield means(a), means(b)
+    for one in first.statistics:
+        for other in second.statistics:
+            names = [name for name in one.names if name in other.names]
+            known = set(other.items)
+            items = [item for item in one.items if item in known]
+            if names and items:
+                yield one.pick(names, items), other.pick(names, items)
 
 
 def results(
@@ -69,22 +155,9 @@ def results(
     versions: Mapping[str, str],
     card: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of ``results.json`` (DESIGN), numbers rounded to four decimals."""
+    """Return the content of ``results.json``, with numbers rounded to four decimals."""
     rows = [asdict(metric) for metric in metrics]
     for row in rows:
         row.update({key: round(row[key], 4) for key in ("value", "low", "high")})
     times = {name: round(value, 2) for name, value in seconds.items()}
     return {"metrics": rows, "seconds": times, "seed": seed, "versions": dict(versions), "card": dict(card)}
-
-
-def write_results(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``results.json`` atomically."""
-    write_json(path, content)
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """Read ``results.json``, refusing another form."""
-    content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("metrics"), list):
-        raise DataError(f"{path}: is no results.json; expected an object with a list 'metrics'")
-    return content

@@ -1,9 +1,9 @@
 """Recall at K between images and texts, from embeddings or a similarity matrix; no model.
 
-What counts: a query is right at K if fewer than K wrong candidates score at least as high as its best right
-one. Scores within 1e-6 are ties and count against the system, so equal embeddings never look like success.
+A query is right at K if fewer than K wrong candidates score at least as high as its best right one. Scores
+within 1e-6 are ties and count against the system, so equal embeddings never look like success.
 
-Legend: N images, M texts, Q query tokens an image, D dimensions.
+Legend: N images, M texts, Q query tokens per image, D dimensions, P right pairs.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ Ints = npt.NDArray[np.int64]
 
 TIE = 1e-6
 DEPTHS = (1, 5, 10)
-CUT_OFF = np.iinfo(np.int64).max  # the rank of what is not there to be found
+CUT_OFF = np.iinfo(np.int64).max  # the rank of a query without a right candidate
 _BLOCK_BYTES = 64 << 20
 
 
 def similarity(image: npt.NDArray[np.floating], text: npt.NDArray[np.floating]) -> Floats:
-    """Scores float32[N, M]: the cosine, for [N, Q, D] images the largest over their query tokens.
+    """Return scores float32[N, M]: the cosine, for [N, Q, D] images the largest over their query tokens.
 
-    Embeddings of any length are brought to length one first, as CLIP_benchmark and LAVIS do.
+    Embeddings are normalized to length one first, as CLIP_benchmark and LAVIS do.
 
     Raises:
-        DataError: shapes that do not fit, values that are not finite, a vector of length zero.
+        DataError: shapes that do not match, values that are not finite, or a vector of length zero.
     """
     image, text = np.asarray(image, np.float32), np.asarray(text, np.float32)
     if image.ndim not in (2, 3) or text.ndim != 2 or image.shape[-1] != text.shape[-1]:
@@ -60,19 +60,19 @@ def _unit(vectors: Floats, name: str) -> Floats:
     return unit
 
 
-def check_pairs(scores: npt.NDArray[np.floating], text2image: npt.NDArray[np.integer]) -> Ints:
-    """``text2image`` as int64[M] or [M, K], after refusing what cannot be scored.
+def check_text2image(scores: npt.NDArray[np.floating], text2image: npt.NDArray[np.integer]) -> Ints:
+    """Return ``text2image`` as int64[M] or [M, K], after refusing what cannot be scored.
 
-    A text with several right images (MUGE's queries have some) has a row of them, filled up with -1.
+    A text with several right images (MUGE's queries have some) has a row of them, padded with -1.
 
     Raises:
-        DataError: shapes that do not fit, indices out of range, scores that are not finite.
+        DataError: shapes that do not match, indices out of range, or scores that are not finite.
     """
     images, texts = scores.shape
     several = text2image.ndim == 2
     if text2image.shape[:1] != (texts,) or text2image.ndim > 2 or text2image.dtype.kind not in "iu":
         found = f"{text2image.dtype}{list(text2image.shape)}"
-        raise DataError(f"text2image is {found}, expected integers [{texts}], one a text (or [{texts}, K])")
+        raise DataError(f"text2image is {found}, expected integers [{texts}], one per text (or [{texts}, K])")
     if text2image.size == 0 or images == 0:
         raise DataError(f"nothing to score: {images} images, {texts} texts")
     least = text2image.max(axis=1).min() if several else text2image.min()
@@ -83,37 +83,52 @@ def check_pairs(scores: npt.NDArray[np.floating], text2image: npt.NDArray[np.int
     return text2image.astype(np.int64)
 
 
-def pairs(text2image: Ints) -> tuple[Ints, Ints]:
-    """The right pairs: (texts, images), int64[P] each."""
+def right_pairs(text2image: Ints) -> tuple[Ints, Ints]:
+    """Return the right pairs as (texts, images), int64[P] each."""
     if text2image.ndim == 1:
         return np.arange(len(text2image)), text2image
     texts, places = np.nonzero(text2image >= 0)
     return texts, text2image[texts, places]
 
 
+def ranks(
+    scores: Floats, text2image: Ints, *, itm: Floats | None = None, top_k: int = 0
+) -> tuple[Ints, Ints]:
+    """Return (ranks of the images' texts, ranks of the texts' images), int64[N] and int64[M].
+
+    Args:
+        scores: contrastive scores float32[N, M].
+        text2image: see :func:`check_text2image`.
+        itm: matching logits float32[N, M]; if given, the top k are ranked again, see :func:`rerank`.
+        top_k: number of candidates per row and column that ``itm`` ranks again.
+    """
+    by_row, by_column = (scores, scores) if itm is None else rerank(scores, itm, top_k, text2image)
+    return rank_texts(by_row, text2image), rank_images(by_column, text2image)
+
+
 def rank_texts(scores: npt.NDArray[np.floating], text2image: Ints) -> Ints:
-    """For every image how many wrong texts stand before its best right one: int64[N]."""
+    """Return for every image the number of wrong texts ahead of its best right one: int64[N]."""
     images = len(scores)
     ranks = np.full(images, CUT_OFF, np.int64)
-    texts, owners = pairs(text2image)
+    texts, owners = right_pairs(text2image)
     order = np.argsort(owners, kind="stable")
     bounds = np.searchsorted(owners[order], np.arange(images + 1))
     for index in range(images):
-        mine = texts[order[bounds[index] : bounds[index + 1]]]
-        if len(mine):
+        right = texts[order[bounds[index] : bounds[index + 1]]]
+        if len(right):
             row = scores[index]
-            limit = row[mine].max()
+            limit = row[right].max()
             if limit > -np.inf:
                 ranks[index] = np.count_nonzero(row >= limit - TIE) - np.count_nonzero(
-                    row[mine] >= limit - TIE
+                    row[right] >= limit - TIE
                 )
     return ranks
 
 
 def rank_images(scores: npt.NDArray[np.floating], text2image: Ints) -> Ints:
-    """For every text how many wrong images stand before its own, or its best one: int64[M]."""
+    """Return for every text the number of wrong images ahead of its best right one: int64[M]."""
     count = scores.shape[1]
-    texts, images = pairs(text2image)
+    texts, images = right_pairs(text2image)
     right = scores[images, texts]
     limit = np.full(count, -np.inf, scores.dtype)
     np.maximum.at(limit, texts, right)
@@ -125,9 +140,9 @@ def rank_images(scores: npt.NDArray[np.floating], text2image: Ints) -> Ints:
 
 
 def rerank(scores: Floats, itm: Floats, top_k: int, text2image: Ints) -> tuple[Floats, Floats]:
-    """Contrastive plus matching score within the top k of each row, and of each column; -inf elsewhere.
+    """Return contrastive plus matching score within the top k of each row and of each column, else -inf.
 
-    Where scores tie at the edge of the top k, the right pair is left out.
+    If scores tie at the edge of the top k, the right pair is left out.
 
     Returns:
         (scores to rank texts by, scores to rank images by), both float32[N, M].
@@ -136,36 +151,34 @@ def rerank(scores: Floats, itm: Floats, top_k: int, text2image: Ints) -> tuple[F
         raise DataError(f"itm is {list(itm.shape)}, expected {list(scores.shape)} as the similarity")
     if top_k < 1:
         raise DataError(f"--top-k {top_k}: expected 1 or more")
-    texts, images = pairs(text2image)
+    texts, images = right_pairs(text2image)
     strict = scores.copy()
     strict[images, texts] -= TIE
     total = scores + itm
-    by_row = _keep_top(strict, total, top_k)
-    by_column = _keep_top(strict.T, total.T, top_k).T
-    return by_row, by_column
+    return _keep_top(strict, total, top_k), _keep_top(strict.T, total.T, top_k).T
 
 
 def candidates(scores: Floats, top_k: int, text2image: Ints) -> npt.NDArray[np.bool_]:
-    """bool[N, M]: the pairs whose matching logit :func:`rerank` reads."""
+    """Return bool[N, M]: the pairs whose matching logit :func:`rerank` reads."""
     by_row, by_column = rerank(scores, np.zeros_like(scores), top_k, text2image)
-    chosen: npt.NDArray[np.bool_] = (by_row > -np.inf) | (by_column > -np.inf)
-    return chosen
+    mask: npt.NDArray[np.bool_] = (by_row > -np.inf) | (by_column > -np.inf)
+    return mask
 
 
 def _keep_top(order: Floats, values: Floats, top_k: int) -> Floats:
-    kept = np.full(values.shape, -np.inf, values.dtype)
+    result = np.full(values.shape, -np.inf, values.dtype)
     top_k = min(top_k, values.shape[1])
-    chosen = np.argpartition(-order, top_k - 1, axis=1)[:, :top_k]
-    np.put_along_axis(kept, chosen, np.take_along_axis(values, chosen, axis=1), axis=1)
-    return kept
+    top = np.argpartition(-order, top_k - 1, axis=1)[:, :top_k]
+    np.put_along_axis(result, top, np.take_along_axis(values, top, axis=1), axis=1)
+    return result
 
 
 def recalls(image_ranks: Ints, text_ranks: Ints) -> dict[str, float]:
-    """``i2t_r1`` ... ``t2i_r10`` in percent, their mean, and the mean of each direction (MUGE's is t2i)."""
+    """Return ``i2t_r1`` ... ``t2i_r10`` in percent, the mean of each direction (MUGE's is t2i) and of all."""
     scores = {}
-    for name, ranks in (("i2t", image_ranks), ("t2i", text_ranks)):
+    for name, query_ranks in (("i2t", image_ranks), ("t2i", text_ranks)):
         for depth in DEPTHS:
-            scores[f"{name}_r{depth}"] = 100 * float(np.mean(ranks < depth))
+            scores[f"{name}_r{depth}"] = 100 * float(np.mean(query_ranks < depth))
     for name in ("i2t", "t2i"):
         scores[f"{name}_mean_recall"] = sum(scores[f"{name}_r{depth}"] for depth in DEPTHS) / len(DEPTHS)
     scores["mean_recall"] = (scores["i2t_mean_recall"] + scores["t2i_mean_recall"]) / 2

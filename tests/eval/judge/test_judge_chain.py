@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from ziya_visual.cli.app import app
 from ziya_visual.core.files import read_json, read_jsonl
+from ziya_visual.eval import score
 from ziya_visual.eval.judge.leaderboard import leaderboard
 from ziya_visual.eval.judge.run import judge
-from ziya_visual.eval.score import run as score
 
 Save = Callable[[str, Any], Path]
 FAST = {"backoff_seconds": 0.01, "timeout_seconds": 5.0}
@@ -40,7 +40,7 @@ def test_real_qa90_in_both_languages(shared: Path, judge_server: JudgeServer, tm
             judge=judge_server.judge, out=tmp_path / f"out{end}", **FAST,
         )  # fmt: skip
         assert (card["reviews"], card["failures"], card["unanswered"]) == (90, 0, {})
-        scores = score.run("judge", reviews=tmp_path / f"out{end}" / "reviews.jsonl")["scores"]
+        scores = score.compute("judge", reviews=tmp_path / f"out{end}" / "reviews.jsonl")["scores"]
         assert {"conv", "detail", "complex"} <= set(scores)
     assert sum("两个人工智能助手" in prompt for prompt in judge_server.prompts) == 90
     board = leaderboard([tmp_path / "out", tmp_path / "out_zh"], out=tmp_path / "board")["judges"][0]

@@ -14,10 +14,10 @@ from PIL import Image
 
 from ziya_visual.core.errors import ConfigError, DataError, EndpointError
 from ziya_visual.core.files import read_jsonl
+from ziya_visual.eval import score
 from ziya_visual.eval.judge.files import language_of, read_model_answers, read_questions
 from ziya_visual.eval.judge.leaderboard import leaderboard
 from ziya_visual.eval.judge.run import judge
-from ziya_visual.eval.score import run as score
 
 Save = Callable[[str, Any], Path]
 SUBJECTS = ("cat", "dog", "bird", "car", "boat", "tree")
@@ -109,7 +109,7 @@ def test_relative_is_llavas_chain(files: dict[str, Path], judge_server: JudgeSer
     )  # fmt: skip
     assert Counter("RULE OF CONV" in prompt for prompt in judge_server.prompts) == {True: 2, False: 4}
     assert all(row["models"] == ["ref", "a"] for row in reviews(out))
-    scores = score.run("judge", reviews=out / "reviews.jsonl")["scores"]
+    scores = score.compute("judge", reviews=out / "reviews.jsonl")["scores"]
     assert {"all", "conv", "detail", "complex", "all/reference", "all/candidate"} <= set(scores)
     assert scores["all"] < 100
     table = leaderboard([out], out=tmp_path / "board")["judges"][0]["relative"]
@@ -132,7 +132,7 @@ def test_rubric_grades_by_the_right_answer(save: Save, judge_server: JudgeServer
     assert card["models"] == ["ours"]
     assert any("-1<AND>-5" in prompt for prompt in judge_server.prompts)
     assert any("[正确答案]\n福" in prompt for prompt in judge_server.prompts)
-    scores = score.run("judge", reviews=tmp_path / "out" / "reviews.jsonl")["scores"]
+    scores = score.compute("judge", reviews=tmp_path / "out" / "reviews.jsonl")["scores"]
     assert scores == {"all": 75.0, "ocr": 75.0, "math": 100.0, "failures": 0.0}
 
 
@@ -153,7 +153,7 @@ def test_touchstone_rows_bring_description_and_reference(judge_server: JudgeServ
     assert [row["models"] for row in reviews(out)] == [["reference", "ours"]] * 2 + [
         ["ours", "reference"]
     ] * 2
-    assert set(score.run("judge", reviews=out / "reviews.jsonl")["scores"]) >= {"A", "B", "all"}
+    assert set(score.compute("judge", reviews=out / "reviews.jsonl")["scores"]) >= {"A", "B", "all"}
 
 
 def test_a_judge_that_sees_is_sent_the_picture(
@@ -190,7 +190,7 @@ def test_replies_without_scores_are_rows(
     bad = [row for row in reviews(tmp_path / "out") if "failure" in row]
     assert [row["content"] for row in bad] == ["I cannot rate cats."] * 2
     assert all("tuple" not in row for row in bad)
-    result = score.run("judge", reviews=tmp_path / "out" / "reviews.jsonl")
+    result = score.compute("judge", reviews=tmp_path / "out" / "reviews.jsonl")
     assert result["scores"] == {"failures": 2.0}
     board = leaderboard([tmp_path / "out"], out=tmp_path / "board")["judges"][0]
     assert board["withheld"] == "no scores in 2 of 12 reviews, more than 5%"

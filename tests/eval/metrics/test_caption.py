@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ziya_visual.core.errors import ConfigError, DataError
+from ziya_visual.eval import score
 from ziya_visual.eval.metrics import caption, tokenization
-from ziya_visual.eval.score import run as score
 from ziya_visual.eval.score.captions import read_references
 
 Save = Callable[[str, Any], Path]
@@ -31,7 +31,9 @@ def close(scores: dict[str, float], truth: dict[str, float]) -> None:
 
 def test_equals_coco_caption_in_english(shared: Path, expected: Callable[[str], Any]) -> None:
     folder = shared / "caption_en"
-    result = score.run("caption", references=folder / "annotations.json", predictions=folder / "results.json")
+    result = score.compute(
+        "caption", references=folder / "annotations.json", predictions=folder / "results.json"
+    )
     truth = expected("caption_en")
     close(result["scores"], {name: truth[name] for name in truth if name != "METEOR"})
     assert "METEOR" not in result["scores"]
@@ -45,14 +47,18 @@ def test_meteor_equals_coco_caption_where_java_is(
 ) -> None:
     monkeypatch.setattr(caption.shutil, "which", WHICH)
     folder = shared / "caption_en"
-    result = score.run("caption", references=folder / "annotations.json", predictions=folder / "results.json")
+    result = score.compute(
+        "caption", references=folder / "annotations.json", predictions=folder / "results.json"
+    )
     close(result["scores"], expected("caption_en"))
     assert result["card"]["versions"]["pycocoevalcap"]
 
 
 def test_bleu_and_cider_have_intervals(shared: Path) -> None:
     folder = shared / "caption_en"
-    result = score.run("caption", references=folder / "annotations.json", predictions=folder / "results.json")
+    result = score.compute(
+        "caption", references=folder / "annotations.json", predictions=folder / "results.json"
+    )
     for name in ("Bleu_1", "Bleu_4", "ROUGE_L", "CIDEr"):
         low, high = result["card"]["intervals"][name]
         assert low < result["scores"][name] < high, name
@@ -61,7 +67,7 @@ def test_bleu_and_cider_have_intervals(shared: Path) -> None:
 @pytest.mark.parametrize("cut", ["pre", "char", "jieba"])
 def test_equals_coco_caption_in_chinese(shared: Path, expected: Callable[[str], Any], cut: str) -> None:
     folder = shared / "caption_zh"
-    result = score.run(
+    result = score.compute(
         "caption",
         references=folder / "references.jsonl",
         predictions=folder / "results.json",
@@ -103,17 +109,19 @@ def test_counts_missing_unknown_and_empty(save: Save) -> None:
         {"image_id": "1", "caption": " "},
         {"image_id": 9, "caption": "x"},
     ]
-    result = score.run("caption", references=save("r.jsonl", REFERENCES), predictions=save("p.json", said))
+    result = score.compute(
+        "caption", references=save("r.jsonl", REFERENCES), predictions=save("p.json", said)
+    )
     assert result["failures"] == {"missing": 1, "unknown_id": 1, "empty": 1}
 
 
 def test_duplicates_are_refused_unless_told(save: Save) -> None:
     said = [{"image_id": 0, "caption": "a dog number 0"}, {"image_id": 0, "caption": "cat"}]
     files = {"references": save("r.jsonl", REFERENCES), "predictions": save("p.json", said)}
-    with pytest.raises(DataError, match="image_id 0 stands there twice"):
-        score.run("caption", **files)
-    first = score.run("caption", **files, duplicates="first")
-    last = score.run("caption", **files, duplicates="last")
+    with pytest.raises(DataError, match="duplicate image_id 0; make ids unique"):
+        score.compute("caption", **files)
+    first = score.compute("caption", **files, duplicates="first")
+    last = score.compute("caption", **files, duplicates="last")
     assert first["failures"]["duplicate"] == last["failures"]["duplicate"] == 1
     assert first["scores"]["Bleu_1"] > last["scores"]["Bleu_1"]
 
@@ -125,13 +133,13 @@ def test_duplicates_are_refused_unless_told(save: Save) -> None:
         ([{"image_id": 0, "text": "x"}], "has no 'caption'"),
         ([{"image_id": 0, "caption": ["x"]}], "'caption' is list, expected text"),
         (["x"], "row 0 is str"),
-        ([], "holds no rows"),
+        ([], "has no rows"),
         ([{"image_id": 0, "caption": "一只狗在草地上"}], "Chinese"),
     ],
 )
 def test_refuses(save: Save, said: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        score.run("caption", references=save("r.jsonl", REFERENCES), predictions=save("p.json", said))
+        score.compute("caption", references=save("r.jsonl", REFERENCES), predictions=save("p.json", said))
 
 
 def test_reads_a_byte_order_mark_and_refuses_another_encoding(save: Save, tmp_path: Path) -> None:
@@ -139,10 +147,10 @@ def test_reads_a_byte_order_mark_and_refuses_another_encoding(save: Save, tmp_pa
     references = save("r.jsonl", REFERENCES)
     path = tmp_path / "p.json"
     path.write_text("\ufeff" + said, "utf-8")
-    assert score.run("caption", references=references, predictions=path)["scores"]["Bleu_1"] > 0
+    assert score.compute("caption", references=references, predictions=path)["scores"]["Bleu_1"] > 0
     path.write_text(said, "latin-1")
     with pytest.raises(DataError, match="not UTF-8"):
-        score.run("caption", references=references, predictions=path)
+        score.compute("caption", references=references, predictions=path)
 
 
 def test_images_are_read_in_the_order_of_the_coco_file(save: Save) -> None:
@@ -165,8 +173,8 @@ def test_pre_refuses_chinese_that_nobody_has_cut(save: Save) -> None:
     said = [{"image_id": i, "caption": "一只 狗"} for i in range(10)]
     files = {"references": save("r.jsonl", true), "predictions": save("p.json", said)}
     with pytest.raises(DataError, match=r"r\.jsonl: no text contains a space"):
-        score.run("caption", **files, lang="zh", segmenter="pre")
-    assert score.run("caption", **files, lang="zh")["scores"]["Bleu_1[zh:char]"] > 0
+        score.compute("caption", **files, lang="zh", segmenter="pre")
+    assert score.compute("caption", **files, lang="zh")["scores"]["Bleu_1[zh:char]"] > 0
 
 
 def test_a_third_language_is_cut_into_words_and_its_scores_say_so(save: Save) -> None:
@@ -179,24 +187,24 @@ def test_a_third_language_is_cut_into_words_and_its_scores_say_so(save: Save) ->
         {"image_id": 1, "caption": "UNA MEDIA LUNA NEGRA."},
     ]
     files = {"references": save("r.jsonl", true), "predictions": save("p.json", said)}
-    found = score.run("caption", **files, lang="es-MX", per_item=True)
+    found = score.compute("caption", **files, lang="es-MX", per_item=True)
     assert found["scores"]["Bleu_1[es:ptb]"] == pytest.approx(10 / 11)  # words, but for "verde"
     assert found["per_item"]["1"]["ROUGE_L[es:ptb]"] == pytest.approx(1)
     assert "METEOR[es:ptb]" in found["card"]["not_computed"]
-    every = score.run("caption", **files, lang="es", segmenter="all")["scores"]
+    every = score.compute("caption", **files, lang="es", segmenter="all")["scores"]
     assert {name.partition("[")[2] for name in every} == {"es:pre]", "es:char]", "es:ptb]"}
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"annotations": {}}, "expected a filled list 'annotations'"),
+        ({"annotations": {}}, "expected a non-empty list 'annotations'"),
         ({"annotations": ["x"]}, "must be lists of objects"),
         ({"annotations": [{"image_id": 0}]}, "has no 'caption'"),
-        ([{"image_id": 0, "references": []}], "'references' is no filled list of texts"),
+        ([{"image_id": 0, "references": []}], "'references' is not a non-empty list of texts"),
         (
             [{"image_id": 0, "references": ["x"]}, {"image_id": "0", "references": ["y"]}],
-            "stands there twice",
+            "duplicate image_id",
         ),
     ],
 )
@@ -218,4 +226,4 @@ def test_refuses_references(save: Save, value: Any, message: str) -> None:
 def test_refuses_options(save: Save, options: dict[str, Any], message: str) -> None:
     files = {"references": save("r.jsonl", REFERENCES), "predictions": save("p.json", [])}
     with pytest.raises(ConfigError, match=message):
-        score.run("caption", **{**files, **options})
+        score.compute("caption", **{**files, **options})

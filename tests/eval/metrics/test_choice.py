@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ziya_visual.core.errors import DataError
+from ziya_visual.eval import score
 from ziya_visual.eval.metrics import choice
-from ziya_visual.eval.score import run as score
 
 Save = Callable[[str, Any], Path]
 
@@ -16,7 +16,7 @@ Save = Callable[[str, Any], Path]
 @pytest.mark.parametrize("rule", choice.GQA_RULES)
 @pytest.mark.parametrize("model", ["llava15_13b", "blip2moe"])
 def test_gqa(shared: Path, expected: Callable[[str], Any], model: str, rule: str) -> None:
-    result = score.run(
+    result = score.compute(
         "gqa",
         annotations=shared / "gqa" / "questions.json",
         predictions=shared / "gqa" / f"results_{model}.json",
@@ -26,7 +26,7 @@ def test_gqa(shared: Path, expected: Callable[[str], Any], model: str, rule: str
 
 
 def test_pope_pairs_by_id(shared: Path, expected: Callable[[str], Any]) -> None:
-    result = score.run("pope", predictions=shared / "pope" / "predictions.jsonl")
+    result = score.compute("pope", predictions=shared / "pope" / "predictions.jsonl")
     for category, truth in expected("pope").items():
         for name, value in truth.items():
             assert result["scores"][f"{category}/{name}"] == pytest.approx(value, abs=1e-9)
@@ -34,7 +34,7 @@ def test_pope_pairs_by_id(shared: Path, expected: Callable[[str], Any]) -> None:
 
 def test_scienceqa(shared: Path, expected: Callable[[str], Any]) -> None:
     folder = shared / "scienceqa"
-    result = score.run(
+    result = score.compute(
         "scienceqa", problems=folder / "problems.jsonl", predictions=folder / "predictions.jsonl"
     )
     for name, value in expected("scienceqa").items():
@@ -42,7 +42,7 @@ def test_scienceqa(shared: Path, expected: Callable[[str], Any]) -> None:
 
 
 def test_mcq(shared: Path, expected: Callable[[str], Any]) -> None:
-    result = score.run("mcq", predictions=shared / "mcq" / "predictions.jsonl")
+    result = score.compute("mcq", predictions=shared / "mcq" / "predictions.jsonl")
     for name, value in expected("mcq").items():
         assert result["scores"][name] == pytest.approx(value, abs=1e-9)
 
@@ -109,7 +109,7 @@ def test_mcq_counts_what_it_cannot_read_and_circular_needs_every_rotation(save: 
         }
         for i, said in ((1, "A"), (1000001, "hm"), (2, "A"), (1000002, "A"), (3, None))
     ]
-    result = score.run("mcq", predictions=save("p.jsonl", rows))
+    result = score.compute("mcq", predictions=save("p.jsonl", rows))
     assert result["scores"]["circular"] == pytest.approx(100 / 3)
     assert result["scores"]["first_pass"] == pytest.approx(200 / 3)
     assert result["scores"]["accuracy"] == 60.0
@@ -122,7 +122,7 @@ def test_silence_is_never_right(save: Save) -> None:
         {"question_id": i, "category": "random", "label": label, "prediction": said}
         for i, (label, said) in enumerate([("yes", ""), ("yes", None), ("no", ""), ("yes", "Yes")])
     ]
-    result = score.run("pope", predictions=save("p.jsonl", rows))
+    result = score.compute("pope", predictions=save("p.jsonl", rows))
     assert result["scores"]["random/accuracy"] == 25.0
     assert result["failures"] == {"empty": 2, "missing": 1}
 
@@ -132,16 +132,16 @@ def test_pope_counts_ids_in_each_category_and_says_what_it_read_as_yes(save: Sav
         {"question_id": 1, "category": category, "label": "no", "prediction": said}
         for category, said in (("random", "No."), ("popular", "不是"))
     ]
-    result = score.run("pope", predictions=save("p.jsonl", rows))
+    result = score.compute("pope", predictions=save("p.jsonl", rows))
     assert result["scores"]["random/accuracy"] == 100.0
     assert result["scores"]["popular/yes_ratio"] == 100.0
     assert result["failures"] == {"neither_yes_nor_no": 1}
-    with pytest.raises(DataError, match="question_id random/1 stands there twice"):
-        score.run("pope", predictions=save("p.jsonl", [rows[0], rows[0]]))
+    with pytest.raises(DataError, match="duplicate question_id random/1"):
+        score.compute("pope", predictions=save("p.jsonl", [rows[0], rows[0]]))
 
 
 def test_pope_f1_has_an_interval(shared: Path) -> None:
-    result = score.run("pope", predictions=shared / "pope" / "predictions.jsonl")
+    result = score.compute("pope", predictions=shared / "pope" / "predictions.jsonl")
     for name in ("random/f1", "mean/f1"):
         low, high = result["card"]["intervals"][name]
         assert low < result["scores"][name] < high
@@ -152,7 +152,7 @@ def test_mcq_gap_in_the_rotations_is_a_missing_prediction(save: Save) -> None:
         return {"index": index, "question": "?", "A": "up", "B": "down", "answer": "A", "prediction": "A"}
 
     rows = [row(1), row(2000001), row(1000002), row(3), row(1000003)]
-    result = score.run("mcq", predictions=save("p.jsonl", rows))
+    result = score.compute("mcq", predictions=save("p.jsonl", rows))
     assert result["failures"] == {"missing": 2}
     assert result["scores"]["accuracy"] == 100.0
     assert result["scores"]["circular"] == pytest.approx(100 / 3)
@@ -162,7 +162,7 @@ def test_mcq_gap_in_the_rotations_is_a_missing_prediction(save: Save) -> None:
 def test_gqa_counts_balanced_questions_only(save: Save) -> None:
     truths = {"1": {"answer": "dog", "isBalanced": True}, "2": {"answer": "cat", "isBalanced": False}}
     said = [{"questionId": "1", "prediction": "dog"}, {"questionId": "2", "prediction": "dog"}]
-    result = score.run("gqa", annotations=save("a.json", truths), predictions=save("p.json", said))
+    result = score.compute("gqa", annotations=save("a.json", truths), predictions=save("p.json", said))
     assert result["scores"] == {"accuracy": 100.0}
     assert result["failures"] == {}
     assert result["card"]["notes"] == {"unbalanced_left_out": 1}
@@ -183,12 +183,12 @@ def test_scienceqa_refuses_problems_of_another_form(save: Save, change: dict[str
         "predictions": save("p.jsonl", [{"question_id": "a", "text": "A"}]),
     }
     with pytest.raises(DataError, match=message):
-        score.run("scienceqa", **files)
+        score.compute("scienceqa", **files)
 
 
 def test_scienceqa_letter_beyond_the_options_is_parsed_and_wrong(save: Save) -> None:
     problems = [{"question_id": i, "n_choices": 2, "answer": "A", "has_image": False} for i in "ab"]
     said = [{"question_id": "a", "text": "E"}, {"question_id": "b", "text": "perhaps A"}]
-    result = score.run("scienceqa", problems=save("q.jsonl", problems), predictions=save("p.jsonl", said))
+    result = score.compute("scienceqa", problems=save("q.jsonl", problems), predictions=save("p.jsonl", said))
     assert result["scores"] == {"accuracy": 0.0, "unparsed": 1.0}
     assert result["failures"] == {"letter_beyond_options": 1, "unparsed": 1}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ziya_visual.core.errors import ConfigError, DataError
+from ziya_visual.eval import score
 from ziya_visual.eval.metrics import vqa
 from ziya_visual.eval.metrics.vqa import normalize_zh, read_numeral
-from ziya_visual.eval.score import run as score
 
 CASES = [("vqav2", "base"), ("vqav2", "moe"), ("okvqa", "model"), ("textvqa", "llava15_13b")]
 
@@ -21,7 +21,7 @@ def test_equals_the_official_tools(
     shared: Path, expected: Callable[[str], Any], folder: str, model: str, rule: str
 ) -> None:
     path = shared / folder
-    result = score.run(
+    result = score.compute(
         "vqa",
         questions=path / "questions.json",
         annotations=path / "annotations.json",
@@ -108,7 +108,7 @@ def annotation(i: int, **extra: Any) -> dict[str, Any]:
 
 
 def test_missing_answers_are_wrong_and_lost_answer_ids_are_repaired(save: Callable[[str, Any], Path]) -> None:
-    result = score.run(
+    result = score.compute(
         "vqa",
         questions=save("q.json", QUESTIONS),
         annotations=save("a.json", {"annotations": [annotation(i) for i in range(3)]}),
@@ -128,16 +128,16 @@ def three(save: Callable[[str, Any], Path], said: list[Any]) -> dict[str, Path]:
 
 def test_null_is_missing_and_a_list_is_refused(save: Callable[[str, Any], Path]) -> None:
     said = [{"question_id": i, "answer": answer} for i, answer in enumerate(["dog", None, float("nan")])]
-    result = score.run("vqa", **three(save, said))
+    result = score.compute("vqa", **three(save, said))
     assert result["scores"]["overall"] == 33.33
     assert result["failures"] == {"missing": 2, "answer_ids_repaired": 3}
     with pytest.raises(DataError, match="'answer' is list, expected text"):
-        score.run("vqa", **three(save, [{"question_id": 0, "answer": ["dog"]}]))
+        score.compute("vqa", **three(save, [{"question_id": 0, "answer": ["dog"]}]))
 
 
 def test_says_where_there_are_not_ten_annotators(save: Callable[[str, Any], Path]) -> None:
     row = {"question_id": 0, "answers": [{"answer": "dog", "answer_id": i} for i in range(3)]}
-    result = score.run(
+    result = score.compute(
         "vqa",
         questions=save("q.json", QUESTIONS),
         annotations=save("a.json", {"annotations": [row]}),
@@ -166,7 +166,7 @@ def test_the_second_decimal_is_rounded_as_officially(save: Callable[[str, Any], 
         "predictions": save("p.json", [{"question_id": i, "answer": "dog"} for i in range(400)]),
     }
     third = vqa.accuracy("dog", ["dog"] * 2 + [f"x{a}" for a in range(2, 10)], "vqav2")
-    assert score.run("vqa", **files)["scores"]["overall"] == round(100 * float(2 + third) / 400, 2)
+    assert score.compute("vqa", **files)["scores"]["overall"] == round(100 * float(2 + third) / 400, 2)
 
 
 def test_submission_for_vqav2_answers_every_question(
@@ -177,7 +177,7 @@ def test_submission_for_vqav2_answers_every_question(
     )
     del files["annotations"]
     out = tmp_path / "up" / "load.json"
-    result = score.run("vqa", **files, submission=("vqav2", out))
+    result = score.compute("vqa", **files, submission=("vqav2", out))
     assert json.loads(out.read_text()) == [
         {"question_id": 0, "answer": "yes"},
         {"question_id": 1, "answer": ""},
@@ -197,25 +197,25 @@ def test_submission_for_vizwiz_names_pictures(
         for row, answer in zip(asked, ["Un answerable?", "A dog"], strict=True)
     ]
     files = {"questions": save("q.jsonl", asked), "predictions": save("p.jsonl", said)}
-    score.run("vqa", **files, submission=("vizwiz", tmp_path / "up.json"))
+    score.compute("vqa", **files, submission=("vizwiz", tmp_path / "up.json"))
     assert json.loads((tmp_path / "up.json").read_text()) == [
         {"image": "VizWiz_test_00000000.jpg", "answer": "un answerable"},
         {"image": "VizWiz_test_00000001.jpg", "answer": "dog"},
     ]
     with pytest.raises(DataError, match="has no 'image'"):
-        score.run(
+        score.compute(
             "vqa",
             questions=save("v.json", QUESTIONS),
             predictions=save("p.json", [{"question_id": 1, "answer": "x"}]),
             submission=("vizwiz", tmp_path / "up.json"),
         )
     with pytest.raises(ConfigError, match="'vizwz' is not one of vizwiz, vqav2; did you mean 'vizwiz'"):
-        score.run("vqa", **files, submission=("vizwz", tmp_path / "up.json"))
+        score.compute("vqa", **files, submission=("vizwz", tmp_path / "up.json"))
     with pytest.raises(ConfigError, match="it is for vqa"):
-        score.run("gqa", **files, submission=("vizwiz", tmp_path / "up.json"))
+        score.compute("gqa", **files, submission=("vizwiz", tmp_path / "up.json"))
 
 
 def test_unknown_rule(save: Callable[[str, Any], Path]) -> None:
     file = save("q.json", QUESTIONS)
     with pytest.raises(ConfigError, match="did you mean 'vqav2'"):
-        score.run("vqa", questions=file, annotations=file, predictions=file, rule="vqa2")
+        score.compute("vqa", questions=file, annotations=file, predictions=file, rule="vqa2")

@@ -17,7 +17,7 @@ from typing import Any
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.files import read_json, read_text
-from ziya_visual.eval.score.files import Row, need, read_rows
+from ziya_visual.eval.rows import Row, need, read_rows
 
 OR = " <OR> "
 _HAN = re.compile(r"[\u3400-\u9fff]")

@@ -15,7 +15,7 @@ from typing import Any
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.eval.judge.score_parsing import HIGHEST, read_scores
-from ziya_visual.eval.score.files import Row, read_rows
+from ziya_visual.eval.rows import Row, read_rows
 
 RELATIVE, PAIRWISE, RUBRIC, RULE = "relative", "pairwise", "rubric", "rule"
 PROTOCOLS = (RELATIVE, PAIRWISE, RUBRIC)

@@ -1,23 +1,23 @@
-"""A model while it is being evaluated: what it answered is kept, and its work is shared over processes.
+"""What a model answered and computed so far, so that a killed evaluation continues where it stopped.
 
-Every batch of answers is appended to a file and synced before the next begins; an answer's key is the hash of
-the model, the picture and all that was asked, so that a run that was killed goes on where it was.
+Every batch of answers is appended to a file and synced before the next begins. The key of an answer hashes
+the model, the image and the whole prompt. Under ``torchrun`` the ranks share the work of every call.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ziya_visual.core import distributed
-from ziya_visual.core.files import hash_bytes, hash_json
+from ziya_visual.core.files import atomic_path, hash_bytes, hash_json
 from ziya_visual.core.records import Example
 
 if TYPE_CHECKING:
@@ -27,81 +27,73 @@ Floats = npt.NDArray[np.float32]
 
 
 class Answerer(Protocol):
-    """What an evaluation needs of a model."""
+    """A model that answers questions about images."""
 
     def answer(
         self, examples: Sequence[Example], *, max_new_tokens: int, images: Mapping[str, Image] | None = None
     ) -> list[str]:
-        """Greedy answers to the user turns of ``examples``; pictures are ``images[example.image_id]``."""
+        """Return greedy answers to the user turns of ``examples``; ``images`` has their ``image_id``."""
 
 
 class Ranker(Answerer, Protocol):
-    """What retrieval needs of a model besides."""
+    """A model that also retrieves."""
 
     def embed_images(self, images: Sequence[Image]) -> Floats:
-        """Embeddings float32[N, Q, D] of pictures."""
+        """Return image embeddings float32[N, Q, D]."""
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
-        """Embeddings float32[M, D] of captions."""
+        """Return caption embeddings float32[M, D]."""
 
     def match(self, images: Mapping[str, Image], asked: Sequence[tuple[str, Sequence[str]]]) -> list[Floats]:
-        """Matching logits, float32[M] for each picture's (by its id) own M texts."""
+        """Return matching logits, float32[M] for the M texts listed with each image id."""
 
 
-class Kept:
-    """A model with the answers that it has given so far; it is asked nothing twice.
-
-    Attributes:
-        again: how many answers were taken from the file.
-    """
+class CachedAnswerer:
+    """A model together with the answers it has given; no question is asked twice."""
 
     def __init__(self, model: Answerer, *, path: Path, identity: str) -> None:
-        """Read the file.
+        """Read the answers of earlier runs.
 
         Args:
-            model: answers what is new. The ranks share the images of each batch: call it on every rank with
-                the same examples.
-            path: the file of answers, JSON lines of key and text; only the first process uses it.
-            identity: of the model, a part of the keys: another model's answers are never taken for its own.
+            model: answers new questions. Call the cache on every rank with the same examples.
+            path: JSON lines of key and answer; only rank 0 reads and writes it.
+            identity: identifies the model in the keys, so that no other model's answers are used.
         """
-        self._model, self._path = model, path
-        self.identity = identity
-        self._known = distributed.broadcast(_read(path) if distributed.rank() == 0 else {})
-        self.again = 0
+        self._model, self._path, self._identity = model, path, identity
+        self._answers = distributed.broadcast(_read(path) if distributed.rank() == 0 else {})
 
     def answer(
         self, examples: Sequence[Example], *, max_new_tokens: int, images: Mapping[str, Image] | None = None
     ) -> list[str]:
-        """Every example's answer, from the file or from the model."""
-        assert images is not None, "an evaluation has its pictures by image_id"
+        """Return the answer to every example, from the file or from the model."""
+        assert images is not None, "an evaluation has its images by image_id"
         keys = self._keys(examples, max_new_tokens, images)
-        fresh = {k: e for k, e in zip(keys, examples, strict=True) if k not in self._known}
-        self.again += len(examples) - len(fresh)
-        groups: dict[str, list[str]] = {}  # of a picture's keys
-        for key, example in fresh.items():
-            groups.setdefault(str(example.image_id), []).append(key)
+        new = {key: e for key, e in zip(keys, examples, strict=True) if key not in self._answers}
+        keys_by_image: dict[str, list[str]] = {}
+        for key, example in new.items():
+            keys_by_image.setdefault(str(example.image_id), []).append(key)
 
-        def work(some: Sequence[list[str]]) -> list[list[str]]:
-            asked = [fresh[key] for group in some for key in group]
-            said = iter(self._model.answer(asked, max_new_tokens=max_new_tokens, images=images))
-            return [[next(said) for _ in group] for group in some]
+        def ask(groups: Sequence[list[str]]) -> list[list[str]]:
+            batch = [new[key] for group in groups for key in group]
+            texts = iter(self._model.answer(batch, max_new_tokens=max_new_tokens, images=images))
+            return [[next(texts) for _ in group] for group in groups]
 
-        said = distributed.map_over_ranks(list(groups.values()), work)
-        found = dict(zip(chain(*groups.values()), chain(*said), strict=True))
-        if distributed.rank() == 0 and found:
-            _append(self._path, found)
-        self._known.update(found)
-        return [self._known[key] for key in keys]
+        texts = distributed.map_over_ranks(list(keys_by_image.values()), ask)
+        answers = dict(zip(chain(*keys_by_image.values()), chain(*texts), strict=True))
+        if distributed.rank() == 0 and answers:
+            _append(self._path, answers)
+        self._answers.update(answers)
+        return [self._answers[key] for key in keys]
 
     def _keys(self, examples: Sequence[Example], limit: int, images: Mapping[str, Image]) -> list[str]:
-        names = list(dict.fromkeys(str(example.image_id) for example in examples))
-        seen = distributed.map_over_ranks(names, lambda some: [_fingerprint(images[name]) for name in some])
-        pictures = dict(zip(names, seen, strict=True))
+        ids = list(dict.fromkeys(str(example.image_id) for example in examples))
+        hashes = distributed.map_over_ranks(ids, lambda part: [image_hash(images[name]) for name in part])
+        hash_of = dict(zip(ids, hashes, strict=True))
         return [
             hash_json(
                 [
-                    self.identity,
-                    pictures[str(example.image_id)],
+                    self._identity,
+                    hash_of[str(example.image_id)],
                     [[turn.role, turn.content] for turn in example.prompt_turns],
                     limit,
                 ]
@@ -110,51 +102,72 @@ class Kept:
         ]
 
 
-class KeptRanker(Kept):
-    """The same of a model that retrieves: its embeddings and logits are shared over processes."""
+class CachedRanker(CachedAnswerer):
+    """A cached model that also retrieves; the ranks share embeddings and logits."""
 
     def __init__(self, model: Ranker, *, path: Path, identity: str) -> None:
         super().__init__(model, path=path, identity=identity)
         self._ranker = model
 
     def embed_images(self, images: Sequence[Image]) -> Floats:
-        """Embeddings float32[N, Q, D] of pictures."""
+        """Return image embeddings float32[N, Q, D]."""
         return np.stack(
-            distributed.map_over_ranks(images, lambda some: list(self._ranker.embed_images(some)))
+            distributed.map_over_ranks(images, lambda part: list(self._ranker.embed_images(part)))
         )
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
-        """Embeddings float32[M, D] of captions."""
-        return np.stack(distributed.map_over_ranks(texts, lambda some: list(self._ranker.embed_texts(some))))
+        """Return caption embeddings float32[M, D]."""
+        return np.stack(distributed.map_over_ranks(texts, lambda part: list(self._ranker.embed_texts(part))))
 
     def match(self, images: Mapping[str, Image], asked: Sequence[tuple[str, Sequence[str]]]) -> list[Floats]:
-        """Matching logits, float32[M] for each picture's (by its id) own M texts."""
-        return distributed.map_over_ranks(asked, lambda some: self._ranker.match(images, some))
+        """Return matching logits, float32[M] for the M texts listed with each image id."""
+        return distributed.map_over_ranks(asked, lambda part: self._ranker.match(images, part))
+
+    def cached_block(self, folder: Path, key: Any, compute: Callable[[], Floats]) -> Floats:
+        """Return a block of embeddings or logits, from its file in ``folder`` if there is one.
+
+        Args:
+            folder: holds one file per block and model.
+            key: the title and the ids or texts of the block. Image content is not part of it, so empty the
+                folder when images change.
+            compute: computes the block; called on all ranks.
+        """
+        path = folder / f"{hash_json([self._identity, *key])[:40]}.npy"
+        first = distributed.rank() == 0
+        cached: Floats | None = distributed.broadcast(np.load(path) if first and path.is_file() else None)
+        if cached is not None:
+            return cached
+        block = compute()
+        if first:
+            with atomic_path(path) as temporary:
+                np.save(temporary, block)
+        return block
 
 
-def _fingerprint(picture: Image) -> str:
-    return hash_bytes(f"{picture.size}".encode() + picture.tobytes())
+def image_hash(image: Image) -> str:
+    """Return a hash of an image's size and pixels."""
+    return hash_bytes(f"{image.size}".encode() + image.tobytes())
 
 
 def _read(path: Path) -> dict[str, str]:
-    """The answers of earlier runs; what a kill left of a last line is cut off."""
-    found: dict[str, str] = {}
+    """Return the answers of earlier runs, and cut off a last line that a kill left incomplete."""
+    answers: dict[str, str] = {}
     if not path.is_file():
-        return found
+        return answers
     with path.open("r+b") as file:
         end = 0
         for line in file:
             if not line.endswith(b"\n"):
                 break
             key, text = json.loads(line)
-            found[key] = text
+            answers[key] = text
             end += len(line)
         file.truncate(end)
-    return found
+    return answers
 
 
 def _append(path: Path, answers: Mapping[str, str]) -> None:
-    """Add answers and return when they are on the disk."""
+    """Append answers and return once they are on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         for pair in answers.items():

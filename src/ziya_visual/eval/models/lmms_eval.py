@@ -1,7 +1,7 @@
 """Our checkpoints in lmms-eval 0.7: ``--model ziya_visual --model_args pretrained=CKPT --tasks ...``.
 
-Imported by lmms-eval alone, which finds it through the entry point ``lmms_eval.models``. It is a chat model
-of theirs: a task gives messages. The questions of a picture are answered together, behind its one prefix.
+Only lmms-eval imports this module, through the entry point ``lmms_eval.models``. It is a chat model in their
+terms: a task provides messages. Questions about the same image share its prefix.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.files import hash_bytes
 from ziya_visual.core.pictures import to_rgb
 from ziya_visual.core.records import Example, Message
 from ziya_visual.data.chat.chat_format import Turn
+from ziya_visual.eval.models.answer_cache import image_hash
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.model.checkpoint import local_folder
 
-MAX_NEW_TOKENS = 256  # where a task names none
-_AT_ONCE = 256
+MAX_NEW_TOKENS = 256  # for tasks that set none
+_BATCH = 256
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What a task asks: the turns with the places of their pictures, and how the answer ends."""
+    """A request of a task: the turns with the positions of their images, and how the answer ends."""
 
     turns: tuple[Turn, ...]
-    pictures: tuple[Image.Image, ...]
+    images: tuple[Image.Image, ...]
     max_new_tokens: int
     until: tuple[str, ...]
 
 
 class ZiyaVisualLmms(lmms):  # type: ignore[misc]
-    """A checkpoint of ours as lmms-eval asks it; greedy, as its tasks are by default."""
+    """One of our checkpoints as an lmms-eval model; it decodes greedily, as their tasks do by default."""
 
     is_simple = False
 
@@ -46,8 +46,8 @@ class ZiyaVisualLmms(lmms):  # type: ignore[misc]
 
         Args:
             pretrained: folder or hub id.
-            batch_size: theirs; questions are batched by picture here.
-            device: theirs; the engine says where it runs.
+            batch_size: accepted for lmms-eval and ignored; questions are batched by image.
+            device: accepted for lmms-eval and ignored; the engine chooses its device.
 
         Raises:
             CheckpointError: it cannot be opened.
@@ -56,75 +56,77 @@ class ZiyaVisualLmms(lmms):  # type: ignore[misc]
         self._engine = ZiyaVisual.from_pretrained(local_folder(pretrained))
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """The greedy answer to each request, cut before the first of its ``until``.
+        """Return the greedy answer to each request, cut before the first of its ``until`` strings.
 
         Raises:
-            DataError: a task wants sampling, or shows a video or sound.
+            DataError: a task asks for sampling, or shows a video or sound.
         """
-        said: list[str] = []
-        for start in range(0, len(requests), _AT_ONCE):
-            asked = [self._read(*request.args) for request in requests[start : start + _AT_ONCE]]
-            said += [_cut(text, one.until) for text, one in zip(self._answer(asked), asked, strict=True)]
-        return said
+        answers: list[str] = []
+        for start in range(0, len(requests), _BATCH):
+            batch = [self._read(*request.args) for request in requests[start : start + _BATCH]]
+            texts = self._answer(batch)
+            answers += [_cut(text, request.until) for text, request in zip(texts, batch, strict=True)]
+        return answers
 
-    def _answer(self, asked: Sequence[_Request]) -> list[str]:
-        """Those that begin with their one picture by its prefix, the others each by itself."""
-        said: dict[int, str] = {}
-        sharing = [n for n, one in enumerate(asked) if self._engine.has_prefix(one.turns, len(one.pictures))]
-        for limit in dict.fromkeys(asked[place].max_new_tokens for place in sharing):
-            places = [place for place in sharing if asked[place].max_new_tokens == limit]
-            examples, images = _examples([asked[place] for place in places])
-            answers = self._engine.answer(examples, max_new_tokens=limit, images=images)
-            said.update(zip(places, answers, strict=True))
-        for place, one in enumerate(asked):
-            if place not in said:
-                pictures = list(one.pictures)
-                said[place] = self._engine.chat_about(pictures, one.turns, max_new_tokens=one.max_new_tokens)
-        return [said[place] for place in range(len(asked))]
+    def _answer(self, requests: Sequence[_Request]) -> list[str]:
+        """Answer requests that begin with their one image by its shared prefix, and others one by one."""
+        answers: dict[int, str] = {}
+        sharing = [n for n, r in enumerate(requests) if self._engine.has_prefix(r.turns, len(r.images))]
+        for limit in dict.fromkeys(requests[n].max_new_tokens for n in sharing):
+            numbers = [n for n in sharing if requests[n].max_new_tokens == limit]
+            examples, images = _examples([requests[n] for n in numbers])
+            texts = self._engine.answer(examples, max_new_tokens=limit, images=images)
+            answers.update(zip(numbers, texts, strict=True))
+        for number, request in enumerate(requests):
+            if number not in answers:
+                answers[number] = self._engine.chat_about(
+                    list(request.images), request.turns, max_new_tokens=request.max_new_tokens
+                )
+        return [answers[number] for number in range(len(requests))]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Not given: none of the paper's tasks is scored so."""
-        raise NotImplementedError("ziya_visual answers in text; take a task of output type generate_until")
+        """Raise: none of the paper's tasks is scored by likelihood."""
+        raise NotImplementedError("ziya_visual generates text; choose a task of output type generate_until")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Not given."""
-        raise NotImplementedError("ziya_visual answers single rounds; take a task of type generate_until")
+        """Raise: rounds are not supported."""
+        raise NotImplementedError("ziya_visual answers single rounds; choose a task of type generate_until")
 
     def _read(
         self, _: str, to_messages: Any, options: Mapping[str, Any], doc_id: int, task: str, split: str
     ) -> _Request:
         if options.get("do_sample") or (options.get("num_beams") or 1) > 1:
-            raise DataError(f"{task}: wants {dict(options)}; ziya_visual answers greedily")
-        turns, pictures = [], []
+            raise DataError(f"{task}: asks for {dict(options)}; ziya_visual decodes greedily")
+        turns, images = [], []
         for message in to_messages(self.task_dict[task][split][doc_id]):
-            text, places = "", []
+            text, positions = "", []
             for part in message["content"]:
                 if part["type"] == "text":
                     text += f"\n{part['text']}" if text else part["text"]
                 elif part["type"] == "image":
-                    places.append(len(text))
-                    pictures.append(to_rgb(part["url"]))
+                    positions.append(len(text))
+                    images.append(to_rgb(part["url"]))
                 else:
-                    raise DataError(f"{task}: shows a {part['type']}; ziya_visual sees pictures")
-            turns.append(Turn(message["role"], text, tuple(places)))
+                    raise DataError(f"{task}: contains {part['type']}; ziya_visual takes images only")
+            turns.append(Turn(message["role"], text, tuple(positions)))
         until = options.get("until") or ()
         ends = (until,) if isinstance(until, str) else tuple(until)
-        return _Request(tuple(turns), tuple(pictures), options.get("max_new_tokens") or MAX_NEW_TOKENS, ends)
+        return _Request(tuple(turns), tuple(images), options.get("max_new_tokens") or MAX_NEW_TOKENS, ends)
 
 
 def manifest() -> Any:
-    """What the entry point tells lmms-eval."""
+    """Return the manifest that the entry point gives to lmms-eval."""
     return ModelManifest(model_id="ziya_visual", chat_class_path=f"{__name__}.{ZiyaVisualLmms.__name__}")
 
 
 def _examples(requests: Sequence[_Request]) -> tuple[list[Example], dict[str, Image.Image]]:
-    """Requests about one picture each as records, and the pictures by their hash."""
+    """Return requests about one image each as records, and the images by their hash."""
     examples, images = [], {}
-    for number, one in enumerate(requests):
-        (picture,) = one.pictures
-        name = hash_bytes(f"{picture.size}".encode() + picture.tobytes())
-        images[name] = picture
-        turns = tuple(Message(turn.role, turn.content) for turn in one.turns)  # type: ignore[arg-type]
+    for number, request in enumerate(requests):
+        (image,) = request.images
+        name = image_hash(image)
+        images[name] = image
+        turns = tuple(Message(turn.role, turn.content) for turn in request.turns)  # type: ignore[arg-type]
         examples.append(Example(str(number), "", "vqa", turns, image_id=name))
     return examples, images
 

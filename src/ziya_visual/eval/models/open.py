@@ -1,4 +1,4 @@
-"""What an evaluation may ask: a checkpoint of ours, any stock image-text model, or an endpoint."""
+"""Open whatever an evaluation can ask: one of our checkpoints, a stock image-text model, or an endpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from ziya_visual.core import distributed
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.files import hash_json, read_json
-from ziya_visual.eval.models.answer_cache import Answerer, Kept, KeptRanker
+from ziya_visual.eval.models.answer_cache import Answerer, CachedAnswerer, CachedRanker
 from ziya_visual.eval.models.endpoint import CONCURRENCY, Endpoint, split_endpoint
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.quantized import Dtype
@@ -25,80 +25,75 @@ ANSWERS = "answers.jsonl"
 
 
 @dataclass(frozen=True)
-class Opened:
+class EvalModel:
     """A model that can be evaluated.
 
     Attributes:
         name: for titles and answer files.
         kind: ``ours``, ``stock`` or ``endpoint``.
-        answerer: answers questions about pictures.
-        ranker: the same where it retrieves too; None where it only speaks.
-        plain: it has no chat template and wants the prompts that were published for such models.
-        failures: reason -> questions without an answer, as far as the model itself counts them.
+        answerer: answers questions about images.
+        ranker: the same model if it also retrieves, else None.
+        plain: whether it has no chat template and gets the prompts that were published for such models.
+        failures: reason -> questions without an answer, as counted by the model itself.
     """
 
     name: str
     kind: str
     answerer: Answerer
-    ranker: KeptRanker | None = None
+    ranker: CachedRanker | None = None
     plain: bool = False
     failures: Counter[str] = field(default_factory=Counter)
 
 
 @contextlib.contextmanager
-def opened(
-    checkpoint: str,
-    *,
-    out: Path,
-    concurrency: int = CONCURRENCY,
-    dtype: Dtype = "auto",
-) -> Iterator[Opened]:
-    """Open what ``checkpoint`` names.
+def open_model(
+    checkpoint: str, *, out: Path, concurrency: int = CONCURRENCY, dtype: Dtype = "auto"
+) -> Iterator[EvalModel]:
+    """Open the model that ``checkpoint`` names.
 
     Args:
         checkpoint: a folder or hub id, or ``MODEL@URL``.
         out: the folder that keeps the answers.
-        concurrency: requests to an endpoint in flight at once.
-        dtype: as of :meth:`ZiyaVisual.from_pretrained`; others than ours are asked as they are.
+        concurrency: maximum number of requests to an endpoint in flight.
+        dtype: see :meth:`ZiyaVisual.from_pretrained`; only for our checkpoints.
 
     Raises:
-        CheckpointError: it cannot be opened, in one line.
+        CheckpointError: the checkpoint cannot be opened.
         ConfigError: an endpoint under ``torchrun``, or one whose ledger another run holds; a ``dtype`` for a
             model that is not ours.
     """
-    where = split_endpoint(checkpoint)
-    folder = Path() if where else local_folder(checkpoint)
-    if dtype != "auto" and (where or not is_ours(folder)):
-        raise ConfigError(f"--dtype {dtype} is for checkpoints of ours; {checkpoint} is asked as it is")
-    if where:
+    endpoint = split_endpoint(checkpoint)
+    folder = Path() if endpoint else local_folder(checkpoint)
+    if dtype != "auto" and (endpoint or not is_ours(folder)):
+        raise ConfigError(f"--dtype {dtype} works with our checkpoints only; {checkpoint} is used as it is")
+    if endpoint:
         if distributed.world_size() > 1:
             raise ConfigError("an endpoint is asked by one process; start eval without torchrun")
-        endpoint = Endpoint(*where, folder=out, concurrency=concurrency)
-        with contextlib.closing(endpoint):
-            yield Opened(where[0], "endpoint", endpoint, failures=endpoint.failures)
+        with contextlib.closing(Endpoint(*endpoint, folder=out, concurrency=concurrency)) as remote:
+            yield EvalModel(endpoint[0], "endpoint", remote, failures=remote.failures)
         return
     name = folder.resolve().name if Path(checkpoint).is_dir() else checkpoint
     answers, identity = out / ANSWERS, distributed.broadcast(_identity(folder, dtype))
     if is_ours(folder):
         engine = ZiyaVisual.from_pretrained(folder, dtype=dtype)
-        kept = KeptRanker(engine, path=answers, identity=identity)
-        yield Opened(name, "ours", kept, kept if engine.retrieves else None)
+        ranker = CachedRanker(engine, path=answers, identity=identity)
+        yield EvalModel(name, "ours", ranker, ranker if engine.retrieves else None)
     else:
         stock = StockModel.from_pretrained(folder, device=distributed.start().device)
-        known = Kept(stock, path=answers, identity=identity)
-        yield Opened(name, "stock", known, plain=stock.plain)
+        answerer = CachedAnswerer(stock, path=answers, identity=identity)
+        yield EvalModel(name, "stock", answerer, plain=stock.plain)
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether our engine opens it: BLIP-2 or InstructBLIP that says how a dialogue is written.
+    """Return whether our engine opens the folder: BLIP-2 or InstructBLIP with a chat template.
 
-    One without a chat template is not spoken to in Ziya's: it is asked as its authors ask it.
+    A model without a chat template is not prompted in Ziya's format but as its authors prompt it.
     """
     if (folder / ADAPTER_FILE).is_file() or (folder / ALIGNMENT).is_file():
         return True
     config = folder / "config.json"
     if not config.is_file():
-        return True  # our engine says what is missing
+        return True  # our engine reports what is missing
     if read_json(config).get("model_type") not in CONFIGS:
         return False
     settings = folder / "tokenizer_config.json"
@@ -107,7 +102,7 @@ def is_ours(folder: Path) -> bool:
 
 
 def _identity(folder: Path, dtype: str) -> str:
-    """A hash that changes with the checkpoint, by names, sizes and times of its files, and with the code."""
+    """Return a hash of package versions and of the names, sizes and times of the checkpoint's files."""
     versions = [version(name) for name in ("ziya-visual", "torch", "transformers")]
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     stats = [(str(path.relative_to(folder)), path.stat()) for path in files]

@@ -1,4 +1,4 @@
-"""``score judge``: LLaVA's summary of reviews from anywhere, with what speaks against the judge beside it."""
+"""LLaVA's summary of judge reviews, together with controls for the judge's own biases."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 from ziya_visual.core.errors import DataError
 from ziya_visual.eval.judge.diagnostics import compute_controls, length_adjusted_score, list_warnings
 from ziya_visual.eval.judge.judgments import MAX_FAILURES, RUBRIC, Judgment, read_judgments
-from ziya_visual.eval.score.files import Scored
+from ziya_visual.eval.results import Scored
 
 _RESAMPLES = 1000
 
 
 def score_judge(*, reviews: Path, stored: bool = False) -> Scored:
-    """LLaVA's summary: 100 x mean candidate / mean reference, by category and pooled.
+    """Return LLaVA's summary: 100 x mean candidate / mean reference, by category and pooled.
 
-    Both orders of a pairwise file count alike. Rubric grades (0 to 1) are means in percent. A review without
-    scores is a failure: counted, named in the notes, never a number.
+    Both orders of a pairwise file count alike. Rubric grades (0 to 1) become means in percent. A review
+    without scores is a failure: it is counted and named in the notes, and never becomes a number.
 
     Args:
         reviews: LLaVA review rows or ours; answer 1 is the reference unless the row says otherwise.

@@ -1,7 +1,7 @@
-"""What is asked: named splits of questions, captions and retrieval pools, in one or more languages.
+"""What a model is asked: named splits of questions, captions and retrieval pools, in one or more languages.
 
-The quickstart builds its suite in code; ``eval --suite FILE`` reads JSONL of records (``core.records``), in
-which ``meta.split`` names the split (``new`` if absent) and the ``answers`` of a caption are its references.
+Start with :class:`Suite`, which :func:`build_scenes` draws and :func:`load_suite` reads from JSONL, and with
+``named.py`` for published data sets. It may import ``core``, ``data``, ``scenes`` and ``eval/rows``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.files import read_examples
+from ziya_visual.core.pictures import load_image
 from ziya_visual.core.records import Example
+from ziya_visual.data.templates import instruct
+from ziya_visual.scenes import dataset
+from ziya_visual.scenes.drawing import render
+from ziya_visual.scenes.parsing import keywords
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,7 +30,7 @@ _GREY = (127, 127, 127)
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Pictures and captions ranked against each other: caption ``i`` belongs to picture ``i``, all differ."""
+    """Images and captions to rank against each other: caption ``i`` belongs to image ``i``, all differ."""
 
     image_ids: tuple[str, ...]
     captions: tuple[str, ...]
@@ -33,7 +38,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What is asked of one split in one language."""
+    """The questions, captions and pools of one split in one language."""
 
     vqa: Sequence[Example] = ()
     caption: Sequence[Example] = ()
@@ -42,13 +47,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Suite:
-    """Sections by (split, language), and the pictures that they are about.
+    """Sections by (split, language), and their images.
 
     Attributes:
         name: for file names and the card.
-        sections: (split, lang) -> what is asked.
-        images: image_id -> picture. Every example's ``image_id`` is in it.
-        keywords: keywords of a text in a language, for keyword F1; without it that is not measured.
+        sections: (split, lang) -> section.
+        images: image_id -> image. It has the ``image_id`` of every example.
+        keywords: returns the keywords of a text in a language; without it there is no keyword F1.
     """
 
     name: str
@@ -57,56 +62,43 @@ class Suite:
     keywords: Callable[[str, str], Sequence[str]] | None = field(default=None, compare=False)
 
     def blank(self) -> Suite:
-        """The same questions about uniform grey pictures: what a model knows without looking."""
-        return dataclasses.replace(self, images=_Blank(self.images))
+        """Return the same questions about uniform grey images: what a model knows without looking."""
+        return dataclasses.replace(self, images=LazyImages(self.images, self._grey))
 
-
-class _Blank(Mapping[str, "Image"]):
-    """Grey pictures of the same sizes, made when asked for."""
-
-    def __init__(self, images: Mapping[str, Image]) -> None:
-        self._images = images
-
-    def __getitem__(self, key: str) -> Image:
+    def _grey(self, name: str) -> Image:
         from PIL import Image as Pillow
 
-        return Pillow.new("RGB", self._images[key].size, _GREY)
+        return Pillow.new("RGB", self.images[name].size, _GREY)
+
+
+class LazyImages(Mapping[str, "Image"]):
+    """Images that are opened or made when they are looked up."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], Image]) -> None:
+        self._names = dict.fromkeys(names)
+        self._make = make
+
+    def __getitem__(self, name: str) -> Image:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._images)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._names)
 
 
-class Files(Mapping[str, "Image"]):
-    """Pictures opened from their files when asked for."""
-
-    def __init__(self, paths: Mapping[str, Path]) -> None:
-        self._paths = paths
-
-    def __getitem__(self, key: str) -> Image:
-        from PIL import Image as Pillow
-        from PIL import ImageOps
-
-        path = self._paths[key]
-        try:
-            with Pillow.open(path) as picture:
-                return ImageOps.exif_transpose(picture).convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"{path}: is no readable picture ({error})") from error
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
+def image_files(paths: Mapping[str, Path]) -> LazyImages:
+    """Return the images of files by name."""
+    return LazyImages(paths, lambda name: load_image(paths[name]))
 
 
 def make_pools(examples: Iterable[Example], *, size: int = POOL) -> list[Pool]:
-    """Retrieval pools from caption examples, in order: each picture once, captions pairwise different.
+    """Return retrieval pools from caption examples, in order: each image once, captions pairwise different.
 
-    The caption is the first reference. What does not fill a pool is left out.
+    The caption is the first reference. Examples that do not fill a pool are left out.
     """
     pools: list[Pool] = []
     open_pools: list[dict[str, str]] = []  # caption -> image of pools not yet full
@@ -128,17 +120,19 @@ def make_pools(examples: Iterable[Example], *, size: int = POOL) -> list[Pool]:
 
 
 def load_suite(path: Path) -> Suite:
-    """A suite from a JSONL file of VQA and caption records whose pictures are files.
+    """Return the suite in a JSONL file of VQA and caption records (``core.records``) with images by path.
+
+    ``meta.split`` names the split (default ``new``); the ``answers`` of a caption are its references.
 
     Raises:
-        DataError: a record without a picture file, of another task, or without answers.
+        DataError: a record without an image file, of another task, or without answers.
     """
     groups: dict[tuple[str, str], dict[str, list[Example]]] = {}
     paths: dict[str, Path] = {}
     for example in read_examples(path):
         if example.task not in ("vqa", "caption"):
             raise DataError(
-                f"{path}: record {example.id!r} has task {example.task!r}; a suite asks vqa and caption"
+                f"{path}: record {example.id!r} has task {example.task!r}; a suite takes vqa and caption"
             )
         if example.image is None or example.image.path is None or not example.answers:
             raise DataError(f"{path}: record {example.id!r} needs a picture file and at least one answer")
@@ -151,4 +145,27 @@ def load_suite(path: Path) -> Suite:
         key: Section(tasks["vqa"], tasks["caption"], make_pools(tasks["caption"]))
         for key, tasks in groups.items()
     }
-    return Suite(path.stem, sections, Files(paths))
+    return Suite(path.stem, sections, image_files(paths))
+
+
+def build_scenes(seed: int, langs: Sequence[str] = dataset.LANGS) -> Suite:
+    """Return the suite ``scenes``: new scenes and held-out pairs, in phrasings that were never trained on.
+
+    Raises:
+        DataError: a language that the scenes do not cover, or that has no instruction templates.
+    """
+    from PIL import Image as Pillow
+
+    sections: dict[tuple[str, str], Section] = {}
+    images: dict[str, Image] = {}
+    for split, held_out in (("new", False), ("unseen", True)):
+        drawn = dataset.evaluation(seed=seed, held_out=held_out, langs=langs)
+        images |= {name: Pillow.fromarray(render(scene)) for name, scene in drawn.scenes.items()}
+        for lang in langs:
+            captions = drawn.ranked[lang]
+            sections[split, lang] = Section(
+                vqa=[instruct(example, seed=seed, split="eval") for example in drawn.vqa[lang]],
+                caption=[instruct(example, seed=seed, split="eval") for example in drawn.caption[lang]],
+                pools=[Pool(tuple(pool), tuple(captions[name] for name in pool)) for pool in drawn.pools],
+            )
+    return Suite(name="scenes", sections=sections, images=images, keywords=keywords)

@@ -20,8 +20,8 @@ from ziya_visual.core.files import read_json
 from ziya_visual.core.pictures import load_image
 from ziya_visual.core.records import Example, Message
 from ziya_visual.eval.retrieval import Ints
-from ziya_visual.eval.score.files import Row, need, read_object, read_rows, read_value
-from ziya_visual.eval.suites import Files
+from ziya_visual.eval.rows import Row, need, read_object, read_rows, read_value
+from ziya_visual.eval.suites import image_files
 from ziya_visual.eval.suites.named import DataSet, Prompt
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def read_questions(dataset: DataSet, folder: Path, prompt: Prompt, *, plain: boo
         name = f"{dataset.label}-{number}"
         examples.append(Example(name, dataset.lang, "vqa", turns, image_id=image_id, meta=meta))
         rows.append(row)
-    return Questions(examples, Files(paths), rows, key, inputs)
+    return Questions(examples, image_files(paths), rows, key, inputs)
 
 
 def read_gallery(dataset: DataSet, folder: Path) -> Gallery:
@@ -210,7 +210,7 @@ def _coco(files: _Paths, images: Path, dataset: DataSet) -> Gallery:
     captions = [row for row in read_object(path, "annotations") if row.get("image_id") in place]
     owner = np.array([place[row["image_id"]] for row in captions], np.int64)
     texts = [str(need(row, "caption", path)) for row in captions]
-    return Gallery(list(place), Files(paths), texts, owner, references=path)
+    return Gallery(list(place), image_files(paths), texts, owner, references=path)
 
 
 def _karpathy(files: _Paths, images: Path, dataset: DataSet) -> Gallery:
@@ -221,7 +221,7 @@ def _karpathy(files: _Paths, images: Path, dataset: DataSet) -> Gallery:
     ids = [row.get("cocoid", row.get("imgid")) for row in rows]
     paths = {str(name): images / _file_name(dataset, row) for name, row in zip(ids, rows, strict=True)}
     owner = np.repeat(np.arange(len(rows)), [len(some) for some in sentences])
-    return Gallery(ids, Files(paths), [text for some in sentences for text in some], owner)
+    return Gallery(ids, image_files(paths), [text for some in sentences for text in some], owner)
 
 
 def _chinese_clip(files: _Paths, images: Path, dataset: DataSet) -> Gallery:

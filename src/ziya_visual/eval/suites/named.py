@@ -15,7 +15,7 @@ from ziya_visual.core.errors import ConfigError, DataError, nearest
 from ziya_visual.core.files import read_text
 
 FOLDER = Path(__file__).parent
-SCENES = "scenes"  # drawn, not read: suites/scenes.py
+SCENES = "scenes"  # drawn, not read: see build_scenes
 
 Task = Literal["vqa", "gqa", "caption", "retrieval", "dialogue"]
 

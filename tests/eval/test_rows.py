@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.eval.score.files import answer_of, by_id, match_ids, read_arrays, read_object, read_rows
+from ziya_visual.eval.rows import answer_of, by_id, match_ids, read_arrays, read_object, read_rows
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_reads_lists_and_lines_under_either_name(tmp_path: Path, name: str, text
         (b"{", "is not JSON"),
         (b'{"a": 1}\n{"a": 2', "line 2 is not JSON"),
         (b"[1, 2]", "row 0 is int, expected an object"),
-        (b"[]", "holds no rows"),
+        (b"[]", "has no rows"),
         ('[{"a": "é"}]'.encode("utf-16"), "not UTF-8"),
         ('[{"a": "\u72d7"}]'.encode("gbk"), "not UTF-8 at byte"),
     ],
@@ -56,13 +56,15 @@ def test_refuses_in_one_line(tmp_path: Path, data: bytes, message: str) -> None:
 def test_says_what_it_found_in_place_of_a_list(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{\n "questions": []\n}')
-    with pytest.raises(DataError, match=r"found keys \['questions'\], expected an object with a filled list"):
+    with pytest.raises(
+        DataError, match=r"found keys \['questions'\], expected an object with a non-empty list"
+    ):
         read_object(path, "annotations")
 
 
 def test_ids_are_the_same_as_numbers_and_as_text(tmp_path: Path) -> None:
     rows, failures = [{"id": 7, "x": 1}, {"id": "7", "x": 2}], Counter[str]()
-    with pytest.raises(DataError, match="id 7 stands there twice"):
+    with pytest.raises(DataError, match="duplicate id 7; make ids unique"):
         by_id(rows, "id", tmp_path, failures=failures)
     assert by_id(rows, "id", tmp_path, failures=failures, duplicates="last")["7"]["x"] == 2
     assert failures == {"duplicate": 1}
@@ -100,8 +102,8 @@ def test_arrays_that_cannot_be_read(tmp_path: Path) -> None:
     torn = good[:-30], good[:200] + bytes(2000) + good[2200:]
     for data in (b"", b"{}", b"PK\x03\x04rest", alone.getvalue(), pickled, *torn):
         path.write_bytes(data)
-        with pytest.raises(DataError, match="is no readable NPZ file") as error:
+        with pytest.raises(DataError, match="not a readable NPZ file") as error:
             read_arrays(path, ["image"])
         assert "\n" not in str(error.value)
-    with pytest.raises(DataError, match="is no readable NPZ file"):
+    with pytest.raises(DataError, match="not a readable NPZ file"):
         read_arrays(tmp_path, ["image"])

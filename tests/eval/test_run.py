@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.files import write_records
+from ziya_visual.core.files import write_json, write_records
 from ziya_visual.core.records import Example, ImageRef, Message
-from ziya_visual.eval.results import Metric, results, write_results
-from ziya_visual.eval.runner import evaluate, majority
+from ziya_visual.eval.results import Metric, results
+from ziya_visual.eval.run import evaluate, majority
 from ziya_visual.eval.suites import Section, Suite, load_suite, make_pools
 
 COLORS = {"red": (255, 0, 0), "blue": (0, 0, 255)}
@@ -122,7 +122,7 @@ def test_pools_hold_each_picture_once_and_different_captions() -> None:
 def test_results_file(tmp_path: Path) -> None:
     row = Metric("chat", "new", "en", "vqa", "accuracy", 91.23456, 90.1, 92.3, 4000)
     content = results([row], seconds={"total": 1.234}, seed=0, versions={"torch": "2"}, card={})
-    write_results(tmp_path / "results.json", content)
+    write_json(tmp_path / "results.json", content)
     assert json.loads((tmp_path / "results.json").read_text()) == {
         "metrics": [
             {"model": "chat", "split": "new", "lang": "en", "task": "vqa", "name": "accuracy",
@@ -142,7 +142,7 @@ def test_a_suite_from_a_file(tmp_path: Path) -> None:
     metrics = evaluate(Looker(), loaded, name="x", out=tmp_path)
     assert find(metrics, split="unseen", name="accuracy").value == 100.0
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"a\.png: is no readable picture"):
+    with pytest.raises(DataError, match=r"a\.png: no picture that can be read"):
         evaluate(Looker(), loaded, name="x", out=tmp_path)
     write_records(path, [Example("1", "en", "text", ask)])
     with pytest.raises(DataError, match="has task 'text'"):

@@ -11,11 +11,9 @@ import pytest
 import tiny
 import torch
 
-from ziya_visual.eval import suites
-from ziya_visual.eval.retrieval import check_pairs, rank_images, rank_texts, rerank
+from ziya_visual.eval import run, score, suites
+from ziya_visual.eval.retrieval import check_text2image, rank_images, rank_texts, rerank
 from ziya_visual.eval.run import run_suite
-from ziya_visual.eval.score import run as score
-from ziya_visual.eval.tasks import retrieval
 from ziya_visual.infer.engine import ZiyaVisual
 
 TOP_K = 3
@@ -48,7 +46,7 @@ def test_the_run_equals_score_on_its_files(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(suites, "make_pools", partial(suites.make_pools, size=6))
-    monkeypatch.setattr(retrieval, "TOP_K", TOP_K)
+    monkeypatch.setattr(run, "TOP_K", TOP_K)
     content = run_suite(checkpoint, folders.suite(tmp_path / "pictures", 12), out=tmp_path / "out")
     tasks = {}
     for task, reranked in (("retrieval", False), ("rerank", True)):
@@ -56,7 +54,9 @@ def test_the_run_equals_score_on_its_files(
         files = sorted((tmp_path / "out" / "retrieval").glob("chat.new.zh.*.npz"))
         assert len(files) == 2
         more = [{"rerank": path, "top_k": TOP_K} if reranked else {} for path in files]
-        scored = [score.run("retrieval", similarity=path, **m) for path, m in zip(files, more, strict=True)]
+        scored = [
+            score.compute("retrieval", similarity=path, **m) for path, m in zip(files, more, strict=True)
+        ]
         for name, value in rows.items():
             assert value == pytest.approx(np.mean([one["scores"][name] for one in scored]), abs=1e-4), name
         tasks[task] = rows
@@ -66,7 +66,7 @@ def test_the_run_equals_score_on_its_files(
 def test_a_text_may_have_several_pictures() -> None:
     """MUGE's queries: any of the right images will do, and none of them counts as wrong."""
     scores = np.array([[0.9, 0.1], [0.8, 0.5], [0.2, 0.9], [0.1, 0.7]], np.float32)
-    owner = check_pairs(scores, np.array([[1, 0], [1, -1]]))
+    owner = check_text2image(scores, np.array([[1, 0], [1, -1]]))
     assert rank_images(scores, owner).tolist() == [0, 2]
     assert rank_texts(scores, owner).tolist()[:2] == [0, 0]
     single = np.array([1, 1])

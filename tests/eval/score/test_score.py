@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ziya_visual.cli.app import app
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.eval.score import run as score
+from ziya_visual.eval import score
 
 Save = Callable[[str, Any], Path]
 TRUTH = {str(i): {"answer": "dog"} for i in range(40)}
@@ -23,7 +23,7 @@ def said(right: int) -> list[dict[str, str]]:
 
 def test_every_form_is_told_of() -> None:
     told = " ".join(CliRunner().invoke(app, ["score", "--help"], env={"COLUMNS": "200"}).output.split())
-    docs = Path(__file__).parents[2] / "docs"
+    docs = Path(__file__).parents[3] / "docs"
     pages = (docs / "evaluation.md").read_text("utf-8") + (docs / "judge.md").read_text("utf-8")
     for form in score.FORMS:
         assert re.search(rf"\b{form}\b", told), f"--help does not name {form}"
@@ -32,7 +32,7 @@ def test_every_form_is_told_of() -> None:
 
 def test_the_card_says_how_and_reproduces(save: Save) -> None:
     files = {"annotations": save("a.json", TRUTH), "predictions": save("p.json", said(30))}
-    result = score.run("gqa", command="ziya-visual score gqa", **files)
+    result = score.compute("gqa", command="ziya-visual score gqa", **files)
     assert set(result) == {"scores", "failures", "card"}
     assert result["card"]["rule"] == "exact"
     assert result["card"]["command"] == "ziya-visual score gqa"
@@ -46,7 +46,7 @@ def test_the_card_says_how_and_reproduces(save: Save) -> None:
 
 
 def test_reproduce_refuses_a_file_without_a_card(save: Save) -> None:
-    with pytest.raises(DataError, match="holds no score card"):
+    with pytest.raises(DataError, match="has no score card"):
         score.reproduce(save("out.json", {"scores": {}}))
 
 
@@ -54,7 +54,7 @@ def test_reproduce_finds_files_that_moved_with_the_card_and_says_what_changed(
     save: Save, tmp_path: Path
 ) -> None:
     files = {"annotations": save("a.json", TRUTH), "predictions": save("p.json", said(30))}
-    result = score.run("gqa", **files)
+    result = score.compute("gqa", **files)
     result["scores"]["accuracy"] = 80.0
     moved = tmp_path / "moved"
     moved.mkdir()
@@ -65,14 +65,14 @@ def test_reproduce_finds_files_that_moved_with_the_card_and_says_what_changed(
     assert not again["equal"]
     assert again["different"] == {"accuracy": [80.0, 75.0]}
     (moved / "p.json").unlink()
-    with pytest.raises(DataError, match=r"p\.json \(predictions\) is gone"):
+    with pytest.raises(DataError, match=r"p\.json \(predictions\) no longer exists"):
         score.reproduce(moved / "out.json")
 
 
 def test_compare_is_paired(save: Save) -> None:
     truth = save("a.json", TRUTH)
     systems = save("a1.json", said(20)), save("b1.json", said(28)[:-1])
-    result = score.run("gqa", annotations=truth, compare=systems)
+    result = score.compute("gqa", annotations=truth, compare=systems)
     scores = result["scores"]
     assert (scores["accuracy/first"], scores["accuracy/second"]) == (50.0, 70.0)
     assert scores["accuracy/difference"] == pytest.approx(20.0)
@@ -87,15 +87,17 @@ def test_compare_takes_the_cards_of_two_rules(save: Save) -> None:
     files = {"annotations": save("a.json", TRUTH), "predictions": save("p.json", [
         {"questionId": str(i), "prediction": "Dog." if i % 2 else "dog"} for i in range(40)
     ])}  # fmt: skip
-    cards = tuple(save(f"{rule}.json", score.run("gqa", **files, rule=rule)) for rule in ("exact", "llava"))
-    result = score.run("gqa", compare=cards)
+    cards = tuple(
+        save(f"{rule}.json", score.compute("gqa", **files, rule=rule)) for rule in ("exact", "llava")
+    )
+    result = score.compute("gqa", compare=cards)
     assert result["scores"]["accuracy/difference"] == 50.0
     assert result["card"]["options"] == {"first.rule": "exact", "second.rule": "llava"}
 
 
 def test_per_item_gives_every_score_of_every_item(save: Save) -> None:
     files = {"annotations": save("a.json", TRUTH), "predictions": save("p.json", said(1))}
-    result = score.run("gqa", **files, per_item=True)
+    result = score.compute("gqa", **files, per_item=True)
     assert len(result["per_item"]) == 40
     assert result["per_item"]["0"] == {"accuracy": 100.0}
     assert result["per_item"]["1"] == {"accuracy": 0.0}
@@ -106,7 +108,7 @@ def test_questions_of_one_picture_are_drawn_together(save: Save) -> None:
     together = {str(i): {"answer": "dog", "imageId": str(i // 20)} for i in range(40)}
     predictions = save("p.json", said(20))
     intervals = [
-        score.run("gqa", annotations=save("a.json", truth), predictions=predictions)["card"]["intervals"]
+        score.compute("gqa", annotations=save("a.json", truth), predictions=predictions)["card"]["intervals"]
         for truth in (alone, together)
     ]
     assert intervals[0]["accuracy"][0] > 30
@@ -136,7 +138,7 @@ def test_the_command_line_writes_compares_and_reproduces(save: Save, tmp_path: P
 
 def test_unknown_form() -> None:
     with pytest.raises(ConfigError, match="did you mean 'caption'"):
-        score.run("captions")
+        score.compute("captions")
 
 
 @pytest.mark.parametrize("text", ["{", "[1, 2", "hello", ""])
@@ -144,7 +146,7 @@ def test_files_of_another_form_end_in_one_line(save: Save, tmp_path: Path, text:
     path = tmp_path / "p.json"
     path.write_text(text)
     with pytest.raises(DataError) as error:
-        score.run("gqa", annotations=save("a.json", TRUTH), predictions=path)
+        score.compute("gqa", annotations=save("a.json", TRUTH), predictions=path)
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
 
@@ -153,13 +155,13 @@ def test_translation(tmp_path: Path) -> None:
     for name, text in (("r.txt", "一只狗在草地上\n两只猫\n"), ("p.txt", "一只狗在草地上\n三只猫\n")):
         (tmp_path / name).write_text(text, "utf-8")
     files = {"references": tmp_path / "r.txt", "predictions": tmp_path / "p.txt"}
-    result = score.run("translation", **files, lang="zh")
+    result = score.compute("translation", **files, lang="zh")
     assert 0 < result["scores"]["BLEU"] < 100
     assert "tok:zh" in result["card"]["notes"]["signature_BLEU"]
     assert result["card"]["versions"]["sacrebleu"]
     (tmp_path / "p.txt").write_text("一只狗\n", "utf-8")
     with pytest.raises(DataError, match="1 lines against 2"):
-        score.run("translation", **files)
+        score.compute("translation", **files)
 
 
 def test_translation_equals_sacrebleu_and_its_interval_is_around_it(tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_translation_equals_sacrebleu_and_its_interval_is_around_it(tmp_path: Pa
     lines[-1] = ""
     for name, text in (("r.txt", truth), ("p.txt", lines)):
         (tmp_path / name).write_text("\n".join(text) + "\n")
-    result = score.run("translation", references=tmp_path / "r.txt", predictions=tmp_path / "p.txt")
+    result = score.compute("translation", references=tmp_path / "r.txt", predictions=tmp_path / "p.txt")
     assert result["scores"]["BLEU"] == sacrebleu.corpus_bleu(lines, [truth]).score
     assert result["scores"]["chrF"] == sacrebleu.corpus_chrf(lines, [truth]).score
     low, high = result["card"]["intervals"]["BLEU"]

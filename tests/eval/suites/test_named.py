@@ -17,15 +17,14 @@ from ziya_visual.cli.app import app
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.core.files import read_json
 from ziya_visual.core.records import Example
-from ziya_visual.eval.benchmark import Measured, run_dataset
+from ziya_visual.eval import score
 from ziya_visual.eval.judge.files import read_model_answers, read_questions
 from ziya_visual.eval.metrics import choice, vqa
-from ziya_visual.eval.models.open import Opened, is_ours
+from ziya_visual.eval.models.open import EvalModel, is_ours
 from ziya_visual.eval.report.page import published_results
-from ziya_visual.eval.run import run_suite
-from ziya_visual.eval.score import run as score
+from ziya_visual.eval.run import Measured, run_dataset, run_suite
+from ziya_visual.eval.suites import build_scenes
 from ziya_visual.eval.suites.named import FOLDER, Prompt, load_named, names
-from ziya_visual.eval.suites.scenes import build_suite
 from ziya_visual.scenes import dataset as scenes
 
 
@@ -59,7 +58,7 @@ def measure(
     named = load_named(suite)
     dataset = next(one for one in named.datasets if (one.name, one.task) == (name, task))
     assert dataset.missing(folder) == ""
-    opened = Opened("stub", "stock", model, plain=plain)
+    opened = EvalModel("stub", "stock", model, plain=plain)
     measured = run_dataset(opened, dataset, folder=folder, out=out, prompt=named.prompt(dataset))
     return measured, model, {row.name: row.value for row in measured.metrics}
 
@@ -145,7 +144,7 @@ def test_qa90_writes_what_judge_reads(data: Path, tmp_path: Path) -> None:
         dataset = next(one for one in named.datasets if one.lang == lang)
         model = Knowing(["it", "is", "a", "ring"])
         run_dataset(
-            Opened("stub", "stock", model), dataset,
+            EvalModel("stub", "stock", model), dataset,
             folder=data, out=tmp_path, prompt=named.prompt(dataset),
         )  # fmt: skip
         assert model.seen == [[f"{n:012d}.jpg" for n in range(4) for _ in (0, 1)]], (
@@ -166,7 +165,7 @@ def test_a_whole_run_in_two_languages(checkpoint: Path, data: Path, tmp_path: Pa
     assert rows["muge", "zh", "retrieval", "t2i_mean_recall"]["value"] > 0
     # The files that were written give the numbers that were reported.
     folder = tmp_path / "retrieval"
-    again = score.run(
+    again = score.compute(
         "retrieval", embeddings=folder / "flickr30k.zh.retrieval.npz",
         rerank=folder / "flickr30k.zh.retrieval.itm.npz", top_k=128,
     )["scores"]  # fmt: skip
@@ -240,7 +239,7 @@ def test_a_broken_file_is_one_line(data: Path, tmp_path: Path) -> None:
     texts.write_text(
         json.dumps({"text_id": 1, "text": "红", "image_ids": [5]}) + "\n" + texts.read_text("utf-8"), "utf-8"
     )
-    opened = Opened("stub", "ours", Knowing([]))
+    opened = EvalModel("stub", "ours", Knowing([]))
     nameless = dataset.model_copy(update={"task": "caption", "files": {}})
     with pytest.raises(ConfigError, match=r"the format needs files\.images; the suite names none"):
         run_dataset(opened, nameless, folder=tmp_path, out=tmp_path, prompt=Prompt())
@@ -262,7 +261,7 @@ def test_a_broken_file_is_one_line(data: Path, tmp_path: Path) -> None:
 def test_scenes_by_name(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, few in (("QUESTIONS_PER_TYPE", 2), ("CAPTIONS", 3), ("POOLS", 1), ("POOL", 4)):
         monkeypatch.setattr(scenes, name, few)
-    assert {lang for _, lang in build_suite(0).sections} == {"en", "zh"}
+    assert {lang for _, lang in build_scenes(0).sections} == {"en", "zh"}
     content = run_suite(checkpoint, "scenes:en,es", out=tmp_path)
     found = {(row["split"], row["lang"], row["task"]) for row in content["metrics"]}
     tasks = ("vqa", "caption", "retrieval", "rerank")

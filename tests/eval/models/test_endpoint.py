@@ -18,10 +18,10 @@ from PIL import Image
 
 from ziya_visual.core.errors import ConfigError, EndpointError
 from ziya_visual.core.files import read_json, read_jsonl
+from ziya_visual.eval import run
 from ziya_visual.eval.models import endpoint
 from ziya_visual.eval.models.endpoint import split_endpoint
 from ziya_visual.eval.run import run_suite
-from ziya_visual.eval.tasks import caption
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.serve.api import create_app
 
@@ -59,7 +59,7 @@ def test_the_same_numbers_as_the_folder_and_nothing_is_sent_twice(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(caption, "MAX_NEW_TOKENS", 24)  # with the prompt less than the tiny model's context
+    monkeypatch.setitem(run.MAX_NEW_TOKENS, "caption", 24)  # the tiny model has a short context
     model, server = served
     local = run_suite(checkpoint, suite, out=tmp_path / "local")
     remote = run_suite(model, suite, out=tmp_path / "remote")
@@ -139,5 +139,5 @@ def test_what_is_an_endpoint(suite: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="needs a key: set the environment variable OPENAI_API_KEY"):
         run_suite("m@https://example.com/v1", suite, out=tmp_path)
-    with pytest.raises(ConfigError, match="--dtype int8 is for checkpoints of ours"):
+    with pytest.raises(ConfigError, match="--dtype int8 works with our checkpoints only"):
         run_suite("m@https://example.com/v1", suite, out=tmp_path, dtype="int8")

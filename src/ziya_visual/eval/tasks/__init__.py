@@ -1,1 +1,0 @@
-"""One file a task: how it is put to a model, and which numbers come of the answers."""
