@@ -30,8 +30,8 @@ from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.quickstart import RECIPE, quickstart
 from ziya_visual.scenes.language import QUESTION_TYPES, TRAIN_PHRASINGS, Language
 from ziya_visual.scenes.parsing import parse
-from ziya_visual.train import training
-from ziya_visual.train.batches import Batches, Drawn
+from ziya_visual.train import run
+from ziya_visual.train.batches import Batches
 from ziya_visual.train.pretrain.shipped import SHIPPED
 from ziya_visual.train.run import run_recipe
 
@@ -79,11 +79,11 @@ VARIANTS: dict[str, Callable[[Stages], Stages]] = {
 }
 
 
-class Untold(Batches):
+class PlainBatches(Batches):
     """Records as they are; of a class, for another process draws them."""
 
-    def _told(self, one: Drawn) -> Example:
-        return one.text
+    def _phrase(self, example: Example, seed: int) -> Example:
+        return example
 
 
 def folder_of(seed: int, variant: str) -> Path:
@@ -104,7 +104,7 @@ def run_variant(seed: int, variant: str, share: float) -> None:
         return
     torch.set_num_threads(1)
     if variant == "without instruction templates":
-        training.Batches = Untold  # type: ignore[misc, attr-defined]
+        run.Batches = PlainBatches  # type: ignore[misc, attr-defined]
     recipe = copy.deepcopy(yaml.safe_load(RECIPE.read_text()))
     shorter = [stage | {"steps": round(share * stage["steps"])} for stage in recipe["stages"]]
     recipe |= {"stages": VARIANTS[variant](shorter), "out": str(folder / "train"), "seed": seed}

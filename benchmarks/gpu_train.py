@@ -33,7 +33,7 @@ from transformers import (
 from ziya_visual.data.packing import IGNORE, some_rows
 from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.model.packed.attention import PLAIN
-from ziya_visual.train.speed import Cost, peak_of
+from ziya_visual.train.monitor import StepCost, peak_flops
 
 IMAGES, TEXTS, ROUNDS = 48, 8, 5
 AT_ONCE = (8, 16, 24, 48)  # pictures whose texts are in memory together
@@ -172,7 +172,7 @@ def main() -> None:
     images = 4 if chosen.tiny else IMAGES
     model = build(config(chosen.tiny), chosen.device)
     bench = Bench(model, album(images, TEXTS), chosen.device)
-    flops = Cost.of(model).step(bench.batch)
+    flops = StepCost.of(model).flops(bench.batch)
     with torch.no_grad():
         losses = {"ours": bench.ours(min(AT_ONCE)), "stock": bench.stock(min(ROWS))}
     at_once, tried = fastest(bench, bench.ours, tuple(n for n in AT_ONCE if n <= images) or (images,))
@@ -187,7 +187,7 @@ def main() -> None:
             break
     ratios = sorted(stock / ours for ours, stock in times)
     ours = statistics.median(ours for ours, _ in times)
-    peak = peak_of(torch.device(chosen.device))
+    peak = peak_flops(torch.device(chosen.device))
     result = {
         "device": torch.cuda.get_device_name() if chosen.device != "cpu" else "cpu",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

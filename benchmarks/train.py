@@ -26,19 +26,17 @@ from train_setting import LANGS, Album, Packed, Single, album, collate, models
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ziya_visual.core.files import write_json
-from ziya_visual.core.recipe import Objectives
 from ziya_visual.model.packed.attention import round_up
-from ziya_visual.train.batches import Batch
+from ziya_visual.train.batches import prefetch
+from ziya_visual.train.objectives import Batch, ImageFeatures, LossWeights, compute_losses
 from ziya_visual.train.optimizer import Optimizer
-from ziya_visual.train.step import Seen, compute_losses
-from ziya_visual.train.training import draw_ahead
 
 IMAGES_PER_STEP, STEPS = 8, 2  # of a round
 GROWTH = (1, 2, 4, 8, 16)
 MEASURED = (8, 16)  # in every round; the others once
 TRIALS = [("sdpa", 16), ("sdpa", 32), ("eager", 16), ("eager", 32), ("eager", 64)]
 LEARNING_RATE = 1e-4
-OBJECTIVES = Objectives()
+WEIGHTS = LossWeights()
 CURVE_STEPS, CURVE_IMAGES, CURVE_TEXTS = 50, 2, 4
 
 
@@ -50,12 +48,12 @@ class Ours:
         self.optimizer = Optimizer(model.named_parameters(), weight_decay=0.0, matrices="adamw")
 
     def loss(self, batch: Batch, pixels: torch.Tensor, features: torch.Tensor | None = None) -> torch.Tensor:
-        rows = batch.pictures
+        rows = batch.images
         embeds = self.model.encode_images(pixels[rows]) if features is None else features[rows]
-        seen = Seen(embeds, self.model.query_images(embeds))
+        seen = ImageFeatures(embeds, self.model.query_images(embeds))
         none: Any = None  # no alignment: the language model's loss alone
         langs = list(LANGS)
-        return compute_losses(self.model, none, batch, seen, objectives=OBJECTIVES, langs=langs, step=0).total
+        return compute_losses(self.model, none, batch, seen, weights=WEIGHTS, langs=langs, step=0)[0]
 
     def epoch(self, data: Album, drawn: Iterator[Batch], *, cached: bool) -> tuple[float, float]:
         """Seconds of ``STEPS`` steps, and of them those in which the next batch was waited for."""
@@ -184,7 +182,7 @@ def main() -> None:
     print(tried, flush=True)
     # One loader each for all rounds, as the loop has one a stage: a fork makes the next writes slow.
     drawn = {
-        texts: iter(draw_ahead(Packed(found, IMAGES_PER_STEP), range(2 * STEPS * (rounds + 1))))
+        texts: iter(prefetch(Packed(found, IMAGES_PER_STEP), range(2 * STEPS * (rounds + 1))))
         for texts, found in data.items()
     }
     times: dict[str, list[tuple[float, float]]] = {}

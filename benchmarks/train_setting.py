@@ -25,7 +25,7 @@ from ziya_visual.data.packing import IGNORE, Branch, Row, pack
 from ziya_visual.data.text_batch import pad
 from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.model.packed.attention import PLAIN
-from ziya_visual.train.batches import Batch
+from ziya_visual.train.objectives import Batch
 
 SIDE, QUERIES, IMAGE_ID, BOS, PAD, FIRST_WORD = 224, 32, 3, 1, 0, 4
 PROMPT = {"caption": 5, "question": 8}  # of a text's first tokens nothing is learnt

@@ -6,8 +6,8 @@ from typing import Any
 from ziya_visual.core.recipe import Recipe, load_recipe
 from ziya_visual.core.records import Example, ImageRef, Message
 from ziya_visual.doctor.advice import Plan
-from ziya_visual.doctor.skeleton import skeleton
-from ziya_visual.train.batches import album
+from ziya_visual.train.batches import group_by_image
+from ziya_visual.train.run import build_model
 
 COLORS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
 RECIPE = """
@@ -51,4 +51,4 @@ def one_stage(folder: Path, *changes: str) -> Recipe:
 
 def plan(folder: Path, *changes: str, made: Recipe | None = None) -> Plan:
     made = made or recipe(folder, *changes)
-    return Plan(made, skeleton(made), album(examples(folder)))
+    return Plan(made, build_model(made, meta=True), group_by_image(examples(folder)))

@@ -13,7 +13,7 @@ from ziya_visual.core.recipe import load_recipe
 from ziya_visual.data.packing import IGNORE
 from ziya_visual.data.tools.check import check_dataset
 from ziya_visual.data.tools.importing import import_dataset
-from ziya_visual.train.batches import Batches, album
+from ziya_visual.train.batches import Batches, group_by_image
 from ziya_visual.train.run import run_recipe
 
 CAPTIONS = Path(__file__).parents[3] / "shared" / "data" / "caption_en" / "annotations.json"
@@ -48,18 +48,18 @@ def imported(tmp_path: Path) -> Path:
 def test_captions_become_packed_rows_and_are_learnt_from(imported: Path) -> None:
     assert not check_dataset(imported / "records", out=imported / "check").rejects
     examples = read_examples(imported / "records" / "records.jsonl")
-    texts = album(examples)
+    texts = group_by_image(examples)
     assert len(texts.examples) == 40
     _, _, processor = tiny()
     batches = Batches(
         texts, processor.chat, tasks={"caption": 1.0}, images_per_step=4, texts_per_image=5,
-        num_image_tokens=QUERIES, seed=0, max_pair_tokens=32,
+        num_image_tokens=QUERIES, seed=0, max_caption_tokens=32,
     )  # fmt: skip
     batch = batches[0]
     assert batch.texts is not None
     assert [len(row) for row in batch.texts.lengths] == [6, 6, 6, 6], "a prefix and five captions each"
     learnt = processor.tokenizer.decode(batch.texts.labels[batch.texts.labels != IGNORE])
-    said = [one.messages[0].content for row in batch.pictures for one in texts.examples[row]]
+    said = [one.messages[0].content for row in batch.images for one in texts.examples[row]]
     assert sum(text in learnt for text in said) == 20
 
     write_base_and_pictures(imported, ())

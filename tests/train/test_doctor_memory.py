@@ -11,13 +11,14 @@ from doctor_cases import plan, recipe
 from ziya_visual.doctor.advice import Plan
 from ziya_visual.doctor.data import draw
 from ziya_visual.doctor.memory import Memory, Shape, dry_step
-from ziya_visual.doctor.skeleton import skeleton
 from ziya_visual.model.checkpoint import load_checkpoint
 from ziya_visual.model.lora import add_lora, freeze_all_but
 from ziya_visual.model.packed.attention import PLAIN
 from ziya_visual.model.processor import normalise
+from ziya_visual.train.model import BuiltModel
+from ziya_visual.train.objectives import ImageFeatures, LossWeights, compute_losses
 from ziya_visual.train.optimizer import Optimizer
-from ziya_visual.train.step import Seen, compute_losses
+from ziya_visual.train.run import build_model
 
 
 def real_step(folder: Path, made: Plan, number: int) -> tuple[int, int, int, int]:
@@ -37,20 +38,18 @@ def real_step(folder: Path, made: Plan, number: int) -> tuple[int, int, int, int
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    limit = model.config.qformer_config.max_position_embeddings
-    batch = draw(
-        made.recipe, number, made.album, processor.chat, queries=4, pair_tokens=limit, pair_tokenizer=None
-    )[0]
-    pixels = normalise(np.zeros((len(batch.pictures), 16, 16, 3), np.uint8))
+    batch = draw(made.recipe, number, BuiltModel(model, alignment, processor), made.texts)[0]
+    pixels = normalise(np.zeros((len(batch.images), 16, 16, 3), np.uint8))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         embeds = model.encode_images(pixels).to(torch.bfloat16 if bf16 else torch.float32)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            seen = Seen(embeds, model.query_images(embeds))
-            losses = compute_losses(
-                model, alignment, batch, seen, objectives=stage.objectives, langs=made.album.langs, step=0
-            )
+            features = ImageFeatures(embeds, model.query_images(embeds))
+            loss, _ = compute_losses(
+                model, alignment, batch, features, weights=LossWeights(**stage.objectives.model_dump()),
+                langs=made.texts.langs, step=0,
+            )  # fmt: skip
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    assert optimizer.step(losses.total, lr=0.0)
+    assert optimizer.step(loss, lr=0.0)
     states = [state for part in optimizer.state_dict() for state in part["state"].values()]
     return (
         size(parameters),
@@ -97,7 +96,7 @@ def test_what_a_stage_trains_is_what_training_counts(folder: Path) -> None:
 
 
 def test_sharding_is_the_formula_of_the_documentation(folder: Path) -> None:
-    bones = skeleton(recipe(folder))
+    bones = build_model(recipe(folder), meta=True)
     stage = recipe(folder).stages[0]
     shape = Shape(images=2, lengths=((5, 15), (5, 7, 8)), supervised=8, pairs=((2, 5),))
     memory = dry_step(bones, stage, shape, lora=None, precision="bf16", cached=True)

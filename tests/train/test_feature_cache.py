@@ -11,8 +11,8 @@ from tiny_models import QUERIES, write_base_and_pictures
 
 from ziya_visual.core.recipe import load_recipe
 from ziya_visual.model.checkpoint import load_checkpoint
-from ziya_visual.train import feature_cache
-from ziya_visual.train.feature_cache import FeatureCache, encoder_key
+from ziya_visual.train import image_features
+from ziya_visual.train.image_features import FeatureCache, encoder_key
 from ziya_visual.train.run import run_recipe
 
 RECIPE = """
@@ -32,7 +32,7 @@ stages:
 def test_training_from_the_cache_is_training_online(
     tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_cache, "SHARD", 2)
+    monkeypatch.setattr(image_features, "SHARD_SIZE", 2)
     write_base_and_pictures(tmp_path, ("red", "green", "blue", "white", "black"))
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE.format(folder=tmp_path, precision=precision))
@@ -76,7 +76,7 @@ def test_what_a_frozen_qformer_reads_is_kept_instead(
     found = {}
     for name, frozen in (("cached", True), ("online", False)):
         if not frozen:
-            monkeypatch.setattr("ziya_visual.train.image_features.reads_queries_only", lambda _: False)
+            monkeypatch.setattr("ziya_visual.train.run.needs_queries_only", lambda _: False)
         done = run_recipe(load_recipe(path, [f"out={tmp_path / name}"]))
         found[name] = load_checkpoint(done)[0].state_dict()
         (shard,) = (tmp_path / name / "features").rglob("*.safetensors")
@@ -124,7 +124,7 @@ def test_a_damaged_shard_is_made_anew_with_a_line(tmp_path: Path, caplog: pytest
     encoder = Encoder(pixels)
     cache = FeatureCache(tmp_path, pixels, encoder, gigabytes=1)
     cache.fill()
-    assert f"{shard} is damaged and made anew" in caplog.text
+    assert f"{shard} is damaged and will be written again" in caplog.text
     assert encoder.asked == [0, 1, 2]
     assert torch.equal(cache(np.arange(3)), encoder(np.arange(3)))
 
@@ -141,7 +141,7 @@ def test_what_another_process_is_writing_is_left_alone(
         FeatureCache(tmp_path, pixels, other, gigabytes=1)(np.arange(3))
         assert other.asked == [0, 1, 2]
 
-    monkeypatch.setattr(feature_cache, "save_file", write_while_another_opens)
+    monkeypatch.setattr(image_features, "save_file", write_while_another_opens)
     caplog.set_level("WARNING", "ziya_visual")  # a command that an earlier test ran may have left it at INFO
     FeatureCache(tmp_path, pixels, Encoder(pixels), gigabytes=1).fill()
     assert caplog.text == ""
@@ -150,9 +150,9 @@ def test_what_another_process_is_writing_is_left_alone(
 def test_processes_share_the_pictures_however_late_one_opens_the_folder(tmp_path: Path) -> None:
     pixels = pictures(5)
     first, second = Encoder(pixels), Encoder(pixels)
-    FeatureCache(tmp_path, pixels, first, gigabytes=1).fill(rank=0, processes=2)
+    FeatureCache(tmp_path, pixels, first, gigabytes=1).fill(rank=0, world_size=2)
     cache = FeatureCache(tmp_path, pixels, second, gigabytes=1)
-    cache.fill(rank=1, processes=2)
+    cache.fill(rank=1, world_size=2)
     assert (first.asked, second.asked) == ([0, 2, 4], [1, 3])
     assert torch.equal(cache(np.arange(5)), Encoder(pixels)(np.arange(5)))
     assert second.asked == [1, 3]
@@ -161,12 +161,12 @@ def test_processes_share_the_pictures_however_late_one_opens_the_folder(tmp_path
 def test_what_the_budget_leaves_out_is_encoded_when_needed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_cache, "SHARD", 2)
+    monkeypatch.setattr(image_features, "SHARD_SIZE", 2)
     pixels = pictures(6)
     encoder = Encoder(pixels)
     cache = FeatureCache(tmp_path, pixels, encoder, gigabytes=1.5e-6)  # two shards of 2 pictures
     cache.fill()
-    assert "do not hold the states of 2 of 6 pictures" in caplog.text
+    assert "do not hold the features of 2 of 6 pictures" in caplog.text
     encoder.asked.clear()
     rows = np.asarray([5, 0, 4, 2])
     assert torch.equal(cache(rows), Encoder(pixels)(rows))
@@ -176,10 +176,10 @@ def test_what_the_budget_leaves_out_is_encoded_when_needed(
 def test_another_encoder_size_or_precision_is_another_folder() -> None:
     one, other = (torch.nn.Linear(2, 2) for _ in range(2))
     keys = {
-        encoder_key([one], side=16, dtype=torch.float32),
-        encoder_key([other], side=16, dtype=torch.float32),
-        encoder_key([one], side=32, dtype=torch.float32),
-        encoder_key([one], side=16, dtype=torch.bfloat16),
-        encoder_key([one.to(torch.bfloat16)], side=16, dtype=torch.bfloat16),
+        encoder_key([one], image_size=16, dtype=torch.float32),
+        encoder_key([other], image_size=16, dtype=torch.float32),
+        encoder_key([one], image_size=32, dtype=torch.float32),
+        encoder_key([one], image_size=16, dtype=torch.bfloat16),
+        encoder_key([one.to(torch.bfloat16)], image_size=16, dtype=torch.bfloat16),
     }
     assert len(keys) == 5

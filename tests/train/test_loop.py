@@ -11,16 +11,17 @@ import torch
 from tiny_models import tiny, tiny_tokenizer
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.recipe import Objectives, Recipe, load_recipe
+from ziya_visual.core.recipe import Recipe, load_recipe
 from ziya_visual.core.records import Example, ImageRef, Message
 from ziya_visual.model.lora import freeze_all_but
 from ziya_visual.model.processor import ZiyaProcessor
-from ziya_visual.train import loop
-from ziya_visual.train.batches import Batches, album
+from ziya_visual.train.batches import Batches, TrainingData, group_by_image
+from ziya_visual.train.loop import forward_backward
+from ziya_visual.train.model import BuiltModel
+from ziya_visual.train.objectives import ImageFeatures, LossWeights, mean_losses
 from ziya_visual.train.optimizer import Optimizer
-from ziya_visual.train.run_state import read_state, write_state
-from ziya_visual.train.step import Seen, add_gradients, means
-from ziya_visual.train.training import Pictured, Training
+from ziya_visual.train.run import train
+from ziya_visual.train.run_state import STATES, read_state, write_state
 
 COLORS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
 CHINESE = {"red": "红色", "green": "绿色", "blue": "蓝色", "white": "白色"}
@@ -60,14 +61,18 @@ def tokenizer() -> Any:
     return tiny_tokenizer()
 
 
-def training(tokenizer: Any) -> Training:
+def built_model(tokenizer: Any) -> BuiltModel:
     model, alignment, processor = tiny(
         tokenizer=tokenizer,
         vision={"num_hidden_layers": 1},
         language_model={"num_hidden_layers": 2, "initializer_range": 0.5},  # a frozen one must say something
     )
-    pictures = np.stack([np.full((16, 16, 3), rgb, np.uint8) for rgb in COLORS.values()])
-    return Training(model, alignment, processor, Pictured(album(examples()), pictures))
+    return BuiltModel(model, alignment, processor)
+
+
+def data() -> TrainingData:
+    pixels = np.stack([np.full((16, 16, 3), rgb, np.uint8) for rgb in COLORS.values()])
+    return TrainingData(group_by_image(examples()), pixels)
 
 
 def recipe(folder: Path, *, align: int = 6, base: int = 6, save_every: int = 1) -> Recipe:
@@ -76,16 +81,14 @@ def recipe(folder: Path, *, align: int = 6, base: int = 6, save_every: int = 1) 
     return load_recipe(path)
 
 
-def weights(done: Training) -> dict[str, torch.Tensor]:
+def weights(done: BuiltModel) -> dict[str, torch.Tensor]:
     return {k: v.clone() for m in (done.model, done.alignment) for k, v in m.state_dict().items()}
 
 
 @pytest.mark.slow
 def test_four_pictures_are_learnt_by_heart(tokenizer: Any, tmp_path: Path) -> None:
-    done = training(tokenizer)
-    curve = loop.train(
-        done, recipe(tmp_path, align=150, base=300, save_every=200), after_stage=lambda *_: None
-    )
+    done = built_model(tokenizer)
+    curve = train(recipe(tmp_path, align=150, base=300, save_every=200), done, data())
     last = {row["name"]: row["value"] for row in curve if row["stage"] == "base"}
     assert last["language_model/en"] < 0.05, last
     assert last["language_model/zh"] < 0.05, last
@@ -93,9 +96,9 @@ def test_four_pictures_are_learnt_by_heart(tokenizer: Any, tmp_path: Path) -> No
 
 
 def test_what_a_stage_does_not_train_stays(tokenizer: Any, tmp_path: Path) -> None:
-    done = training(tokenizer)
+    done = built_model(tokenizer)
     before = weights(done)
-    loop.train(done, recipe(tmp_path), after_stage=lambda *_: None)
+    train(recipe(tmp_path), done, data())
     after = weights(done)
     for name, tensor in before.items():
         frozen = name.startswith(("vision_model", "language_model"))
@@ -118,14 +121,14 @@ def test_a_run_stopped_anywhere_and_resumed_is_bit_for_bit_the_unbroken_one(
 ) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    whole = training(tokenizer)
-    loop.train(whole, recipe(tmp_path / "a"), after_stage=lambda *_: None)
+    whole = built_model(tokenizer)
+    whole_curve = train(recipe(tmp_path / "a"), whole, data())
 
     class KilledError(Exception):
         pass
 
     steps = 0
-    finish = Optimizer.finish
+    finish = Optimizer.clip_and_update
 
     def count(*args: Any, **kwargs: Any) -> bool:
         nonlocal steps
@@ -134,40 +137,40 @@ def test_a_run_stopped_anywhere_and_resumed_is_bit_for_bit_the_unbroken_one(
         steps += 1
         return finish(*args, **kwargs)
 
-    monkeypatch.setattr(Optimizer, "finish", count)
+    monkeypatch.setattr(Optimizer, "clip_and_update", count)
     with pytest.raises(KilledError):
-        loop.train(training(tokenizer), recipe(tmp_path / "b"), after_stage=lambda *_: None)
-    monkeypatch.setattr(Optimizer, "finish", finish)
-    resumed = training(tokenizer)
-    curve = loop.train(resumed, recipe(tmp_path / "b"), after_stage=lambda *_: None)
+        train(recipe(tmp_path / "b"), built_model(tokenizer), data())
+    monkeypatch.setattr(Optimizer, "clip_and_update", finish)
+    resumed = built_model(tokenizer)
+    curve = train(recipe(tmp_path / "b"), resumed, data())
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(resumed)[name]), name
-    assert curve == whole.curve
+    assert curve == whole_curve
 
 
 @pytest.mark.parametrize("damage", ["cut off", "a byte changed", "no checksum", "all"])
 def test_a_damaged_state_is_passed_over_with_a_line(
     tokenizer: Any, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = training(tokenizer)
+    whole = built_model(tokenizer)
     made = recipe(tmp_path)
-    loop.train(whole, made, after_stage=lambda *_: None)
-    states = sorted((made.out / loop.STATES).glob("*.pt"))
+    train(made, whole, data())
+    states = sorted((made.out / STATES).glob("*.pt"))
     assert [path.name for path in states] == ["01-000000005.pt", "01-000000006.pt"], "the newest two are kept"
-    data = states[-1].read_bytes()
+    content = states[-1].read_bytes()
     if damage == "cut off":
-        states[-1].write_bytes(data[: len(data) // 2])
+        states[-1].write_bytes(content[: len(content) // 2])
     elif damage == "a byte changed":
-        states[-1].write_bytes(data[:-200] + bytes([data[-200] ^ 1]) + data[-199:])
+        states[-1].write_bytes(content[:-200] + bytes([content[-200] ^ 1]) + content[-199:])
     elif damage == "no checksum":
         states[-1].with_suffix(".pt.sha256").unlink()
     else:
         for path in states:
             path.write_bytes(b"")
-    resumed = training(tokenizer)
-    loop.train(resumed, made, after_stage=lambda *_: None)
-    assert f"{states[-1]} is damaged or was cut off" in caplog.text
-    again = read_state(made.out / loop.STATES)
+    resumed = built_model(tokenizer)
+    train(made, resumed, data())
+    assert f"{states[-1]} is damaged or incomplete" in caplog.text
+    again = read_state(made.out / STATES)
     assert again is not None
     assert (again["stage"], again["step"]) == (1, 6)
     for name, tensor in weights(whole).items():
@@ -177,34 +180,34 @@ def test_a_damaged_state_is_passed_over_with_a_line(
 @pytest.mark.parametrize("aligned", [True, False])
 def test_a_step_in_shares_has_the_gradients_of_a_whole_one(tokenizer: Any, aligned: bool) -> None:
     """8 pictures at once, 4, 3 and 1: a loss is a sum and a count. In float64, so that rounding is small."""
-    made = training(tokenizer)
+    made = built_model(tokenizer)
     made.model.double()
     made.alignment.double()
     freeze_all_but(made.model, made.alignment, ("qformer", "query_tokens", "projection", "alignment"))
     many = [replace(e, id=f"{n}{e.id}", image_id=f"{n}{e.image_id}") for n in "ab" for e in examples()]
-    pixels = np.concatenate([made.data.pictures, 255 - made.data.pictures])
+    pixels = np.concatenate([data().pixels, 255 - data().pixels])
     batches = Batches(
-        album(many), made.processor.chat, tasks={"caption": 1.0, "vqa": 1.0}, images_per_step=8,
-        texts_per_image=3, num_image_tokens=4, seed=0, max_pair_tokens=16,
+        group_by_image(many), made.processor.chat, tasks={"caption": 1.0, "vqa": 1.0}, images_per_step=8,
+        texts_per_image=3, num_image_tokens=4, seed=0, max_caption_tokens=16,
     )  # fmt: skip
     weight = 0.5 * aligned
-    objectives = Objectives(language_model=2.0, contrastive=weight, matching=weight, grounded=weight)
+    loss_weights = LossWeights(language_model=2.0, contrastive=weight, matching=weight, grounded=weight)
     named = [*made.model.named_parameters(), *made.alignment.named_parameters()]
 
-    def see(rows: np.ndarray) -> Seen:
+    def get_features(rows: np.ndarray) -> ImageFeatures:
         states = made.model.encode_images(made.processor.normalise(pixels[rows]))
-        return Seen(states, made.model.query_images(states))
+        return ImageFeatures(states, made.model.query_images(states))
 
     found = []
     for at_once in (None, 8, 4, 3, 1):
         torch.manual_seed(0)  # matching draws its negatives
         for _, parameter in named:
             parameter.grad = None
-        parts = add_gradients(
-            made.model, made.alignment, batches[0], see,
-            objectives=objectives, langs=["en", "zh"], step=0, precision="fp32", at_once=at_once,
+        losses = forward_backward(
+            made.model, made.alignment, batches[0], get_features, weights=loss_weights,
+            langs=["en", "zh"], step=0, precision="fp32", images_at_once=at_once,
         )  # fmt: skip
-        found.append((means(parts), {name: p.grad.clone() for name, p in named if p.grad is not None}))
+        found.append((mean_losses(losses), {name: p.grad.clone() for name, p in named if p.grad is not None}))
     whole_values, whole = found[0]
     assert len(whole) > 20
     for values, grads in found[1:]:
@@ -227,26 +230,34 @@ def test_states_written_after_a_damaged_one_of_a_later_step_are_kept(tmp_path: P
 
 
 def test_losses_that_are_not_finite_stop_the_run(tokenizer: Any, tmp_path: Path) -> None:
-    broken = training(tokenizer)
+    broken = built_model(tokenizer)
     with torch.no_grad():
         broken.model.language_projection.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="10 steps in a row"):
-        loop.train(broken, recipe(tmp_path, align=30), after_stage=lambda *_: None)
+        train(recipe(tmp_path, align=30), broken, data())
 
 
 def test_every_picture_is_seen_once_an_epoch_and_each_task_is_kept_to(tokenizer: Any) -> None:
     processor = ZiyaProcessor(tokenizer, image_size=16, num_query_tokens=4)
     common: dict[str, Any] = {"images_per_step": 2, "texts_per_image": 2, "num_image_tokens": 4, "seed": 3}
-    batches = Batches(album(examples()), processor.chat, tasks={"vqa": 1.0}, max_pair_tokens=16, **common)
+    batches = Batches(
+        group_by_image(examples()), processor.chat, tasks={"vqa": 1.0}, max_caption_tokens=16, **common
+    )
     for epoch in range(3):
-        seen = [row for step in (2 * epoch, 2 * epoch + 1) for row in batches[step].pictures]
+        seen = [row for step in (2 * epoch, 2 * epoch + 1) for row in batches[step].images]
         assert sorted(seen) == [0, 1, 2, 3]
     in_another_process = pickle.loads(pickle.dumps(batches))
     assert np.array_equal(batches[5].texts.input_ids, in_another_process[5].texts.input_ids)
     with pytest.raises(DataError, match="no picture has a text"):
-        Batches(album(examples()), processor.chat, tasks={"dialogue": 1.0}, max_pair_tokens=16, **common)
+        Batches(
+            group_by_image(examples()),
+            processor.chat,
+            tasks={"dialogue": 1.0},
+            max_caption_tokens=16,
+            **common,
+        )
 
 
 def test_no_pictures_at_all_is_an_error() -> None:
     with pytest.raises(DataError, match="none of 0 records has a picture"):
-        album([])
+        group_by_image([])

@@ -10,7 +10,7 @@ from tiny_models import tiny_tokenizer
 
 from ziya_visual.core.records import Box, Example, ImageRef, Message
 from ziya_visual.model.processor import ZiyaProcessor
-from ziya_visual.train.batches import Batches, album
+from ziya_visual.train.batches import Batches, group_by_image
 
 SIZES = {"coco": 40, "vqa": 4, "cn": 3}
 
@@ -41,8 +41,8 @@ def records(folder: Path) -> list[Example]:
 def batches(folder: Path, tokenizer: Any, **more: Any) -> Batches:
     chat = ZiyaProcessor(tokenizer, image_size=16, num_query_tokens=4).chat
     return Batches(
-        album(records(folder)), chat, tasks={"caption": 1.0, "vqa": 1.0, "grounded": 1.0}, images_per_step=8,
-        texts_per_image=3, num_image_tokens=4, seed=5, max_pair_tokens=16, **more,
+        group_by_image(records(folder)), chat, tasks={"caption": 1.0, "vqa": 1.0, "grounded": 1.0},
+        images_per_step=8, texts_per_image=3, num_image_tokens=4, seed=5, max_caption_tokens=16, **more,
     )  # fmt: skip
 
 
@@ -50,9 +50,9 @@ def test_small_sources_are_lifted_and_what_was_seen_is_counted(tmp_path: Path, t
     mixed = batches(tmp_path, tokenizer, temperature=2.0)
     sources = [source for source, size in SIZES.items() for _ in range(size)]
     steps = 60
-    rows = [row for step in range(steps) for row in mixed[step].pictures]
+    rows = [row for step in range(steps) for row in mixed[step].images]
     counted = Counter(sources[row] for row in rows)
-    report = {row["name"]: row for row in mixed.seen(steps)}
+    report = {row["name"]: row for row in mixed.mixture_report(steps)}
     assert {name: row["drawn"] for name, row in report.items()} == counted
     assert report["cn"]["share"] == 0.5, "Chinese as often as English"
     assert report["vqa"]["share"] == pytest.approx(0.5 * 2 / (2 + 40**0.5))
@@ -61,8 +61,8 @@ def test_small_sources_are_lifted_and_what_was_seen_is_counted(tmp_path: Path, t
         assert max(own.values()) - min(own.values()) <= 1
     again = batches(tmp_path, tokenizer, temperature=2.0)
     for step in (59, 3, 30):
-        assert (again[step].pictures == mixed[step].pictures).all()
-    assert batches(tmp_path, tokenizer).seen(steps) == []
+        assert (again[step].images == mixed[step].images).all()
+    assert batches(tmp_path, tokenizer).mixture_report(steps) == []
 
 
 def test_a_task_is_put_in_many_words(tmp_path: Path, tokenizer: Any) -> None:

@@ -7,17 +7,23 @@ import torch
 from tiny_models import QUERIES, tiny
 from torch.nn import functional as F  # noqa: N812
 
-from ziya_visual.core.recipe import Objectives
-from ziya_visual.train.batches import Batch
-from ziya_visual.train.objectives import Pairs, Scores, contrastive_loss, matching_loss
-from ziya_visual.train.step import Seen, compute_losses
+from ziya_visual.train.objectives import (
+    Batch,
+    CaptionBatch,
+    ImageFeatures,
+    LossWeights,
+    Scores,
+    compute_losses,
+    contrastive_loss,
+    matching_loss,
+)
 
 
-def pairs(pictures: list[int]) -> Pairs:
-    count = len(pictures)
+def captions(image_ids: list[int]) -> CaptionBatch:
+    count = len(image_ids)
     ids = torch.arange(4 * count).reshape(count, 4) % 50 + 5
     rows = torch.arange(count)
-    return Pairs(ids, torch.ones_like(ids), rows, torch.tensor(pictures), 0, 3 * count)
+    return CaptionBatch(ids, torch.ones_like(ids), rows, torch.tensor(image_ids), 0, 3 * count)
 
 
 def scores(logits: torch.Tensor, pictures: list[int]) -> Scores:
@@ -57,7 +63,7 @@ def test_negatives_are_of_other_pictures_where_there_are_any(
     logits = torch.zeros(3, 3)
     logits[0, 2] = logits[2, 0] = 50.0
     images = torch.randn(3, 5, 32)
-    loss = matching_loss(model, alignment, images, pairs(pictures), scores(logits, pictures))
+    loss = matching_loss(model, alignment, images, captions(pictures), scores(logits, pictures))
     assert loss.count == 9
     assert torch.isfinite(loss.total)
     for found in drawn:
@@ -66,21 +72,23 @@ def test_negatives_are_of_other_pictures_where_there_are_any(
             assert pictures[row] != pictures[other] or len(set(pictures)) == 1
 
 
-def losses(objectives: Objectives) -> dict[str, Any]:
+def losses(weights: LossWeights) -> dict[str, Any]:
     model, alignment, _ = tiny()
     torch.manual_seed(0)
     images = torch.randn(3, 5, 32)
-    seen = Seen(images, model.query_images(images))
-    assert seen.queries.shape[1] == QUERIES
-    batch = Batch(torch.arange(3).numpy(), None, {0: pairs([4, 5, 6]), 1: pairs([4, 5, 6])}, 1)
-    found = compute_losses(model, alignment, batch, seen, objectives=objectives, langs=["en", "zh"], step=1)
-    return {"total": found.total.item()} | {name: total / n for name, (total, n) in found.parts.items()}
+    features = ImageFeatures(images, model.query_images(images))
+    assert features.queries.shape[1] == QUERIES
+    batch = Batch(torch.arange(3).numpy(), None, {0: captions([4, 5, 6]), 1: captions([4, 5, 6])}, 1)
+    total, sums = compute_losses(
+        model, alignment, batch, features, weights=weights, langs=["en", "zh"], step=1
+    )
+    return {"total": total.item()} | {name: value / count for name, (value, count) in sums.items()}
 
 
 def test_a_language_has_its_factor() -> None:
-    plain = losses(Objectives(contrastive=1.0, grounded=0.5))
+    plain = losses(LossWeights(contrastive=1.0, grounded=0.5))
     assert set(plain) == {"total", "contrastive/en", "contrastive/zh", "grounded/zh"}
-    weighted = losses(Objectives(contrastive=1.0, grounded=0.5, languages={"zh": 3.0}))
+    weighted = losses(LossWeights(contrastive=1.0, grounded=0.5, languages={"zh": 3.0}))
     wanted = (plain["contrastive/en"] + 3 * plain["contrastive/zh"]) / 2 + 3 * 0.5 * plain["grounded/zh"]
     assert weighted["total"] == pytest.approx(wanted, rel=1e-5)
     assert plain["total"] < weighted["total"]

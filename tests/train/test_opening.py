@@ -10,9 +10,8 @@ import torch
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.recipe import Recipe
 from ziya_visual.data.text_batch import text_batch
-from ziya_visual.doctor.skeleton import skeleton
 from ziya_visual.model.lora import add_lora, freeze_all_but
-from ziya_visual.train.run import _opened
+from ziya_visual.train.run import build_model
 
 
 def recipe(checkpoint: Path, **changes: Any) -> Recipe:
@@ -32,8 +31,9 @@ def recipe(checkpoint: Path, **changes: Any) -> Recipe:
 
 def test_a_stock_checkpoint_gets_a_new_alignment(tmp_path: Path) -> None:
     tiny.blip2_folder(tmp_path / "stock")
-    model, alignment, processor = _opened(tmp_path / "stock", recipe(tmp_path / "stock"))
-    again = _opened(tmp_path / "stock", recipe(tmp_path / "stock"))[1]
+    built = build_model(recipe(tmp_path / "stock"))
+    model, alignment, processor = built.model, built.alignment, built.processor
+    again = build_model(recipe(tmp_path / "stock")).alignment
     assert torch.equal(alignment.text_projection.weight, again.text_projection.weight)
     freeze_all_but(model, alignment, ["qformer", "alignment"])
     ids, mask = map(torch.from_numpy, text_batch(["红色", "ring"], limit=8, chat=processor.chat))
@@ -44,14 +44,14 @@ def test_a_stock_checkpoint_gets_a_new_alignment(tmp_path: Path) -> None:
 
 def test_an_instruction_aware_checkpoint_is_for_use_alone(tmp_path: Path) -> None:
     tiny.instructblip_folder(tmp_path / "stock")
-    with pytest.raises(ConfigError, match="its Q-Former reads the question, which is for use alone"):
-        _opened(tmp_path / "stock", recipe(tmp_path / "stock"))
+    with pytest.raises(ConfigError, match="its Q-Former reads the question, which is supported for use only"):
+        build_model(recipe(tmp_path / "stock"))
 
 
 def test_an_adapter_needs_a_base_with_an_alignment(tmp_path: Path) -> None:
     tiny.blip2_folder(tmp_path / "stock")
     with pytest.raises(ConfigError, match="save: adapter needs a base with an alignment"):
-        _opened(tmp_path / "stock", recipe(tmp_path / "stock", save="adapter"))
+        build_model(recipe(tmp_path / "stock", save="adapter"))
 
 
 @pytest.mark.parametrize(("stored", "precision", "kept"), [
@@ -65,11 +65,11 @@ def test_only_a_frozen_language_model_stays_in_bfloat16(
 ) -> None:
     tiny.blip2().to(stored).save_pretrained(tmp_path)
     tiny.tokenizer(image=True).save_pretrained(tmp_path)
-    model, alignment, _ = _opened(tmp_path, recipe(tmp_path, precision=precision))
-    add_lora(model, rank=2, alpha=4)
-    dtypes = {name: p.dtype for name, p in [*model.named_parameters(), *alignment.named_parameters()]}
+    built = build_model(recipe(tmp_path, precision=precision))
+    add_lora(built.model, rank=2, alpha=4)
+    dtypes = {name: p.dtype for name, p in built.named_parameters()}
     frozen = {name for name in dtypes if name.startswith("language_model.") and "lora_" not in name}
     assert {dtypes[name] for name in frozen} == {kept}
     assert {dtypes[name] for name in dtypes.keys() - frozen} == {torch.float32}
     made = recipe(tmp_path, precision=precision)
-    assert {p.dtype for p in skeleton(made).model.language_model.parameters()} == {kept}
+    assert {p.dtype for p in build_model(made, meta=True).model.language_model.parameters()} == {kept}

@@ -129,7 +129,7 @@ def test_a_sharded_run_is_validated_answers_and_leaves_an_adapter(folder: Path) 
 def test_processes_that_leave_a_step_nothing_to_share_are_refused(folder: Path) -> None:
     recipe = folder / "few.yaml"
     recipe.write_text(RECIPE.format(folder=folder))
-    with pytest.raises(AssertionError, match="2 processes share 1 pictures a step"):
+    with pytest.raises(AssertionError, match="a step has 1 pictures for 2 processes"):
         launch(
             2, "-m", "ziya_visual", "train", str(recipe), "stages.0.images_per_step=1", f"out={folder}/few"
         )

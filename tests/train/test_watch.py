@@ -15,11 +15,10 @@ from ziya_visual.core.files import read_json, read_jsonl, write_records
 from ziya_visual.core.recipe import Recipe, load_recipe
 from ziya_visual.core.records import Example, ImageRef, Message, Provenance
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
-from ziya_visual.train import loop
+from ziya_visual.train import loop, monitor
+from ziya_visual.train.monitor import Speed
 from ziya_visual.train.optimizer import Optimizer
 from ziya_visual.train.run import run_recipe
-from ziya_visual.train.speed import Speed
-from ziya_visual.train.training import Training
 
 COLORS = ("red", "green", "blue")
 RECIPE = """
@@ -94,14 +93,14 @@ def test_a_stage_ends_with_its_best_weights(
 ) -> None:
     losses, weights = iter([3.0, 1.0, 2.0, 5.0, 1.0, 4.0]), []
 
-    def told(training: Training, *_: Any) -> dict[str, float]:
-        weights.append(training.model.language_projection.weight.detach().clone())
+    def validation_losses(model: Any, *_: Any, **__: Any) -> dict[str, float]:
+        weights.append(model.language_projection.weight.detach().clone())
         return {"loss": next(losses)}
 
     changes = validated(folder, every=1)
     made = recipe(folder, tmp_path, *changes)
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "validate", told)
+        patched.setattr(monitor, "validation_losses", validation_losses)
         done = load_checkpoint(run_recipe(made))[0]
     assert torch.equal(done.language_projection.weight, weights[1])
     assert not torch.equal(weights[1], weights[-1])
@@ -130,17 +129,17 @@ def test_a_run_that_is_killed_keeps_its_best(
         "validation.best=loss",
     ]
     run_recipe(recipe(folder, tmp_path / "whole", *changes))
-    finish, steps = Optimizer.finish, iter(range(5))
+    finish, steps = Optimizer.clip_and_update, iter(range(5))
 
     def killed(*args: Any, **kwargs: Any) -> bool:
         if next(steps) == 4:
             raise KeyboardInterrupt
         return finish(*args, **kwargs)
 
-    monkeypatch.setattr(Optimizer, "finish", killed)
+    monkeypatch.setattr(Optimizer, "clip_and_update", killed)
     with pytest.raises(KeyboardInterrupt):
         run_recipe(recipe(folder, tmp_path / "killed", *changes))
-    monkeypatch.setattr(Optimizer, "finish", finish)
+    monkeypatch.setattr(Optimizer, "clip_and_update", finish)
     run_recipe(recipe(folder, tmp_path / "killed", *changes))
     whole, resumed = (
         (tmp_path / name / "one" / "model.safetensors").read_bytes() for name in ("whole", "killed")
@@ -189,7 +188,7 @@ def test_a_tracker_that_is_not_there_is_named(
 def test_what_a_step_without_a_finite_loss_was_of_is_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.add_gradients
+    real = loop.forward_backward
 
     def broken(model: Any, *args: Any, step: int, **kwargs: Any) -> Any:
         parts = real(model, *args, step=step, **kwargs)
@@ -197,7 +196,7 @@ def test_what_a_step_without_a_finite_loss_was_of_is_kept(
             model.language_projection.weight.grad.fill_(float("nan"))
         return parts
 
-    monkeypatch.setattr(loop, "add_gradients", broken)
+    monkeypatch.setattr(loop, "forward_backward", broken)
     run_recipe(recipe(folder, tmp_path))
     (path,) = (tmp_path / "bad").iterdir()
     assert path.name == "one-000000002-0.jsonl"
@@ -228,13 +227,13 @@ def test_a_dialogue_of_an_answer_alone_is_not_asked(folder: Path, tmp_path: Path
 
 def test_speed_is_of_what_was_counted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
-    measured = Speed.measured
+    measure = Speed.measure
 
     def kept(self: Speed) -> dict[str, float]:
-        found.append((self._tokens, self._pictures, self._flops))
-        return measured(self)
+        found.append((self._tokens, self._images, self._flops))
+        return measure(self)
 
-    monkeypatch.setattr(Speed, "measured", kept)
+    monkeypatch.setattr(Speed, "measure", kept)
     run_recipe(recipe(folder, tmp_path))
     (tokens, pictures, flops), last = found[0], found[-1]
     assert pictures == 3

@@ -10,14 +10,14 @@ from ziya_visual.core.recipe import Objectives, Recipe, Stage
 from ziya_visual.core.trainable import parse_rule
 from ziya_visual.doctor.data import draw, largest
 from ziya_visual.doctor.memory import RESERVE, Memory, Shape, dry_step
-from ziya_visual.doctor.skeleton import Skeleton
-from ziya_visual.train.batches import Album
+from ziya_visual.train.batches import TrainingTexts
+from ziya_visual.train.model import BuiltModel
 
 MOST_GPUS = 64
 
 
 def shares(stage: Stage, shape: Shape) -> list[tuple[Stage, Shape]]:
-    """What a step computes apart, as :meth:`Batch.shares` has it."""
+    """What a step computes apart, as :meth:`Batch.micro_batches` has it."""
     at_once, objectives = stage.images_at_once, stage.objectives
     if at_once is None:
         return [(stage, shape)]
@@ -34,8 +34,8 @@ class Plan:
     """A recipe, the model and the texts it would be run on."""
 
     recipe: Recipe
-    bones: Skeleton
-    album: Album
+    bones: BuiltModel
+    texts: TrainingTexts
 
     @property
     def cached(self) -> bool:
@@ -48,16 +48,7 @@ class Plan:
         Raises:
             DataError: no picture has a text of the stage's tasks.
         """
-        batches = draw(
-            self.recipe,
-            number,
-            self.album,
-            self.bones.processor.chat,
-            queries=self.bones.processor.num_query_tokens,
-            pair_tokens=self.bones.model.config.qformer_config.max_position_embeddings,
-            pair_tokenizer=self.bones.alignment.qformer_tokenizer,
-        )
-        return largest(batches)
+        return largest(draw(self.recipe, number, self.bones, self.texts))
 
     def step(self, number: int, form: str, processes: int = 1) -> Memory:
         """Take a dry step of a stage as one of several processes: its largest share."""
@@ -79,14 +70,14 @@ class Plan:
 
     def pictures(self) -> int:
         """Bytes of all pictures at the model's size, in memory."""
-        return len(self.album.examples) * 3 * self.bones.processor.image_size**2
+        return len(self.texts.examples) * 3 * self.bones.processor.image_size**2
 
     def features(self) -> int:
         """Bytes of the frozen ViT's states of all pictures, on disk."""
         vision = self.bones.model.config.vision_config
         patches = (self.bones.processor.image_size // vision.patch_size) ** 2 + 1
         each = patches * vision.hidden_size * (2 if self.recipe.precision == "bf16" else 4)
-        whole = min(len(self.album.examples) * each, int(self.recipe.cache.gigabytes * 1e9))
+        whole = min(len(self.texts.examples) * each, int(self.recipe.cache.gigabytes * 1e9))
         return whole if self.cached else 0
 
     def needed(self, number: int, form: str, processes: int = 1) -> int:
@@ -120,10 +111,10 @@ def advise(plan: Plan, number: int, form: str, processes: int, available: int) -
     advice = []
     for changes in _changes(plan.recipe, number):
         *milder, (change, recipe) = changes
-        needed = Plan(recipe, plan.bones, plan.album).needed(number, form, processes)
+        needed = Plan(recipe, plan.bones, plan.texts).needed(number, form, processes)
         if fits(needed, available):  # then so may a milder one
             for change_less, recipe_less in milder:
-                needed_less = Plan(recipe_less, plan.bones, plan.album).needed(number, form, processes)
+                needed_less = Plan(recipe_less, plan.bones, plan.texts).needed(number, form, processes)
                 if fits(needed_less, available):
                     change, needed = change_less, needed_less
                     break

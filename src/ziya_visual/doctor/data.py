@@ -12,12 +12,14 @@ from ziya_visual.core.errors import DataError, nearest
 from ziya_visual.core.pictures import load_image
 from ziya_visual.core.recipe import Recipe, Stage
 from ziya_visual.core.records import TASKS, Example
-from ziya_visual.data.chat.chat_format import ChatFormat
 from ziya_visual.data.dataset import iter_records
 from ziya_visual.data.formats import Imported
 from ziya_visual.data.templates import Templates
 from ziya_visual.doctor.memory import Shape
-from ziya_visual.train.batches import Album, Batch, Batches
+from ziya_visual.train.batches import TrainingTexts
+from ziya_visual.train.model import BuiltModel
+from ziya_visual.train.objectives import Batch
+from ziya_visual.train.run import build_batches
 
 DECODED = 8  # pictures of each source
 DRAWN = 8  # batches of each stage
@@ -117,50 +119,27 @@ def examine_tasks(stage: Stage, examples: list[Example]) -> list[str]:
     return lines
 
 
-def draw(
-    recipe: Recipe,
-    number: int,
-    album: Album,
-    chat: ChatFormat,
-    *,
-    queries: int,
-    pair_tokens: int,
-    pair_tokenizer: Any,
-) -> list[Batch]:
-    """The first batches of a stage, as training draws them.
+def draw(recipe: Recipe, number: int, built: BuiltModel, texts: TrainingTexts) -> list[Batch]:
+    """Return the first batches of a stage, as training draws them.
 
     Raises:
-        DataError: no picture has a text of the stage's tasks.
+        DataError: no image has a text of the stage's tasks.
     """
-    stage = recipe.stages[number]
-    batches = Batches(
-        album,
-        chat,
-        tasks=stage.tasks,
-        images_per_step=stage.images_per_step,
-        texts_per_image=stage.texts_per_image,
-        texts_per_step=stage.texts_per_step,
-        temperature=recipe.data.temperature,
-        varied=recipe.data.phrasings == "varied",
-        num_image_tokens=queries,
-        seed=recipe.seed * 1000 + number,
-        max_pair_tokens=pair_tokens,
-        pair_tokenizer=pair_tokenizer,
-    )
-    return [batches[step] for step in range(min(DRAWN, stage.steps))]
+    batches = build_batches(recipe, number, built, texts)
+    return [batches[step] for step in range(min(DRAWN, recipe.stages[number].steps))]
 
 
 def largest(batches: list[Batch]) -> Shape:
     """The size of a step that is as large as the largest of these in every way."""
     pairs: dict[int, tuple[int, int]] = {}
     for batch in batches:
-        for lang, found in batch.pairs.items():
+        for lang, found in batch.captions.items():
             count, length = pairs.get(lang, (0, 0))
             pairs[lang] = (max(count, found.input_ids.shape[0]), max(length, found.input_ids.shape[1]))
     texts = [batch.texts for batch in batches if batch.texts is not None]
     return Shape(
-        images=max(len(batch.pictures) for batch in batches),
+        images=max(len(batch.images) for batch in batches),
         lengths=max((text.lengths for text in texts), key=lambda rows: sum(map(sum, rows))),
-        supervised=max(batch.learnt for batch in batches),
+        supervised=max(batch.supervised for batch in batches),
         pairs=tuple(pairs[lang] for lang in sorted(pairs)),
     )

@@ -19,14 +19,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ziya_visual.core.recipe import Lora, Stage
 from ziya_visual.data.packing import Lengths
-from ziya_visual.doctor.skeleton import Skeleton, by_part, count
+from ziya_visual.doctor.skeleton import by_part, count
 from ziya_visual.model.lora import add_lora, freeze_all_but
 from ziya_visual.model.packed.attention import PLAIN, round_up
 from ziya_visual.model.packed.forward import causal_lm, decoder_hidden_states, token_losses
-from ziya_visual.train.llm_blocks import blocks
-from ziya_visual.train.objectives import Pairs, Scores, contrastive_loss, grounded_loss, matching_loss
+from ziya_visual.train.model import BuiltModel, llm_blocks
+from ziya_visual.train.objectives import (
+    CaptionBatch,
+    Scores,
+    contrastive_loss,
+    grounded_loss,
+    matching_loss,
+    similarity_scores,
+)
 from ziya_visual.train.optimizer import Optimizer
-from ziya_visual.train.step import scaled_scores
 
 RESERVE = 0.1  # of a device's memory is left for what is not counted: temporaries, fragments
 Bytes = dict[str, int]
@@ -101,7 +107,7 @@ class Memory:
 
 
 def dry_step(
-    bones: Skeleton,
+    bones: BuiltModel,
     stage: Stage,
     shape: Shape,
     *,
@@ -158,8 +164,8 @@ def dry_step(
         )
 
 
-def _loss(bones: Skeleton, stage: Stage, shape: Shape, cached: bool) -> Tensor:
-    """All objectives of the stage: :func:`step.compute_losses`, which needs real numbers, without them."""
+def _loss(bones: BuiltModel, stage: Stage, shape: Shape, cached: bool) -> Tensor:
+    """Add up the losses of the stage as :func:`objectives.compute_losses` does, on fake tensors."""
     model, alignment, objectives = bones.model, bones.alignment, stage.objectives
     side = bones.processor.image_size
     if cached:
@@ -177,7 +183,7 @@ def _loss(bones: Skeleton, stage: Stage, shape: Shape, cached: bool) -> Tensor:
     scores: list[Scores] = []
     if objectives.contrastive or objectives.matching:
         features = alignment.image_features(queries)
-        scores = [scaled_scores(model, alignment, features, pairs) for pairs in texts]
+        scores = [similarity_scores(model, alignment, features, pairs) for pairs in texts]
     if objectives.contrastive:
         losses += [contrastive_loss(found) for found in scores]
     if texts:  # one language a step: the one with the longest texts
@@ -203,10 +209,10 @@ def _language_model_loss(model: Any, queries: Tensor, shape: Shape) -> Tensor:
     return token_losses(inner.get_output_embeddings(), states[learnt], learnt).sum()
 
 
-def _pairs(count: int, length: int) -> Pairs:
+def _pairs(count: int, length: int) -> CaptionBatch:
     ids = torch.zeros(count, length, dtype=torch.long)
     rows = torch.zeros(count, dtype=torch.long)
-    return Pairs(ids, torch.ones_like(ids), rows, torch.arange(count), 0, count * (length - 1))
+    return CaptionBatch(ids, torch.ones_like(ids), rows, torch.arange(count), 0, count * (length - 1))
 
 
 class _Kept:
@@ -281,5 +287,5 @@ def _sum(values: Any) -> int:
 
 
 def _spread(model: Any) -> list[int]:
-    """Bytes of the frozen weights of each block: see :func:`~.blocks.shard_blocks`."""
-    return [_sum(p for p in b.parameters() if not p.requires_grad) for b in blocks(model.language_model)]
+    """Bytes of the frozen weights of each block: see :func:`~.model.shard_llm_blocks`."""
+    return [_sum(p for p in b.parameters() if not p.requires_grad) for b in llm_blocks(model.language_model)]

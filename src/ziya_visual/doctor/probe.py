@@ -11,13 +11,19 @@ import psutil
 from ziya_visual.core.recipe import Recipe
 from ziya_visual.core.records import Example
 from ziya_visual.doctor.data import draw
-from ziya_visual.model.lora import add_lora, freeze_all_but
-from ziya_visual.train.feature_cache import Encode
-from ziya_visual.train.image_features import Sight, trains_vision
-from ziya_visual.train.optimizer import Optimizer
-from ziya_visual.train.run import prepare
-from ziya_visual.train.step import Seen, add_gradients
-from ziya_visual.train.training import Training
+from ziya_visual.train.batches import TrainingTexts, load_images
+from ziya_visual.train.image_features import Encode
+from ziya_visual.train.loop import forward_backward
+from ziya_visual.train.model import BuiltModel
+from ziya_visual.train.objectives import ImageFeatures
+from ziya_visual.train.run import (
+    build_features,
+    build_model,
+    build_optimizer,
+    loss_weights,
+    prepare_stage,
+    trains_vision,
+)
 
 STEPS = 3  # of each stage; the first warms up and is not counted
 ENCODED = 32  # pictures on which the ViT is timed
@@ -39,20 +45,18 @@ def probe(recipe: Recipe, examples: list[Example]) -> list[dict[str, Any]]:
         A row a stage: ``seconds_per_step``, ``seconds_per_picture`` that is encoded ahead (0 where the ViT
         runs in every step), ``process_bytes`` after the steps, and whether every loss was ``finite``.
     """
-    training = prepare(recipe, first_pictures(recipe, examples))
-    pictures = training.data.pictures
+    built = build_model(recipe)
+    data = load_images(first_pictures(recipe, examples), image_size=built.processor.image_size)
     online = trains_vision(recipe)
-    training.model.requires_grad_(False)
-    sight = Sight(training.model, training.processor, pictures, recipe)
-    ahead = 0.0 if online else _time_encoding(sight.states, min(ENCODED, len(pictures)))
-    kept = None if online else sight.states(np.arange(len(pictures)))
+    built.model.requires_grad_(False)
+    encode = build_features(recipe, built, data.pixels).encode
+    ahead = 0.0 if online else _time_encoding(encode, min(ENCODED, len(data.pixels)))
+    kept = None if online else encode(np.arange(len(data.pixels)))
     rows = []
-    for number, stage in enumerate(recipe.stages):
-        if "lora" in stage.parts:
-            add_lora(training.model, rank=recipe.model.lora.rank, alpha=recipe.model.lora.alpha)
-        freeze_all_but(training.model, training.alignment, stage.trains)
+    for number in range(len(recipe.stages)):
+        prepare_stage(recipe, number, built)
         seconds, finite = _time_steps(
-            training, recipe, number, sight.states if kept is None else kept.__getitem__
+            recipe, number, built, data.texts, encode if kept is None else kept.__getitem__
         )
         rows.append(
             {
@@ -72,40 +76,33 @@ def _time_encoding(encode: Encode, pictures: int) -> float:
     return (time.perf_counter() - started) / pictures
 
 
-def _time_steps(training: Training, recipe: Recipe, number: int, states_of: Encode) -> tuple[float, bool]:
-    """Seconds of a step, and whether the gradients were finite."""
-    model, alignment = training.model, training.alignment
-    optimizer = Optimizer(training.named_parameters(), matrices=recipe.optimizer)
-    batches = draw(
-        recipe,
-        number,
-        training.data.album,
-        training.processor.chat,
-        queries=training.processor.num_query_tokens,
-        pair_tokens=model.config.qformer_config.max_position_embeddings,
-        pair_tokenizer=alignment.qformer_tokenizer,
-    )
+def _time_steps(
+    recipe: Recipe, number: int, built: BuiltModel, texts: TrainingTexts, embeds_of: Encode
+) -> tuple[float, bool]:
+    """Time the steps of a stage; return the seconds of a step, and whether the gradients were finite."""
     stage = recipe.stages[number]
+    optimizer = build_optimizer(recipe, number, built)
+    batches = draw(recipe, number, built, texts)
 
-    def see(rows: np.ndarray) -> Seen:
-        states = states_of(rows)
-        return Seen(states, model.query_images(states))
+    def get_features(images: np.ndarray) -> ImageFeatures:
+        embeds = embeds_of(images)
+        return ImageFeatures(embeds, built.model.query_images(embeds))
 
     seconds, finite = [], True
     for step in range(STEPS):
         started = time.perf_counter()
         optimizer.zero_grad()
-        add_gradients(
-            model,
-            alignment,
+        forward_backward(
+            built.model,
+            built.alignment,
             batches[step % len(batches)],
-            see,
-            objectives=stage.objectives,
-            langs=training.data.album.langs,
+            get_features,
+            weights=loss_weights(stage),
+            langs=texts.langs,
             step=step,
             precision=recipe.precision,
-            at_once=stage.images_at_once,
+            images_at_once=stage.images_at_once,
         )
-        finite &= optimizer.finish(lr=0.0)
+        finite &= optimizer.clip_and_update(lr=0.0)
         seconds.append(time.perf_counter() - started)
     return sum(seconds[1:]) / (STEPS - 1), finite

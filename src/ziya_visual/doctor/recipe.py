@@ -15,10 +15,10 @@ from ziya_visual.doctor.machine import disk_free
 from ziya_visual.doctor.memory import RESERVE
 from ziya_visual.doctor.probe import probe
 from ziya_visual.doctor.show import size
-from ziya_visual.doctor.skeleton import by_part, count, skeleton
-from ziya_visual.train.batches import album
-from ziya_visual.train.loop import STATES
-from ziya_visual.train.run_state import KEPT
+from ziya_visual.doctor.skeleton import by_part, count
+from ziya_visual.train.batches import group_by_image
+from ziya_visual.train.run import build_model
+from ziya_visual.train.run_state import KEPT_STATES, STATES
 
 
 @dataclass(slots=True)
@@ -79,11 +79,11 @@ def _plan(recipe: Recipe, data: DataFound, machine: dict[str, Any], found: Recip
                     f"{checkpoint.facts['layout']!r}, training needs {' or '.join(TRAINABLE)}; "
                     "ziya-visual init makes one"
                 )
-        bones = skeleton(recipe)
+        bones = build_model(recipe, meta=True)
         found.facts["parameters"] = {
             name: count(some) for name, some in by_part(bones.model, bones.alignment).items()
         }
-        texts = album(data.examples) if data.examples else None
+        texts = group_by_image(data.examples) if data.examples else None
     except ZiyaError as error:
         found.problems.append(str(error))
         return None
@@ -196,7 +196,7 @@ def _disk(plan: Plan, rows: list[dict[str, Any]], lines: list[str], facts: dict[
     weights, optimizer = (rows[-1]["memory_bytes"][name] for name in ("weights", "optimizer"))
     whole = sum(each for part, each in weights.items() if part != "lora")
     state = sum(each for part, each in weights.items() if part != "language_model") + sum(optimizer.values())
-    needed = whole * len(rows) + (KEPT + 1) * state + plan.features()
+    needed = whole * len(rows) + (KEPT_STATES + 1) * state + plan.features()
     out = plan.recipe.out
     free = disk_free(out)
     facts["disk_bytes"] = needed
@@ -212,7 +212,7 @@ def _probe(plan: Plan, data: DataFound, rows: list[dict[str, Any]], found: Recip
         found.facts["probe"] = "not probed: a step failed"
         found.problems.append(f"a real step: {_said(error)}")
         return
-    ahead = probed[0]["seconds_per_picture"] * len(plan.album.examples)
+    ahead = probed[0]["seconds_per_picture"] * len(plan.texts.examples)
     for row, stage, timed in zip(rows, plan.recipe.stages, probed, strict=True):
         row |= timed
         row["seconds"] = timed["seconds_per_step"] * stage.steps

@@ -1,95 +1,196 @@
-"""What the network sees of the pictures: computed when it is asked for, or kept on disk where it is frozen.
+"""Image features for a stage, read from disk wherever the encoder is frozen.
 
-Legend: N pictures, B of them in a step, S side in pixels, P patches + 1, Dv ViT width, Q queries, Dq Q-Former
-width.
+A frozen encoder (the ViT, or ViT and Q-Former) runs once on each image for all steps, stages and runs. A
+cache folder belongs to one encoder at one image size and precision. Its shards (safetensors) name their
+images by content, so runs may share it, and a killed run resumes where it was. Images beyond the limit of the
+cache are encoded whenever they are needed.
+
+Legend: N images, B of them in a step, S side in pixels, P patches + 1, Dv ViT width, Q queries, Dq Q-Former
+width; L vectors of width D are the features of an image.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ziya_visual.core import distributed
-from ziya_visual.core.recipe import Recipe, Stage
+from ziya_visual.core import distributed, log
+from ziya_visual.core.files import atomic_path, hash_bytes, hash_json
 from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
-from ziya_visual.train.feature_cache import Encode, FeatureCache, encoder_key
-from ziya_visual.train.step import See, Seen, computing
+from ziya_visual.train.objectives import GetFeatures, ImageFeatures, autocast
+
+SHARD_SIZE = 256  # images that are encoded together and stored in one file
+Encode = Callable[[np.ndarray], Tensor]  # image numbers int64[B] -> float[B, L, D]
 
 
-class Sight:
-    """The pictures of one pixel store through the model's eyes."""
+class FeatureExtractor:
+    """The network's features of one array of images."""
 
     def __init__(
-        self, model: ZiyaVisualModel, processor: ZiyaProcessor, pictures: np.ndarray, recipe: Recipe
+        self,
+        model: ZiyaVisualModel,
+        processor: ZiyaProcessor,
+        pixels: np.ndarray,
+        *,
+        precision: str,
+        cache_folder: Path,
+        cache_gigabytes: float,
+        vision_frozen: bool,
     ) -> None:
-        """Open what the recipe's cache has of them; :meth:`of` a stage fills it.
+        """Prepare to encode the images; nothing is computed yet.
 
         Args:
-            model: in what follows its weights may change, those of the ViT only if a stage trains it.
+            model: its weights may change later, but those of the ViT only without ``vision_frozen``.
             processor: of the model.
-            pictures: uint8[N, S, S, 3].
-            recipe: its precision, cache and stages.
+            pixels: uint8[N, S, S, 3].
+            precision: ``bf16`` or ``fp32``.
+            cache_folder: the folder of all caches.
+            cache_gigabytes: the limit of each cache.
+            vision_frozen: whether no stage of the run trains the ViT.
         """
-        self._model, self._processor, self._pictures, self._recipe = model, processor, pictures, recipe
-        self._kept: FeatureCache | None = None
+        self._model, self._processor, self._pixels = model, processor, pixels
+        self._precision, self._vision_frozen = precision, vision_frozen
+        self._cache_folder, self._cache_gigabytes = cache_folder, cache_gigabytes
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32  # that later layers compute in
+        self._cached_embeds: FeatureCache | None = None
 
-    def states(self, rows: np.ndarray) -> Tensor:
-        """float[B, P, Dv] of pictures by their rows, computed now."""
-        with self._computing():
-            pixels = self._processor.normalise(self._pictures[rows]).to(self._model.device)
+    def encode(self, images: np.ndarray) -> Tensor:
+        """Run the ViT on images by their numbers: float[B, P, Dv]."""
+        with autocast(self._precision, self._model.device):
+            pixels = self._processor.normalise(self._pixels[images]).to(self._model.device)
             return self._model.encode_images(pixels).to(self._dtype)
 
-    def of(self, stage: Stage) -> See:
-        """What a stage sees, from disk as far as nothing that it or another stage trains is before it.
+    def for_stage(self, *, queries_only: bool) -> GetFeatures:
+        """Fill the caches that a stage can use and return the function that gets its features.
 
-        The caller has frozen all that the stage does not train.
+        Args:
+            queries_only: whether the stage needs only the queries of a frozen Q-Former.
         """
-        queried = None
-        if reads_queries_only(stage):
-            queried = self._cache(self._query, self._model.vision_model, self._model.qformer)
-        elif not trains_vision(self._recipe) and self._kept is None:
-            self._kept = self._cache(self.states, self._model.vision_model)
+        if queries_only:
+            cached_queries = self._fill_cache(self._encode_queries, queries=True)
+            return lambda images: ImageFeatures(None, cached_queries(images).to(self._model.device))
+        if self._vision_frozen and self._cached_embeds is None:
+            self._cached_embeds = self._fill_cache(self.encode)
 
-        def see(rows: np.ndarray) -> Seen:
-            if queried is not None:
-                return Seen(None, queried(rows).to(self._model.device))
-            states = (self._kept or self.states)(rows).to(self._model.device)
-            return Seen(states, self._model.query_images(states))
+        def get_features(images: np.ndarray) -> ImageFeatures:
+            embeds = (self._cached_embeds or self.encode)(images).to(self._model.device)
+            return ImageFeatures(embeds, self._model.query_images(embeds))
 
-        return see
+        return get_features
 
-    def _query(self, rows: np.ndarray) -> Tensor:
-        """float[B, Q, Dq], without gradients."""
-        with torch.no_grad(), self._computing():
-            return self._model.query_images((self._kept or self.states)(rows)).to(self._dtype)
+    def _encode_queries(self, images: np.ndarray) -> Tensor:
+        """Run ViT and Q-Former without gradients: float[B, Q, Dq]."""
+        with torch.no_grad(), autocast(self._precision, self._model.device):
+            return self._model.query_images((self._cached_embeds or self.encode)(images)).to(self._dtype)
 
-    def _cache(self, encode: Encode, *modules: nn.Module) -> FeatureCache:
-        """All pictures' results of ``encode``, which depends on these modules."""
-        queries = [self._model.query_tokens] if len(modules) > 1 else []
-        key = encoder_key(modules, queries, side=self._processor.image_size, dtype=self._dtype)
-        folder = (self._recipe.cache.path or self._recipe.out / "features") / key[:24]
-        cache = FeatureCache(folder, self._pictures, encode, gigabytes=self._recipe.cache.gigabytes)
-        cache.fill(rank=distributed.rank(), processes=distributed.world_size())
+    def _fill_cache(self, encode: Encode, *, queries: bool = False) -> FeatureCache:
+        """Return the cache of a frozen encoder with all images in it."""
+        modules = [self._model.vision_model, self._model.qformer] if queries else [self._model.vision_model]
+        tensors = [self._model.query_tokens] if queries else []
+        key = encoder_key(modules, tensors, image_size=self._processor.image_size, dtype=self._dtype)
+        folder = self._cache_folder / key[:24]
+        cache = FeatureCache(folder, self._pixels, encode, gigabytes=self._cache_gigabytes)
+        cache.fill(rank=distributed.rank(), world_size=distributed.world_size())
         return cache
 
-    def _computing(self) -> torch.autocast:
-        return computing(self._recipe.precision, self._model.device.type)
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        """What is computed with the results is computed in it anyway."""
-        return torch.bfloat16 if self._recipe.precision == "bf16" else torch.float32
-
-
-def trains_vision(recipe: Recipe) -> bool:
-    """Whether any stage does: else all stages see the same states of a picture."""
-    return any("vision" in stage.parts for stage in recipe.stages)
+def encoder_key(
+    modules: Sequence[nn.Module], tensors: Iterable[Tensor] = (), *, image_size: int, dtype: torch.dtype
+) -> str:
+    """Hash what features depend on: the encoder's weights, the image size and the precision."""
+    named = [item for module in modules for item in module.state_dict().items()]
+    named += [("", tensor) for tensor in tensors]
+    weights = [(name, hash_bytes(_raw_bytes(tensor))) for name, tensor in named]
+    return hash_json({"weights": weights, "side": image_size, "dtype": str(dtype)})
 
 
-def reads_queries_only(stage: Stage) -> bool:
-    """Whether a stage needs of a picture only what a frozen Q-Former reads out of it."""
-    objectives = stage.objectives
-    learns = {"vision", "qformer", "query_tokens"}.intersection(stage.parts)
-    return not learns and not objectives.matching and not objectives.grounded
+def _raw_bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+class FeatureCache:
+    """Features float[B, L, D] of images by their numbers, read from disk where they are stored."""
+
+    def __init__(self, folder: Path, pixels: np.ndarray, encode: Encode, *, gigabytes: float) -> None:
+        """Open the shards that the folder has; :meth:`fill` adds to them.
+
+        Args:
+            folder: of one :func:`encoder_key`.
+            pixels: uint8[N, S, S, 3].
+            encode: computes the features of images.
+            gigabytes: the limit of the folder.
+        """
+        self._folder, self._encode, self._limit_bytes = folder, encode, int(gigabytes * 1e9)
+        self._hashes = [hash_bytes(image.tobytes()) for image in pixels]
+        self._open_shards()
+
+    def fill(self, *, rank: int = 0, world_size: int = 1) -> None:
+        """Encode and store all images that are missing, up to the limit.
+
+        Each rank encodes its share of the images, whatever others have stored by now, and has the results of
+        all ranks in the end.
+        """
+        numbers = {name: number for number, name in enumerate(self._hashes)}
+        own = list(numbers.items())[rank::world_size]
+        missing = np.asarray([number for name, number in own if name not in self._places], np.int64)
+        limit = self._bytes + (self._limit_bytes - self._bytes) // world_size
+        with log.progress("encode pictures", len(missing)) as bar:
+            for start in range(0, len(missing), SHARD_SIZE):
+                images = missing[start : start + SHARD_SIZE]
+                features = self._encode(images)
+                if self._bytes + features.nbytes > limit:
+                    log.logger.warning(
+                        "%.1f GB do not hold the features of %d of %d pictures; they are encoded each time",
+                        self._limit_bytes / 1e9, (len(missing) - start) * world_size, len(set(self._hashes)),
+                    )  # fmt: skip
+                    break
+                self._open_shard(self._write_shard([self._hashes[number] for number in images], features))
+                bar.advance(len(images))
+        if world_size > 1:
+            distributed.barrier()
+            self._open_shards()
+
+    def __call__(self, images: np.ndarray) -> Tensor:
+        """Return the features of images by their numbers, float[B, L, D]."""
+        places = [self._places.get(self._hashes[number]) for number in images]
+        missing = np.asarray([row for row, place in enumerate(places) if place is None], np.int64)
+        if len(missing) == len(images):
+            return self._encode(images)
+        stored = [place[0].get_slice("states")[place[1]] for place in places if place is not None]
+        features = stored[0].new_empty(len(images), *stored[0].shape)
+        features[np.setdiff1d(np.arange(len(images)), missing)] = torch.stack(stored)
+        if len(missing):
+            features[missing] = self._encode(images[missing])
+        return features
+
+    def _open_shards(self) -> None:
+        """Open all shards in the folder, whoever wrote them, but none that is still being written."""
+        self._places: dict[str, tuple[Any, int]] = {}  # image hash -> shard, row
+        self._bytes = 0
+        for path in sorted(self._folder.glob("[!.]*.safetensors")):
+            self._open_shard(path)
+
+    def _open_shard(self, path: Path) -> None:
+        try:
+            shard = safe_open(path, "pt")
+            names = json.loads(shard.metadata()["pictures"])
+        except (SafetensorError, KeyError, TypeError) as error:
+            log.logger.warning("%s is damaged and will be written again (%s)", path, error)
+            return
+        self._bytes += path.stat().st_size
+        self._places |= {name: (shard, row) for row, name in enumerate(names)}
+
+    def _write_shard(self, names: Sequence[str], features: Tensor) -> Path:
+        path = self._folder / f"{hash_json(names)[:24]}.safetensors"
+        with atomic_path(path) as temporary:
+            save_file({"states": features.contiguous()}, temporary, metadata={"pictures": json.dumps(names)})
+        return path

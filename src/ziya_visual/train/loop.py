@@ -1,14 +1,14 @@
-"""The training loop: the stages of a recipe one after the other, killed and resumed at any instant.
+"""The training loop: one step from its batch to the updated weights, and a stage of such steps.
 
-A step depends on seed, stage and step number alone (:mod:`batches` draws its data, the random state is set
-before it), so that a run resumed from its last saved state repeats the unbroken one. Several processes take
-each step together (:mod:`processes`): it is the step that one would take.
+A step depends on the seed, the stage and the step number alone: its batch is a function of them, and the
+random state is set before it. A run that resumes from its last saved state therefore repeats the unbroken one
+bit for bit. Several ranks take each step together, and it is the step that one rank would take.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,198 +16,162 @@ from typing import Any
 import torch
 
 from ziya_visual.core import distributed, log
-from ziya_visual.core.files import write_json
-from ziya_visual.core.recipe import Recipe, Stage
-from ziya_visual.model.lora import add_lora, freeze_all_but
-from ziya_visual.train.image_features import Sight
-from ziya_visual.train.llm_blocks import prepare_blocks, shard_blocks
-from ziya_visual.train.monitor import Watch
+from ziya_visual.model.alignment import Alignment
+from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.train import run_state
+from ziya_visual.train.objectives import (
+    NO_IMAGES,
+    Batch,
+    GetFeatures,
+    Losses,
+    LossWeights,
+    add_losses,
+    autocast,
+    compute_losses,
+    mean_losses,
+)
 from ziya_visual.train.optimizer import Optimizer, cosine
-from ziya_visual.train.run_state import read_state, read_weights, write_state, write_weights
-from ziya_visual.train.step import See, add_gradients, added, means
-from ziya_visual.train.training import Training, draw_ahead
-from ziya_visual.train.validation import validate
 
-STATES = "states"
 LOG_EVERY = 25
 MAX_BAD_STEPS = 10  # in a row with a loss or gradient that is not finite
 
 
-@dataclass
-class Run:
-    """A recipe that is being trained, and what of it belongs to no single stage."""
-
-    training: Training
-    recipe: Recipe
-    watch: Watch
-    sight: Sight
-    held: Sight | None
-
-    @property
-    def states(self) -> Path:
-        """Where it is saved."""
-        return self.recipe.out / STATES
-
-
-def train(training: Training, recipe: Recipe, *, after_stage: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Run all stages, going on from ``recipe.out``'s saved state where there is one.
-
-    Args:
-        training: what is trained; changed in place, and moved to the GPU where there is one.
-        recipe: its stages, seed, precision and output folder.
-        after_stage: called by the first process with the name of each stage that is complete.
-
-    Returns:
-        The learning curve.
-
-    Raises:
-        FloatingPointError: ten steps in a row gave a loss or gradient that is not finite.
-    """
-    device = distributed.start().device
-    model = training.model
-    if recipe.shard:
-        shard_blocks(model, recipe)
-    model.to(device)
-    training.alignment.to(device)
-    with distributed.first_rank_first():
-        saved = read_state(recipe.out / STATES)
-    sight = Sight(model, training.processor, training.data.pictures, recipe)
-    back = training.held
-    held = None if back is None else Sight(model, training.processor, back.pictures, recipe)
-    with Watch(training, recipe) as watch:
-        run = Run(training, recipe, watch, sight, held)
-        for number, stage in enumerate(recipe.stages):
-            if "lora" in stage.parts:
-                torch.manual_seed(recipe.seed)  # the adapters start alike, however the run came here
-                add_lora(model, rank=recipe.model.lora.rank, alpha=recipe.model.lora.alpha)
-                model.to(device)
-            if saved is not None and number < saved["stage"]:
-                continue
-            _run_stage(run, number, saved)
-            saved = None
-            if distributed.rank() == 0:
-                after_stage(stage.name)
-            distributed.barrier()
-    return training.curve
-
-
-def _run_stage(run: Run, number: int, saved: Any) -> None:
-    training, recipe = run.training, run.recipe
-    stage, model, alignment = recipe.stages[number], training.model, training.alignment
-    table = freeze_all_but(model, alignment, stage.trains)
-    prepare_blocks(model, recompute=recipe.recompute, compiled=recipe.compile)
-    optimizer = training.optimizer(recipe, stage)
-    batches = training.batches(recipe, number, training.data)
-    log.logger.info("stage %s trains %s", stage.name, ", ".join(f"{k} {v:,}" for k, v in table.items()))
-    see, first, best = run.sight.of(stage), 0, math.inf
-    held = run.held.of(stage) if run.held else None
-    if saved is not None:
-        first, best = saved["step"], saved["best"]
-        training.restore(saved["weights"])
-        optimizer.load_state_dict(saved["optimizer"])
-        training.curve[:] = saved["curve"]
-        log.logger.info("stage %s goes on at step %d", stage.name, first)
-    bad = 0
-    with log.progress(f"stage {stage.name}", stage.steps, done=first) as bar:
-        run.watch.begin(stage, bar)
-        for step, drawn in enumerate(draw_ahead(batches, range(first, stage.steps)), first):
-            torch.manual_seed(recipe.seed * 1_000_003 + number * 100_003 + step)
-            batch = drawn.placed(model.device, learnt=int(distributed.sum_over_ranks(drawn.learnt)))
-            optimizer.zero_grad()
-            parts = add_gradients(
-                model,
-                alignment,
-                batch,
-                see,
-                objectives=stage.objectives,
-                langs=training.data.album.langs,
-                step=step,
-                precision=recipe.precision,
-                at_once=stage.images_at_once,
+def forward_backward(
+    model: ZiyaVisualModel,
+    alignment: Alignment,
+    batch: Batch,
+    get_features: GetFeatures,
+    *,
+    weights: LossWeights,
+    langs: list[str],
+    step: int,
+    precision: str,
+    images_at_once: int | None,
+) -> Losses:
+    """Add the gradients of a whole step, one micro-batch after the other, and return its losses."""
+    parts = []
+    for micro_batch in batch.micro_batches(images_at_once, align=weights.align):
+        with autocast(precision, model.device):
+            features = get_features(micro_batch.images) if len(micro_batch.images) else NO_IMAGES
+            total, losses = compute_losses(
+                model, alignment, micro_batch, features, weights=weights, langs=langs, step=step
             )
-            distributed.sum_gradients(optimizer.parameters)
-            factor = cosine(step, steps=stage.steps, warmup=stage.warmup_steps, floor=stage.final_fraction)
-            finite = optimizer.finish(lr=stage.learning_rate * factor)
-            bad = 0 if finite else bad + 1
-            run.watch.count(batch)
-            if bad:
-                _count_bad(run, stage, step, batch.pictures, bad)
-            elif step % LOG_EVERY == 0 or step == stage.steps - 1:
-                run.watch.note(step, means(added(distributed.gather_objects(parts))))
-            best = _look(run, number, step, held, best)
-            if (step + 1) % recipe.save_every == 0 or step + 1 == stage.steps:
-                _save(run, optimizer, number, step + 1, best)
-            bar.advance()
-    if distributed.rank() == 0 and (seen := batches.seen(stage.steps)):
-        write_json(recipe.out / f"mixture-{stage.name}.json", seen)
-        for row in seen:
-            log.logger.info(
-                "stage %s: %s drawn %d times (%.1f %%, wanted %.1f), %.2f epochs of %d", stage.name,
-                row["name"], row["drawn"], 100 * row["drawn_share"], 100 * row["share"], row["epochs"],
-                row["records"],
-            )  # fmt: skip
+        total.backward()
+        parts.append(losses)
+    return add_losses(parts)
 
 
-def _count_bad(run: Run, stage: Stage, step: int, rows: Any, bad: int) -> None:
-    """Keep what the step was of; stop where it is the tenth in a row."""
-    run.watch.dump(step, rows)
-    if bad >= MAX_BAD_STEPS:
-        raise FloatingPointError(
-            f"stage {stage.name}: {bad} steps in a row up to {step} had no finite loss or gradient; "
-            "lower learning_rate or use precision: fp32"
-        )
+@dataclass(kw_only=True)
+class StageTrainer:
+    """Everything that one stage needs, built by :mod:`run`.
 
-
-def _look(run: Run, number: int, step: int, held: See | None, best: float) -> float:
-    """Measure and show what is due after a step, in evaluation mode; returns the best loss so far.
-
-    A stage that is to end with its best weights has them when its last step is done.
+    Attributes:
+        number: of the stage in the run.
+        batches: yields this rank's batches of a range of steps.
+        get_features: the features of images by their numbers.
+        langs: the names of the batches' language numbers.
+        learning_rate: at its peak, after ``warmup_steps``; a cosine takes it to ``final_fraction`` of it.
+        images_at_once: the number of images in a micro-batch, or None for all of a step's.
+        seed: the random state at step 0; each further step adds 1.
+        monitor: of the stage, a :class:`monitor.Monitor`.
+        states: the folder of the run's states, written every ``save_every`` steps.
     """
-    training, recipe = run.training, run.recipe
-    stage = recipe.stages[number]
-    last = step + 1 == stage.steps
 
-    def due(every: int | None) -> bool:
-        return every is not None and (last or (step + 1) % every == 0)
+    name: str
+    number: int
+    model: ZiyaVisualModel
+    alignment: Alignment
+    optimizer: Optimizer
+    batches: Callable[[range], Iterable[Batch]]
+    get_features: GetFeatures
+    monitor: Any
+    weights: LossWeights
+    langs: list[str]
+    steps: int
+    learning_rate: float
+    warmup_steps: int
+    final_fraction: float
+    images_at_once: int | None
+    precision: str
+    seed: int
+    states: Path
+    save_every: int
 
-    wanted = recipe.validation
-    sampled, measured = due(recipe.sample_every), wanted is not None and due(wanted.every)
-    if not sampled and not measured:
+    def run(self, saved: dict[str, Any] | None) -> None:
+        """Train the stage from its first step or from a saved state.
+
+        Raises:
+            FloatingPointError: ten steps in a row had a loss or gradient that is not finite.
+        """
+        first_step, best = self._resume(saved)
+        bad_steps = 0
+        with log.progress(f"stage {self.name}", self.steps, done=first_step) as bar:
+            for step, drawn in enumerate(self.batches(range(first_step, self.steps)), first_step):
+                torch.manual_seed(self.seed + step)
+
+                # Add up the gradients of all micro-batches and ranks.
+                batch = drawn.to(self.model.device)
+                self.optimizer.zero_grad()
+                losses = forward_backward(
+                    self.model, self.alignment, batch, self.get_features, weights=self.weights,
+                    langs=self.langs, step=step, precision=self.precision, images_at_once=self.images_at_once,
+                )  # fmt: skip
+                distributed.sum_gradients(self.optimizer.parameters)
+
+                # Update the weights, unless a gradient is not finite.
+                factor = cosine(step, steps=self.steps, warmup=self.warmup_steps, floor=self.final_fraction)
+                finite = self.optimizer.clip_and_update(lr=self.learning_rate * factor)
+                bad_steps = 0 if finite else bad_steps + 1
+
+                # Log the step; give up where none is finite any more.
+                last = step + 1 == self.steps
+                self.monitor.speed.count(batch)
+                if not finite:
+                    self.monitor.dump_bad_step(step, batch.images)
+                    if bad_steps >= MAX_BAD_STEPS:
+                        raise FloatingPointError(
+                            f"stage {self.name}: {bad_steps} steps in a row up to {step} had no finite loss "
+                            "or gradient; lower learning_rate or use precision: fp32"
+                        )
+                elif step % LOG_EVERY == 0 or last:
+                    all_losses = add_losses(distributed.gather_objects(losses))
+                    self.monitor.record(step, mean_losses(all_losses), bar)
+
+                # Measure the loss on held-out data, and save the run.
+                best = self._keep_best(self.monitor.evaluate(step, bar), best, last=last)
+                if (step + 1) % self.save_every == 0 or last:
+                    self._save(step + 1, best)
+                bar.advance()
+
+    def _keep_best(self, loss: float | None, best: float, *, last: bool) -> float:
+        """Save the weights with the lowest loss so far; the stage ends with them. Return that loss."""
+        path = self.states / f"best-{self.number:02d}.pt"
+        if loss is not None and loss < best:
+            best = loss
+            run_state.write_weights(path, run_state.trainable_weights(self.model, self.alignment))
+        if loss is not None and last and math.isfinite(best):
+            run_state.restore_weights(self.model, self.alignment, run_state.read_weights(path))
         return best
-    training.model.eval()
-    training.alignment.eval()
-    if sampled:
-        run.watch.sample(step)
-    if measured and held is not None:
-        best = _measure(run, number, step, held, best)
-    freeze_all_but(training.model, training.alignment, stage.trains)
-    prepare_blocks(training.model, recompute=recipe.recompute, compiled=recipe.compile)
-    run.watch.go_on()
-    return best
 
-
-def _measure(run: Run, number: int, step: int, held: See, best: float) -> float:
-    """The loss on what is held back; the best weights are kept, and the stage's last are replaced by them."""
-    recipe, path = run.recipe, run.states / f"best-{number:02d}.pt"
-    losses = validate(run.training, recipe, number, held)
-    run.watch.note(step, {f"validation/{name}": value for name, value in losses.items()})
-    wanted = recipe.validation and recipe.validation.best
-    if wanted and losses[wanted] < best:
-        best = losses[wanted]
-        write_weights(path, run.training.trained())
-    if wanted and math.isfinite(best) and step + 1 == recipe.stages[number].steps:
-        run.training.restore(read_weights(path))
-    return best
-
-
-def _save(run: Run, optimizer: Optimizer, number: int, step: int, best: float) -> None:
-    if distributed.rank() == 0:
+    def _save(self, step: int, best: float) -> None:
+        if distributed.rank() > 0:
+            return
         state = {
-            "stage": number,
+            "stage": self.number,
             "step": step,
             "best": best,
-            "weights": run.training.trained(),
-            "optimizer": optimizer.state_dict(),
-            "curve": run.training.curve,
+            "weights": run_state.trainable_weights(self.model, self.alignment),
+            "optimizer": self.optimizer.state_dict(),
+            "curve": self.monitor.curve,
         }
-        write_state(run.states, state)
+        run_state.write_state(self.states, state)
+
+    def _resume(self, saved: dict[str, Any] | None) -> tuple[int, float]:
+        """Load a saved state, if there is one; return the first step and the best loss so far."""
+        if saved is None:
+            return 0, math.inf
+        run_state.restore_weights(self.model, self.alignment, saved["weights"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.monitor.curve[:] = saved["curve"]
+        log.logger.info("stage %s resumes at step %d", self.name, saved["step"])
+        return saved["step"], saved["best"]

@@ -1,148 +1,304 @@
-"""What a run says while it trains: its curve, its speed, answers to look at, and steps that went wrong."""
+"""What a run reports while it trains: its curve and speed, sample answers, held-out losses and bad steps.
+
+FLOPs are counted by hand: for a parameter and a token 2 in the forward pass, 2 more where gradients pass
+through it, 2 more where it learns. Attention scores, recomputation and the passes of the contrastive,
+matching and grounded losses are not counted.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from types import TracebackType
-from typing import Any, Self
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import nn
 
 from ziya_visual.core import distributed, log
-from ziya_visual.core.errors import ConfigError
+from ziya_visual.core.errors import ConfigError, nearest
 from ziya_visual.core.files import write_jsonl
-from ziya_visual.core.recipe import Recipe, Stage
 from ziya_visual.core.records import Example
+from ziya_visual.data.packing import IGNORE
 from ziya_visual.data.templates import instruct
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.train.batches import Batch
-from ziya_visual.train.image_features import reads_queries_only, trains_vision
-from ziya_visual.train.speed import Cost, Speed
-from ziya_visual.train.step import computing
-from ziya_visual.train.training import Training
+from ziya_visual.model.alignment import Alignment
+from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.processor import ZiyaProcessor
+from ziya_visual.train.batches import Batches, TrainingData
+from ziya_visual.train.objectives import Batch, GetFeatures, Losses, add_losses, autocast, mean_losses
 
-SAMPLES = "samples"
+SAMPLES, BAD_STEPS = "samples", "bad"  # folders in the run's output folder
 SAMPLE_TOKENS = 48
-_TURN = {"dialogue": 0, "vqa": 1, "caption": 2}  # which text of a language is answered first
+SAMPLED_TASKS = ("dialogue", "vqa", "caption")  # in this order of preference
+# Dense bfloat16 FLOP/s of the makers' data sheets.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}
 
 
-class Watch:
-    """The watcher of one run; of several processes the first one speaks."""
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out batches to measure the loss on, their features, and the names of their language numbers."""
 
-    def __init__(self, training: Training, recipe: Recipe) -> None:
-        """Start the trackers.
+    batches: Batches
+    get_features: GetFeatures
+    langs: list[str]
+
+
+@dataclass(kw_only=True)
+class Monitor:
+    """Follow one stage of a run.
+
+    Attributes:
+        steps_before: the steps of the stages before, for the trackers' step numbers.
+        out: the run's output folder.
+        curve: of the whole run: rows of stage, step, name, value.
+        trackers: from :func:`open_tracker`.
+        speed: of the stage's steps.
+        examples: the texts of each image, by its number.
+        questions: from :func:`sample_questions`, answered every ``sample_every`` steps.
+        held_out: measured every ``validate_every`` steps.
+        best: the held-out loss that selects the best weights, or None.
+        set_train_mode: called after the networks were in evaluation mode.
+    """
+
+    stage: str
+    steps: int
+    steps_before: int
+    precision: str
+    out: Path
+    curve: list[dict[str, Any]]
+    trackers: Sequence[Any]
+    speed: Speed
+    examples: list[list[Example]]
+    model: ZiyaVisualModel
+    alignment: Alignment
+    processor: ZiyaProcessor
+    questions: list[tuple[Example, np.ndarray]]
+    sample_every: int | None
+    held_out: HeldOut | None
+    validate_every: int
+    best: str | None
+    set_train_mode: Callable[[], object]
+
+    def record(self, step: int, values: dict[str, float], bar: log.ProgressBar) -> None:
+        """Add points to the curve, and show them on the progress bar."""
+        for name, value in values.items():
+            point = {"stage": self.stage, "step": step, "name": name, "value": round(value, 5)}
+            self.curve.append(point)
+        speed = self.speed.measure()
+        losses_text = " ".join(f"{name} {value:.3f}" for name, value in values.items())
+        speed_text = " ".join(f"{value:.0f} {name.replace('_', ' ')}" for name, value in speed.items())
+        bar.describe(f"stage {self.stage}: {losses_text}; {speed_text}")
+        log.logger.debug("%s %d: %s; %s", self.stage, step, losses_text, speed_text)
+        for tracker in self.trackers:
+            tracker.log({**values, **speed}, step=self.steps_before + step)
+
+    def dump_bad_step(self, step: int, images: np.ndarray) -> None:
+        """Write down the texts of a step whose loss or gradient is not finite; each rank has its own file."""
+        path = self.out / BAD_STEPS / f"{self.stage}-{step:09d}-{distributed.rank()}.jsonl"
+        examples = [example for number in images for example in self.examples[number]]
+        rows = [
+            {"id": e.id, "image_id": e.image_id, "messages": list(map(asdict, e.messages))} for e in examples
+        ]
+        write_jsonl(path, rows)
+        log.logger.warning(
+            "step %d is skipped: its loss or gradient is not finite; its texts: %s", step, path
+        )
+
+    def evaluate(self, step: int, bar: log.ProgressBar) -> float | None:
+        """Answer sample questions and measure held-out losses if they are due after a step.
+
+        Returns:
+            The loss that selects the best weights, if it was measured.
 
         Raises:
-            ConfigError: a tracker is not installed.
+            ConfigError: ``best`` is not the name of a held-out loss.
         """
-        self._training, self._recipe = training, recipe
-        self._trackers = [_tracker(name, recipe) for name in recipe.trackers]
-        self._asked = _asked(training) if recipe.sample_every else []
-        self._done = 0  # steps of the stages before
+        sampling = self._is_due(self.sample_every, step)
+        held_out = self.held_out if self._is_due(self.validate_every, step) else None
+        if not sampling and not held_out:
+            return None
+        self.model.eval()
+        self.alignment.eval()
+        losses = {}
+        if sampling:
+            self._sample(step)
+        if held_out:
+            losses = validation_losses(self.model, held_out, precision=self.precision)
+            if self.best and self.best not in losses:
+                hint = nearest(self.best, losses)
+                raise ConfigError(f"validation.best: there is no {self.best!r}{hint}")
+            self.record(step, {f"validation/{name}": value for name, value in losses.items()}, bar)
+        self.set_train_mode()
+        self.speed.restart_clock()
+        return losses.get(self.best) if self.best else None
 
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
+    def _is_due(self, every: int | None, step: int) -> bool:
+        return every is not None and (step + 1 == self.steps or (step + 1) % every == 0)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let the trackers write what they have."""
-        for tracker in self._trackers:
-            tracker.finish()
-
-    def begin(self, stage: Stage, bar: Any) -> None:
-        """From here on it is about this stage."""
-        self._stage, self._bar = stage, bar
-        names = [one.name for one in self._recipe.stages]
-        self._done = sum(one.steps for one in self._recipe.stages[: names.index(stage.name)])
-        model = self._training.model
-        cost = Cost.of(model, encodes=trains_vision(self._recipe), queries=not reads_queries_only(stage))
-        self._speed = Speed(model.device, cost)
-
-    def count(self, batch: Batch) -> None:
-        """A step was taken."""
-        self._speed.count(batch)
-
-    def go_on(self) -> None:
-        """Answers and losses on what is held back took time that is no step's."""
-        self._speed.go_on()
-
-    def note(self, step: int, values: dict[str, float]) -> None:
-        """Points of the curve."""
-        stage = self._stage.name
-        for name, value in values.items():
-            self._training.curve.append(
-                {"stage": stage, "step": step, "name": name, "value": round(value, 5)}
-            )
-        speed = self._speed.measured()
-        said = " ".join(f"{name} {value:.3f}" for name, value in values.items())
-        fast = " ".join(f"{value:.0f} {name.replace('_', ' ')}" for name, value in speed.items())
-        self._bar.describe(f"stage {stage}: {said}; {fast}")
-        log.logger.debug("%s %d: %s; %s", stage, step, said, fast)
-        for tracker in self._trackers:
-            tracker.log({**values, **speed}, step=self._done + step)
-
-    def sample(self, step: int) -> None:
-        """Answer a text of each language, to be looked at; the networks are in evaluation mode."""
-        training = self._training
-        engine = ZiyaVisual(training.model, training.alignment, training.processor)
-        images = {str(e.image_id): Image.fromarray(pixels) for e, pixels in self._asked}
-        examples = [example for example, _ in self._asked]
-        with computing(self._recipe.precision, training.model.device.type):
+    def _sample(self, step: int) -> None:
+        examples = [example for example, _ in self.questions]
+        images = {str(example.image_id): Image.fromarray(pixels) for example, pixels in self.questions}
+        engine = ZiyaVisual(self.model, self.alignment, self.processor)
+        with autocast(self.precision, self.model.device):
             answers = engine.answer(examples, max_new_tokens=SAMPLE_TOKENS, images=images)
         if distributed.rank() > 0:
             return
         rows = []
         for example, answer in zip(examples, answers, strict=True):
-            prompt, wanted = example.messages[-2].content, example.messages[-1].content
-            row = {"lang": example.lang, "image_id": example.image_id, "asked": prompt, "wanted": wanted}
+            question, reference = example.messages[-2].content, example.messages[-1].content
+            row = {"lang": example.lang, "image_id": example.image_id, "asked": question, "wanted": reference}
             rows.append(row | {"said": answer})
-            log.logger.info("step %d, %s: %s -> %s", step, example.image_id, prompt, answer)
-        write_jsonl(self._recipe.out / SAMPLES / f"{self._stage.name}-{step:09d}.jsonl", rows)
-
-    def dump(self, step: int, rows: np.ndarray) -> None:
-        """Keep the texts of the pictures of a step without a finite loss, each process its own."""
-        album = self._training.data.album
-        path = self._recipe.out / "bad" / f"{self._stage.name}-{step:09d}-{distributed.rank()}.jsonl"
-        some = [example for row in rows for example in album.examples[row]]
-        write_jsonl(
-            path,
-            [{"id": e.id, "image_id": e.image_id, "messages": list(map(asdict, e.messages))} for e in some],
-        )
-        log.logger.warning("step %d had no finite loss or gradient and is skipped; it was of %s", step, path)
+            log.logger.info("step %d, %s: %s -> %s", step, example.image_id, question, answer)
+        write_jsonl(self.out / SAMPLES / f"{self.stage}-{step:09d}.jsonl", rows)
 
 
-def _asked(training: Training) -> list[tuple[Example, np.ndarray]]:
-    """A record of each language with its pixels: held back, if anything is."""
-    data = training.held or training.data
-    found = []
-    for lang in data.album.langs:
-        of_lang = (
-            (_TURN[example.task], row, example)
-            for row, examples in enumerate(data.album.examples)
+@torch.no_grad()
+def validation_losses(model: ZiyaVisualModel, held_out: HeldOut, *, precision: str) -> dict[str, float]:
+    """Measure the language model's mean loss per token on one epoch: ``loss``, and ``loss/LANG``."""
+    sums: Losses = {}
+    for step in range(held_out.batches.steps_per_epoch):
+        batch = held_out.batches[step]
+        assert batch.texts is not None
+        with autocast(precision, model.device):
+            parts = model.packed_loss(held_out.get_features(batch.images).queries, batch.texts)
+        losses = {f"loss/{held_out.langs[n]}": (part.total.item(), part.count) for n, part in parts.items()}
+        sums = add_losses([sums, losses])
+    sums = add_losses(distributed.gather_objects(sums))
+    total, count = (sum(column) for column in zip(*sums.values(), strict=True))
+    return mean_losses(sums | {"loss": (total, int(count))})
+
+
+def sample_questions(data: TrainingData) -> list[tuple[Example, np.ndarray]]:
+    """Select a question of each language, with the pixels of its image."""
+    questions = []
+    for lang in data.texts.langs:
+        candidates = [
+            (SAMPLED_TASKS.index(example.task), number, example)
+            for number, examples in enumerate(data.texts.examples)
             for example in examples
-            if example.lang == lang and example.task in _TURN
-        )
-        for _, row, example in sorted(of_lang, key=lambda one: one[:2]):
-            told = instruct(example, seed=0, split="train")
-            if len(told.messages) > 1 and told.messages[-1].role == "assistant":  # there is a question
-                found.append((told, data.pictures[row]))
+            if example.lang == lang and example.task in SAMPLED_TASKS
+        ]
+        for _, number, example in sorted(candidates, key=lambda candidate: candidate[:2]):
+            dialogue = instruct(example, seed=0, split="train")
+            if len(dialogue.messages) > 1 and dialogue.messages[-1].role == "assistant":
+                questions.append((dialogue, data.pixels[number]))
                 break
-    return found
+    return questions
 
 
-def _tracker(name: str, recipe: Recipe) -> Any:
+def open_tracker(name: str, *, project: str, folder: Path, config: dict[str, str]) -> Any:
+    """Start a tracker that gets the curve too.
+
+    Raises:
+        ConfigError: its package is not installed.
+    """
     from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
 
     if find_spec(name) is None:
         raise ConfigError(f"trackers: {name} is not installed: pip install {name}")
     if name == "tensorboard":
-        tracker = TensorBoardTracker(recipe.name, recipe.out / "tensorboard")
+        tracker = TensorBoardTracker(project, folder)
     else:
-        tracker = {"trackio": TrackioTracker, "wandb": WandBTracker}[name](recipe.name)
+        tracker = {"trackio": TrackioTracker, "wandb": WandBTracker}[name](project)
     tracker.start()
-    tracker.store_init_configuration({"recipe": recipe.model_dump_json()})
+    tracker.store_init_configuration(config)
     return tracker
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """FLOPs of an image in the ViT and in the Q-Former, of a token, and of a supervised token in the head."""
+
+    vision: float
+    qformer: float
+    token: float
+    supervised: float
+
+    @staticmethod
+    def of(model: ZiyaVisualModel, *, encodes: bool = True, queries: bool = True) -> StepCost:
+        """Count for the model as it is frozen now; say whether a step runs the ViT and the Q-Former."""
+        config = model.config.vision_config
+        patches = (config.image_size // config.patch_size) ** 2 + 1
+        language_model = model.language_model
+        head = language_model.get_output_embeddings()
+        words = {id(p) for m in (head, language_model.get_input_embeddings()) for p in m.parameters()}
+        body = [p for p in language_model.parameters() if id(p) not in words]
+        vision = _flops(list(model.vision_model.parameters()), crossed=False)
+        qformer = _flops(list(model.qformer.parameters()), crossed=False)
+        return StepCost(
+            vision=encodes * patches * vision,
+            qformer=queries * model.query_tokens.shape[1] * qformer,
+            token=_flops(body, crossed=True),
+            supervised=_flops(list(head.parameters()), crossed=True),
+        )
+
+    def flops(self, batch: Batch) -> float:
+        """Return the FLOPs of a step."""
+        assert batch.texts is not None
+        images = len(batch.images) * (self.qformer + self.vision)
+        supervised = int((batch.texts.labels != IGNORE).sum())
+        return images + len(batch.texts.input_ids) * self.token + supervised * self.supervised
+
+
+def _flops(parameters: list[nn.Parameter], *, crossed: bool) -> float:
+    """Return the FLOPs per token; ``crossed``: gradients pass through even what does not learn."""
+    learning = sum(p.numel() for p in parameters if p.requires_grad)
+    frozen = sum(p.numel() for p in parameters) - learning
+    return 6 * learning + (4 if crossed else 2) * frozen
+
+
+class Speed:
+    """Counts the steps since the last measurement, and the seconds that they took."""
+
+    def __init__(self, device: torch.device, cost: StepCost) -> None:
+        self._device, self._cost = device, cost
+        self._reset()
+        self.restart_clock()
+
+    def _reset(self) -> None:
+        self._seconds, self._tokens, self._images, self._flops = 0.0, 0, 0, 0.0
+
+    def restart_clock(self) -> None:
+        """Leave out the time since the last step: it was spent on something else."""
+        self._since = time.perf_counter()
+
+    def count(self, batch: Batch) -> None:
+        """Add a step that ends now."""
+        assert batch.texts is not None
+        now = time.perf_counter()
+        self._seconds += now - self._since
+        self._since = now
+        self._tokens += len(batch.texts.input_ids)
+        self._images += len(batch.images)
+        self._flops += self._cost.flops(batch)
+
+    def measure(self) -> dict[str, float]:
+        """Return rates per second of all ranks since the last call; empty if there was no step.
+
+        ``mfu``, in percent of the peak, is there only for GPUs whose peak is known.
+        """
+        if not self._seconds:
+            return {}
+        ranks = distributed.world_size()
+        rates = {
+            "tokens_per_second": ranks * self._tokens / self._seconds,
+            "images_per_second": ranks * self._images / self._seconds,
+        }
+        peak = peak_flops(self._device)
+        if peak is not None:
+            rates["mfu"] = 100 * self._flops / self._seconds / peak
+        self._reset()
+        return rates
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Return the peak FLOP/s of a GPU in bfloat16, or None if it is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in PEAK_FLOPS.items() if known in name), None)

@@ -1,8 +1,8 @@
-"""The optimizer and the learning-rate schedule of every training of ours.
+"""The optimizer and the learning-rate schedule of every training in this project.
 
-Matrices inside the networks are trained by Muon or AdamW, everything else (embeddings, heads, biases, norms,
-scales) by AdamW. On the miniature's language model Muon reached in 250 steps the losses for which AdamW took
-900 (docs/log.md). Its update of a matrix costs more the larger that is, whatever the batch.
+Muon or AdamW trains the matrices inside the networks, AdamW everything else (embeddings, heads, biases,
+norms, scales). On the miniature's language model Muon reached in 250 steps the losses for which AdamW took
+900 (docs/log.md). The cost of its update grows with the matrices, whatever the batch size.
 """
 
 from __future__ import annotations
@@ -14,85 +14,81 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-OUTSIDE = (
-    "embed",
-    "query_tokens",
-    "itm_head",
-    "head",
-    "count",
-)  # 2D or more, but no matrix of a network's inside
+MAX_NORM = 1.0  # of all gradients together; longer ones are clipped
+# Parameters with these words in their names have two dimensions or more but are no matrix inside a network.
+OUTSIDE = ("embed", "query_tokens", "itm_head", "head", "count")
 
 
 class Optimizer:
-    """Two optimizers as one; learning rates are matched by Muon's ``match_rms_adamw``."""
+    """Two optimizers as one; Muon's ``match_rms_adamw`` makes their learning rates comparable."""
 
     def __init__(
         self,
-        named: Iterable[tuple[str, nn.Parameter]],
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
         *,
         weight_decay: float = 0.01,
         scales: Mapping[nn.Parameter, float] | None = None,
         matrices: Literal["muon", "adamw"] = "muon",
     ) -> None:
-        """Take the parameters that require gradients.
+        """Create the optimizers for the parameters that require gradients.
 
         Args:
-            named: parameters and their names, which tell what a matrix inside a network is.
-            weight_decay: of these matrices; of all else there is none.
-            scales: factors on the learning rate of some.
-            matrices: by what they are trained.
+            named_parameters: the names tell which parameters are matrices inside a network.
+            weight_decay: of these matrices; other parameters have none.
+            scales: factors on the learning rate of single parameters.
+            matrices: the optimizer of the matrices.
         """
         inside: dict[float, list[nn.Parameter]] = {}
         outside: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in named:
+        for name, parameter in named_parameters:
             if parameter.requires_grad:
-                matrix = parameter.ndim == 2 and not any(word in name for word in OUTSIDE)
-                groups = inside if matrix else outside
+                is_matrix = parameter.ndim == 2 and not any(word in name for word in OUTSIDE)
+                groups = inside if is_matrix else outside
                 groups.setdefault((scales or {}).get(parameter, 1.0), []).append(parameter)
         both = [groups for groups in (inside, outside) if groups]
         self.parameters = [p for groups in both for group in groups.values() for p in group]
         self._scales = [list(groups) for groups in both]
-        self._parts: list[torch.optim.Optimizer] = []
+        self._optimizers: list[torch.optim.Optimizer] = []
         if inside:
-            new = _muon if matrices == "muon" else _adamw
-            self._parts.append(new(inside, weight_decay))
+            create = _muon if matrices == "muon" else _adamw
+            self._optimizers.append(create(inside, weight_decay))
         if outside:
-            self._parts.append(_adamw(outside, 0.0))
+            self._optimizers.append(_adamw(outside, 0.0))
 
     def step(self, loss: Tensor, *, lr: float) -> bool:
-        """Forget the gradients, backward, and :meth:`finish`."""
+        """Run a whole step: clear the gradients, run backward and :meth:`clip_and_update`."""
         self.zero_grad()
         loss.backward()
-        return self.finish(lr=lr)
+        return self.clip_and_update(lr=lr)
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
-        for part in self._parts:
-            part.zero_grad()
+        """Clear the gradients."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
 
-    def finish(self, *, lr: float, max_norm: float = 1.0) -> bool:
-        """Clip the gradients and :meth:`update`; False, and nothing changed, if they are not finite."""
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, max_norm)
+    def clip_and_update(self, *, lr: float) -> bool:
+        """Clip the gradients and :meth:`update`; return False and change nothing if they are not finite."""
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, MAX_NORM)
         if not math.isfinite(norm.item()):
             return False
         self.update(lr=lr)
         return True
 
     def update(self, *, lr: float) -> None:
-        """Change the parameters by the gradients that they hold, each at its share of ``lr``."""
-        for part, scales in zip(self._parts, self._scales, strict=True):
-            for group, scale in zip(part.param_groups, scales, strict=True):
+        """Update the parameters with their gradients, each with its factor on ``lr``."""
+        for optimizer, scales in zip(self._optimizers, self._scales, strict=True):
+            for group, scale in zip(optimizer.param_groups, scales, strict=True):
                 group["lr"] = lr * scale
-            part.step()
+            optimizer.step()
 
     def state_dict(self) -> list[Any]:
-        """The states of both."""
-        return [part.state_dict() for part in self._parts]
+        """Return the state of each optimizer."""
+        return [optimizer.state_dict() for optimizer in self._optimizers]
 
     def load_state_dict(self, states: list[Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
-        for part, state in zip(self._parts, states, strict=True):
-            part.load_state_dict(state)
+        """Load what :meth:`state_dict` returned."""
+        for optimizer, state in zip(self._optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
 
 
 def _muon(groups: Mapping[float, list[nn.Parameter]], weight_decay: float) -> torch.optim.Optimizer:
@@ -106,7 +102,7 @@ def _adamw(groups: Mapping[float, list[nn.Parameter]], weight_decay: float) -> t
 
 
 def cosine(step: int, *, steps: int, warmup: int, floor: float = 0.02) -> float:
-    """The factor on the learning rate at ``step`` of ``steps``: linear warm-up, then cosine to ``floor``.
+    """Return the factor on the learning rate at a step: linear warm-up, then a cosine down to ``floor``.
 
     >>> [round(cosine(s, steps=10, warmup=2), 2) for s in (0, 1, 9)]
     [0.5, 1.0, 0.06]

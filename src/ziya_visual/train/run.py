@@ -1,47 +1,68 @@
-"""A recipe from its file to its checkpoint: read the data, open or compose the model, train, save."""
+"""From a recipe to its checkpoints: build everything that a recipe names, train its stages, save each.
+
+This is the only module of ``train`` that sees a recipe; all others take plain arguments. The doctor calls the
+same builders.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ziya_visual.core import distributed, log
 from ziya_visual.core.errors import ConfigError
-from ziya_visual.core.files import write_json, write_jsonl
-from ziya_visual.core.pictures import open_picture
-from ziya_visual.core.recipe import Recipe
-from ziya_visual.core.records import Example
-from ziya_visual.data.dataset import iter_records
+from ziya_visual.core.files import write_json
+from ziya_visual.core.recipe import Recipe, Stage
 from ziya_visual.data.leaks import refuse_leaks
-from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.build.compose import compose, new_alignment, set_image_size
-from ziya_visual.model.build.layouts import LANGUAGE_MODEL
-from ziya_visual.model.build.weights import open_weights
-from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
-from ziya_visual.model.lora import ADAPTER_FILE, adapter_base, save_adapter
-from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.build.compose import set_image_size
+from ziya_visual.model.checkpoint import save_checkpoint
+from ziya_visual.model.lora import (
+    add_lora,
+    freeze_all_but,
+    parameters_by_part,
+    parameters_for_rule,
+    save_adapter,
+)
 from ziya_visual.model.packed.attention import PLAIN
-from ziya_visual.model.processor import ZiyaProcessor
-from ziya_visual.model.quantize import qlora_config
-from ziya_visual.train.batches import Album, album
-from ziya_visual.train.loop import train
-from ziya_visual.train.training import Pictured, Training
+from ziya_visual.train.batches import Batches, TrainingData, TrainingTexts, load_images, prefetch, read_data
+from ziya_visual.train.image_features import FeatureExtractor
+from ziya_visual.train.loop import StageTrainer
+from ziya_visual.train.model import (
+    BuiltModel,
+    checkpoint_on_meta,
+    compose_model,
+    open_checkpoint,
+    prepare_llm_blocks,
+    shard_llm_blocks,
+)
+from ziya_visual.train.monitor import (
+    HeldOut,
+    Monitor,
+    Speed,
+    StepCost,
+    open_tracker,
+    sample_questions,
+)
+from ziya_visual.train.objectives import LossWeights
+from ziya_visual.train.optimizer import Optimizer
+from ziya_visual.train.run_state import STATES, read_state
 
 
 def run_recipe(recipe: Recipe) -> Path:
-    """Train all stages of a recipe and save each in ``recipe.out``; a killed run goes on.
+    """Train all stages of a recipe and save each in ``recipe.out``; a killed run resumes.
 
     Returns:
-        The folder of the last stage: a checkpoint, or an adapter where the recipe says so.
+        The folder of the last stage: a checkpoint, or an adapter if the recipe says so.
 
     Raises:
         ConfigError: the recipe names neither a checkpoint nor the parts of one.
-        DataError: nothing of the data can be used, or it shares pictures with what is held back.
+        DataError: no record of the data can be used, or training and held-out data share images.
         CheckpointError: the model cannot be opened.
     """
     distributed.start()
@@ -49,166 +70,309 @@ def run_recipe(recipe: Recipe) -> Path:
         log.quiet()
     examples = read_data(recipe.data.path, rejects=recipe.out / "rejects.jsonl")
     paths = recipe.validation.path if recipe.validation else ()
-    held = {
+    held_out = {
         str(path): read_data([path], rejects=recipe.out / f"rejects-validation-{number}.jsonl")
         for number, path in enumerate(paths)
     }
     if distributed.rank() == 0:
-        refuse_leaks(examples, held, allowed=recipe.data.shared, cache=recipe.out / "fingerprints.npz")
-    training = prepare(recipe, examples, [one for found in held.values() for one in found])
-
-    def keep(stage: str) -> None:
-        folder = recipe.out / stage
-        _save(training, recipe, stage, folder)
-        log.logger.info("stage %s: %s", stage, folder)
-
-    curve = train(training, recipe, after_stage=keep)
+        refuse_leaks(examples, held_out, allowed=recipe.data.shared, cache=recipe.out / "fingerprints.npz")
+    built = build_model(recipe)
+    data = load_images(examples, image_size=built.processor.image_size)
+    held_out_examples = [example for some in held_out.values() for example in some]
+    held_out_data = None
+    if held_out_examples:
+        held_out_data = load_images(held_out_examples, image_size=built.processor.image_size)
+    curve = train(recipe, built, data, held_out_data, after_stage=partial(_save_stage, recipe, built))
     if distributed.rank() == 0:
         write_json(recipe.out / "curve.json", curve)
     return recipe.out / recipe.stages[-1].name
 
 
-def _save(training: Training, recipe: Recipe, stage: str, folder: Path) -> None:
-    both: dict[str, Any] = {"model": training.model, "alignment": training.alignment}
+def _save_stage(recipe: Recipe, built: BuiltModel, number: int) -> None:
+    folder = recipe.out / recipe.stages[number].name
     if recipe.save == "checkpoint":
-        save_checkpoint(folder, **both, processor=training.processor)
-        return
-    assert recipe.model.checkpoint is not None, "the recipe was checked"
-    done = recipe.stages[: 1 + [one.name for one in recipe.stages].index(stage)]
-    trained = list(dict.fromkeys(rule for one in done for rule in one.trains))
-    save_adapter(folder, **both, trained=trained, base=recipe.model.checkpoint)
+        save_checkpoint(folder, model=built.model, alignment=built.alignment, processor=built.processor)
+    else:
+        assert recipe.model.checkpoint is not None, "the recipe was checked"
+        trained = list(dict.fromkeys(rule for stage in recipe.stages[: number + 1] for rule in stage.trains))
+        save_adapter(
+            folder,
+            model=built.model,
+            alignment=built.alignment,
+            trained=trained,
+            base=recipe.model.checkpoint,
+        )
+    log.logger.info("stage %s: %s", recipe.stages[number].name, folder)
 
 
-def read_data(paths: Sequence[Path], *, rejects: Path) -> list[Example]:
-    """All records of some datasets; what cannot be used is written to ``rejects`` and counted aloud.
+def build_model(recipe: Recipe, *, meta: bool = False) -> BuiltModel:
+    """Open or compose the recipe's model; with ``meta`` its parameters are on the meta device.
 
     Raises:
-        DataError: there is no dataset at a path.
+        ConfigError: the recipe names neither a checkpoint nor the parts of one.
+        CheckpointError: the model cannot be opened.
     """
-    examples: list[Example] = []
-    rows = []
-    for path in paths:
-        for found in iter_records(path):
-            if isinstance(found, Example):
-                examples.append(found)
-            else:
-                rows.append({"where": f"{path}/{found.where}", "reason": found.reason})
-    if rows:
-        if distributed.rank() == 0:
-            write_jsonl(rejects, rows)
-        log.logger.warning(
-            "%d rows could not be used, the first %s: %s; all in %s", len(rows), *rows[0].values(), rejects
-        )
-    log.logger.info("%d records", len(examples))
-    return examples
-
-
-def prepare(recipe: Recipe, examples: list[Example], held: Sequence[Example] = ()) -> Training:
-    """The model of the recipe, and the pictures of the records, and of those held back, at its size."""
     spec = recipe.model
-    if spec.checkpoint is not None:
-        model, alignment, processor = _opened(spec.checkpoint, recipe)
+    if spec.checkpoint is not None and meta:
+        built = checkpoint_on_meta(spec.checkpoint, precision=recipe.precision)
+    elif spec.checkpoint is not None:
+        built = open_checkpoint(
+            spec.checkpoint,
+            precision=recipe.precision,
+            seed=recipe.seed,
+            quantize=spec.quantize,
+            needs_alignment=recipe.save == "adapter",
+        )
     elif spec.vision is not None and spec.language_model is not None:
-        model, alignment, processor = _composed(recipe, spec.vision, spec.language_model)
+        qformer = spec.bridge.model_dump()
+        built = compose_model(spec.vision, spec.language_model, qformer=qformer, seed=recipe.seed, meta=meta)
     else:
         raise ConfigError("model: give a checkpoint, or both vision and language_model")
     if spec.attention != PLAIN:
-        model.language_model.set_attn_implementation(spec.attention)
+        built.model.language_model.set_attn_implementation(spec.attention)
     if spec.image_size is not None:
-        set_image_size(model, spec.image_size)
-        processor.image_size = spec.image_size
-    side = processor.image_size
-    back = _pictured(held, side) if held else None
-    return Training(model, alignment, processor, _pictured(examples, side), back)
+        set_image_size(built.model, spec.image_size)
+        built.processor.image_size = spec.image_size
+    return built
 
 
-def _pictured(examples: Sequence[Example], side: int) -> Pictured:
-    texts = album(examples)
-    return Pictured(texts, _pictures(texts, side))
+def build_batches(
+    recipe: Recipe, number: int, built: BuiltModel, texts: TrainingTexts, *, held_out: bool = False
+) -> Batches:
+    """Build this rank's batches of a stage, from training or held-out texts.
 
-
-def _opened(checkpoint: Path, recipe: Recipe) -> tuple[ZiyaVisualModel, Alignment, ZiyaProcessor]:
-    """A checkpoint to train on; a stock one gets a new alignment."""
-    four_bits = None if recipe.model.quantize is None else qlora_config(recipe.model.quantize)
-    model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN, quantization=four_bits)
-    if not isinstance(model, ZiyaVisualModel):
-        raise ConfigError(
-            f"model.checkpoint {checkpoint}: its Q-Former reads the question, which is for use alone; "
-            "train what `init` makes of it without --instruction-aware"
-        )
-    _set_dtypes(model, alignment, half=keeps_bfloat16(recipe))
-    qformer = model.config.qformer_config
-    if alignment is None:
-        if recipe.save == "adapter":
-            raise ConfigError(
-                f"save: adapter needs a base with an alignment, {checkpoint} has none; use save: checkpoint"
-            )
-        qformer.vocab_size, qformer.pad_token_id = len(processor.tokenizer), None
-        size = model.config.image_text_hidden_size
-        alignment = new_alignment(qformer, projection_size=size, seed=recipe.seed)
-    for module in model.qformer.modules():
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0  # BLIP-2's 0.1 cannot be had of plain attention
-    return model, alignment, processor
-
-
-def keeps_bfloat16(recipe: Recipe) -> bool:
-    """Whether the checkpoint's language model stays in bfloat16: it is stored and computed in it."""
-    folder = recipe.model.checkpoint
-    if folder is None or recipe.precision != "bf16":
-        return False
-    folder = adapter_base(folder) if (folder / ADAPTER_FILE).is_file() else folder
-    found = {entry.dtype for key, entry in open_weights(folder).items() if key.startswith(LANGUAGE_MODEL)}
-    return found == {torch.bfloat16}
-
-
-def _set_dtypes(model: ZiyaVisualModel, alignment: Alignment | None, *, half: bool) -> None:
-    """Float32 for all that may learn; ``half`` keeps the frozen language model in bfloat16.
-
-    One in 4 bits stays as it is.
+    Raises:
+        DataError: no image has a text of the stage's tasks.
     """
-    for name, module in [*model.named_children(), ("alignment", alignment)]:
-        if module is not None and not (name == "language_model" and hasattr(model, "quantization_method")):
-            module.to(torch.bfloat16 if half and name == "language_model" else torch.float32)
-    model.query_tokens.data = model.query_tokens.data.float()
-
-
-def _composed(
-    recipe: Recipe, vision: Path, language_model: Path
-) -> tuple[ZiyaVisualModel, Alignment, ZiyaProcessor]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Blip2VisionModel
-
-    eyes = Blip2VisionModel.from_pretrained(vision, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(language_model)
-    bridge = recipe.model.bridge.model_dump()
-    queries, projection_size = bridge.pop("num_query_tokens"), bridge.pop("projection_size")
-    model, alignment = compose(
-        vision=eyes,
-        language_model=AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32),
-        tokenizer=tokenizer,
-        qformer={**bridge, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-        num_query_tokens=queries,
-        projection_size=projection_size,
-        seed=recipe.seed,
-    )
-    model.set_attn_implementation(PLAIN)
-    return (
-        model,
-        alignment,
-        ZiyaProcessor(tokenizer, image_size=eyes.config.image_size, num_query_tokens=queries),
+    stage = recipe.stages[number]
+    return Batches(
+        texts,
+        built.processor.chat,
+        tasks=stage.tasks,
+        images_per_step=stage.images_per_step,
+        texts_per_image=stage.texts_per_image,
+        texts_per_step=0 if held_out else stage.texts_per_step,
+        num_image_tokens=built.processor.num_query_tokens,
+        seed=recipe.seed * 1000 + number,
+        max_caption_tokens=built.model.config.qformer_config.max_position_embeddings,
+        caption_tokenizer=built.alignment.qformer_tokenizer,
+        temperature=None if held_out else recipe.data.temperature,
+        varied=recipe.data.phrasings == "varied",
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
     )
 
 
-def _pictures(texts: Album, side: int) -> np.ndarray:
-    """uint8[N, S, S, 3], in the album's order."""
-    pictures = np.empty((len(texts.examples), side, side, 3), np.uint8)
-    with log.progress("open pictures", len(texts.examples)) as bar:
-        for row, (first, *_) in enumerate(texts.examples):
-            picture = open_picture(first)
-            pictures[row] = np.asarray(
-                picture
-                if picture.size == (side, side)
-                else picture.resize((side, side), Image.Resampling.BICUBIC)
+def build_features(recipe: Recipe, built: BuiltModel, pixels: np.ndarray) -> FeatureExtractor:
+    """Build the features of images, uint8[N, S, S, 3]."""
+    return FeatureExtractor(
+        built.model, built.processor, pixels, precision=recipe.precision,
+        cache_folder=recipe.cache.path or recipe.out / "features",
+        cache_gigabytes=recipe.cache.gigabytes, vision_frozen=not trains_vision(recipe),
+    )  # fmt: skip
+
+
+def trains_vision(recipe: Recipe) -> bool:
+    """Return whether any stage trains the ViT; otherwise all stages use the same features of an image."""
+    return any("vision" in stage.parts for stage in recipe.stages)
+
+
+def needs_queries_only(stage: Stage) -> bool:
+    """Return whether a frozen Q-Former's queries are all that a stage needs of an image."""
+    learns = {"vision", "qformer", "query_tokens"}.intersection(stage.parts)
+    return not learns and not stage.objectives.matching and not stage.objectives.grounded
+
+
+def loss_weights(stage: Stage) -> LossWeights:
+    """Return the weights of a stage's losses."""
+    return LossWeights(**stage.objectives.model_dump())
+
+
+def prepare_stage(recipe: Recipe, number: int, built: BuiltModel) -> dict[str, int]:
+    """Add adapters if the stage trains them, and freeze everything that it does not train.
+
+    Returns:
+        The number of trained parameters by rule.
+    """
+    stage = recipe.stages[number]
+    if "lora" in stage.parts:
+        torch.manual_seed(recipe.seed)  # the adapters start alike, however the run came here
+        add_lora(built.model, rank=recipe.model.lora.rank, alpha=recipe.model.lora.alpha)
+        built.model.to(built.model.device)
+    table = freeze_all_but(built.model, built.alignment, stage.trains)
+    prepare_llm_blocks(built.model, recompute=recipe.recompute, compiled=recipe.compile)
+    return table
+
+
+def build_optimizer(recipe: Recipe, number: int, built: BuiltModel) -> Optimizer:
+    """Build the optimizer of what the stage trains, each part at its learning rate."""
+    stage = recipe.stages[number]
+    parts = parameters_by_part(built.model, built.alignment)
+    scales = {
+        parameter: rate / stage.learning_rate
+        for part, rate in stage.learning_rates.items()
+        for parameter in parameters_for_rule(parts, part).values()
+    }
+    return Optimizer(built.named_parameters(), scales=scales, matrices=recipe.optimizer)
+
+
+def train(
+    recipe: Recipe,
+    built: BuiltModel,
+    data: TrainingData,
+    held_out: TrainingData | None = None,
+    *,
+    after_stage: Callable[[int], None] = lambda number: None,
+) -> list[dict[str, Any]]:
+    """Train all stages, from ``recipe.out``'s saved state if there is one.
+
+    Args:
+        recipe: the stages and everything else.
+        built: changed in place, and moved to the GPU if there is one.
+        data: the training data.
+        held_out: data to measure the loss on.
+        after_stage: called on rank 0 with the number of each stage that is complete.
+
+    Returns:
+        The learning curve: rows of stage, step, name, value.
+
+    Raises:
+        FloatingPointError: ten steps in a row had a loss or gradient that is not finite.
+    """
+    device = distributed.start().device
+    if recipe.shard:
+        _check_shards(recipe)
+        shard_llm_blocks(built.model)
+    built.model.to(device)
+    built.alignment.to(device)
+    with distributed.first_rank_first():
+        saved = read_state(recipe.out / STATES)
+    run = _Run(recipe, built, data, held_out)
+    with run.open_trackers():
+        for number in range(len(recipe.stages)):
+            trained = prepare_stage(recipe, number, built)
+            if saved is not None and number < saved["stage"]:
+                continue
+            run.train_stage(number, trained, saved)
+            saved = None
+            if distributed.rank() == 0:
+                after_stage(number)
+            distributed.barrier()
+    return run.curve
+
+
+def _check_shards(recipe: Recipe) -> None:
+    """Refuse what would leave a rank waiting for ever for blocks that the others are done with.
+
+    Raises:
+        ConfigError: there is one rank, or images or texts cannot be shared evenly.
+    """
+    world_size = distributed.world_size()
+    if world_size == 1:
+        raise ConfigError("shard: there is one process; start several with torchrun, or leave it out")
+    for stage in recipe.stages:
+        for name in ("images_per_step", "texts_per_step"):
+            if getattr(stage, name) % world_size:
+                raise ConfigError(
+                    f"stage {stage.name}: {name} is {getattr(stage, name)}, "
+                    f"which {world_size} processes cannot share evenly"
+                )
+
+
+class _Run:
+    """What the stages of a run share."""
+
+    def __init__(
+        self, recipe: Recipe, built: BuiltModel, data: TrainingData, held_out: TrainingData | None
+    ) -> None:
+        self.recipe, self.built, self.data, self.held_out = recipe, built, data, held_out
+        self.curve: list[dict[str, Any]] = []
+        self.trackers: list[Any] = []
+        self.features = build_features(recipe, built, data.pixels)
+        self.held_out_features = build_features(recipe, built, held_out.pixels) if held_out else None
+        self.questions = sample_questions(held_out or data) if recipe.sample_every else []
+
+    @contextlib.contextmanager
+    def open_trackers(self) -> Iterator[None]:
+        """Start the recipe's trackers, and finish them at the end of the block."""
+        recipe, config = self.recipe, {"recipe": self.recipe.model_dump_json()}
+        folder = recipe.out / "tensorboard"
+        self.trackers = [
+            open_tracker(name, project=recipe.name, folder=folder, config=config) for name in recipe.trackers
+        ]
+        try:
+            yield
+        finally:
+            for tracker in self.trackers:
+                tracker.finish()
+
+    def train_stage(self, number: int, trained: dict[str, int], saved: dict[str, Any] | None) -> None:
+        """Train a stage from its first step or from a saved state."""
+        recipe, built, stage = self.recipe, self.built, self.recipe.stages[number]
+        optimizer = build_optimizer(recipe, number, built)
+        batches = build_batches(recipe, number, built, self.data.texts)
+        log.logger.info("stage %s trains %s", stage.name, ", ".join(f"{k} {v:,}" for k, v in trained.items()))
+        get_features = self.features.for_stage(queries_only=needs_queries_only(stage))
+        trainer = StageTrainer(
+            name=stage.name,
+            number=number,
+            model=built.model,
+            alignment=built.alignment,
+            optimizer=optimizer,
+            batches=partial(prefetch, batches),
+            get_features=get_features,
+            monitor=self._monitor(number),
+            weights=loss_weights(stage),
+            langs=self.data.texts.langs,
+            steps=stage.steps,
+            learning_rate=stage.learning_rate,
+            warmup_steps=stage.warmup_steps,
+            final_fraction=stage.final_fraction,
+            images_at_once=stage.images_at_once,
+            precision=recipe.precision,
+            seed=recipe.seed * 1_000_003 + number * 100_003,
+            states=recipe.out / STATES,
+            save_every=recipe.save_every,
+        )
+        trainer.run(saved)
+        report = batches.mixture_report(stage.steps)
+        if distributed.rank() == 0 and report:
+            write_json(recipe.out / f"mixture-{stage.name}.json", report)
+            for row in report:
+                log.logger.info(
+                    "stage %s: %s drawn %d times (%.1f %%, wanted %.1f), %.2f epochs of %d", stage.name,
+                    row["name"], row["drawn"], 100 * row["drawn_share"], 100 * row["share"], row["epochs"],
+                    row["records"],
+                )  # fmt: skip
+
+    def _monitor(self, number: int) -> Monitor:
+        recipe, built, stage = self.recipe, self.built, self.recipe.stages[number]
+        queries_only, held_out = needs_queries_only(stage), None
+        if self.held_out and self.held_out_features:
+            held_out = HeldOut(
+                build_batches(recipe, number, built, self.held_out.texts, held_out=True),
+                self.held_out_features.for_stage(queries_only=queries_only),
+                self.held_out.texts.langs,
             )
-            bar.advance()
-    return pictures
+        cost = StepCost.of(built.model, encodes=trains_vision(recipe), queries=not queries_only)
+        validation = recipe.validation
+        return Monitor(
+            stage=stage.name,
+            steps=stage.steps,
+            steps_before=sum(before.steps for before in recipe.stages[:number]),
+            precision=recipe.precision,
+            out=recipe.out,
+            curve=self.curve,
+            trackers=self.trackers,
+            speed=Speed(built.model.device, cost),
+            examples=self.data.texts.examples,
+            model=built.model,
+            alignment=built.alignment,
+            processor=built.processor,
+            questions=self.questions,
+            sample_every=recipe.sample_every,
+            held_out=held_out,
+            validate_every=validation.every if validation else 1,
+            best=validation.best if validation else None,
+            set_train_mode=partial(prepare_stage, recipe, number, built),
+        )

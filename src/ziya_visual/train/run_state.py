@@ -1,4 +1,4 @@
-"""The saved states of a run: atomic, checksummed, the newest two kept, a damaged one removed aloud."""
+"""The saved states of a run, from which a killed run resumes: atomic and checksummed, the newest two kept."""
 
 from __future__ import annotations
 
@@ -6,66 +6,86 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ziya_visual.core import log
 from ziya_visual.core.distributed import barrier, rank
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.files import atomic_path, hash_file, write_text
 
-KEPT = 2
+STATES = "states"  # the folder of a run's states in its output folder
+KEPT_STATES = 2
+
+
+def trainable_weights(model: nn.Module, alignment: nn.Module) -> dict[str, Tensor]:
+    """Return every weight that a stage may change: all but the language model's own under its adapters."""
+    weights = {}
+    for prefix, module in (("model.", model), ("alignment.", alignment)):
+        for name, tensor in module.state_dict().items():
+            if "language_model" not in name or "lora_" in name:
+                weights[prefix + name] = tensor
+    return weights
+
+
+def restore_weights(model: nn.Module, alignment: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy weights that :func:`trainable_weights` returned back into the networks."""
+    own = trainable_weights(model, alignment)
+    assert own.keys() == weights.keys(), "the state belongs to another recipe"
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            own[name].copy_(tensor)
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write ``folder/STAGE-STEP.pt`` and, when that is whole, its checksum; then drop all but the newest.
+    """Write ``folder/STAGE-STEP.pt``, then its checksum, and delete all but the newest states.
 
     Args:
         folder: of the run's states.
-        state: whatever ``torch.load`` opens with ``weights_only``; it has a ``stage`` and a ``step``.
+        state: anything that ``torch.load`` opens with ``weights_only``; it has a ``stage`` and a ``step``.
     """
     _write(folder / f"{state['stage']:02d}-{state['step']:09d}.pt", state)
-    for old in _newest_first(folder)[KEPT:]:
-        _checksum(old).unlink(missing_ok=True)  # first: a state without one counts as cut off
-        old.unlink()
+    for path in _newest_first(folder)[KEPT_STATES:]:
+        _checksum(path).unlink(missing_ok=True)  # first, for a state without a checksum counts as incomplete
+        path.unlink()
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """Read the newest undamaged state, or None if there is none; damaged ones are deleted.
+
+    A damaged state of a later step would otherwise count as newer than those that the run writes now.
+    """
+    for path in _newest_first(folder):
+        if _is_complete(path):
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            return state
+        log.logger.warning("%s is damaged or incomplete and is deleted; trying the one before it", path)
+        _checksum(path).unlink(missing_ok=True)
+        path.unlink()
+    return None
 
 
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write the best weights of a stage, likewise; by one process of several."""
+    """Write the best weights of a stage on rank 0."""
     if rank() == 0:
         _write(path, weights)
     barrier()
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """What :func:`write_weights` wrote.
+    """Read what :func:`write_weights` wrote.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: the file is damaged.
     """
-    if not _is_whole(path):
+    if not _is_complete(path):
         raise CheckpointError(f"{path} is damaged: delete {path.parent} to train from the start")
     weights: dict[str, Tensor] = torch.load(path, weights_only=True)
     return weights
 
 
-def read_state(folder: Path) -> dict[str, Any] | None:
-    """The newest state that is whole; None where there is none. What is not whole is removed.
-
-    Else a damaged one of a later step would count as newer than those that the run writes now.
-    """
-    for path in _newest_first(folder):
-        if _is_whole(path):
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            return state
-        log.logger.warning("%s is damaged or was cut off and is removed; the one before it is tried", path)
-        _checksum(path).unlink(missing_ok=True)
-        path.unlink()
-    return None
-
-
 def _write(path: Path, content: dict[str, Any]) -> None:
-    with atomic_path(path) as aside:
-        torch.save(content, aside)
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
     write_text(_checksum(path), hash_file(path) + "\n")
 
 
@@ -77,6 +97,6 @@ def _checksum(path: Path) -> Path:
     return path.with_suffix(path.suffix + ".sha256")
 
 
-def _is_whole(path: Path) -> bool:
+def _is_complete(path: Path) -> bool:
     checksum = _checksum(path)
     return checksum.is_file() and checksum.read_text().strip() == hash_file(path)
