@@ -4,7 +4,7 @@ python examples/translate_captions.py captions.txt runs/captions-zh gpt-4o https
 
 The key is that of OPENAI_API_KEY. With the quickstart's own tiny model, which reads numbered lines:
 
-ziya-visual serve src/ziya_visual/parts/lm
+ziya-visual serve src/ziya_visual/shipped/lm
 python examples/translate_captions.py captions.txt runs/zh lm http://127.0.0.1:8000/v1 translate_plain
 """
 

@@ -77,7 +77,7 @@ def test_what_is_too_far_apart_is_not_written(tokenizer: Any, tmp_path: Path) ->
     with torch.no_grad():  # in logits of hundreds of thousands, rounding is more than the tolerance
         model.language_model.lm_head.weight.mul_(1e6)
     save_checkpoint(tmp_path / "c", model=model, alignment=alignment, processor=processor)
-    with pytest.raises(CheckpointError, match=r"not written, for .* apart, expected at most 1e-04"):
+    with pytest.raises(CheckpointError, match=r"not exported: .* differs by .*, expected at most 1e-04"):
         export(tmp_path / "c", to=tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
@@ -91,7 +91,7 @@ def test_what_is_stock_already_is_said(tmp_path: Path) -> None:
 
 def test_nothing_that_is_no_number_passes() -> None:
     nan = parity.difference([torch.tensor([float("nan")])], [torch.tensor([0.0])])
-    with pytest.raises(CheckpointError, match="for some name is nan apart"):
+    with pytest.raises(CheckpointError, match="some name differs by nan"):
         parity.refuse_above(Path("c"), {"some_name": nan})
 
 
@@ -99,11 +99,11 @@ def test_a_padded_batch_is_seen_to_differ_where_it_does(llama: Any) -> None:
     (model, _, processor), _ = llama
     asked = parity.prompts(processor)
     assert {prompt.pixels is None for prompt in asked} == {True, False}
-    ours = parity.our_logits(model, asked, pad_id=processor.chat.pad_id)
+    ours = parity.our_logits(model, asked)
     other = tiny("llama", processor.tokenizer)[0]
     with torch.no_grad():
         other.query_tokens.add_(torch.randn(other.query_tokens.shape))
-    found = parity.stock_logits(other.eval(), asked, pad_id=processor.chat.pad_id, together=8)
+    found = parity.stock_logits(other.eval(), asked, pad_id=processor.chat.pad_id, batch_size=8)
     apart = [parity.difference([a], [b])["max"] for a, b in zip(found, ours, strict=True)]
     shown = [prompt.pixels is not None for prompt in asked]
     assert [value > 1e-4 for value in apart] == shown
@@ -115,7 +115,7 @@ def test_retrieval_scores_are_equal(llama: Any, tmp_path: Path) -> None:
     stock, info = Blip2ForImageTextRetrieval.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    images = [picture.resize((16, 16)) for picture in parity.pictures(3)]
+    images = [picture.resize((16, 16)) for picture in parity.images(3)]
     texts = ["a red circle", "三个绿色的圆形和一个红色的正方形", "two rings"]
     inputs = AutoProcessor.from_pretrained(tmp_path / "out")(
         images=images, text=texts, padding=True, return_tensors="pt"
@@ -147,7 +147,7 @@ def test_a_q_former_with_a_tokenizer_of_its_own_is_read_by_it(tmp_path: Path) ->
     export(tmp_path / "c", to=tmp_path / "out", retrieval=True)
     assert read_json(tmp_path / "out" / "parity.json")["contrastive_scores"]["max"] <= 1e-6
     stock = AutoProcessor.from_pretrained(tmp_path / "out")
-    ids = stock(images=parity.pictures(1), text=["你好。"], return_tensors="pt")["input_ids"][0]
+    ids = stock(images=parity.images(1), text=["你好。"], return_tensors="pt")["input_ids"][0]
     assert stock.tokenizer.convert_ids_to_tokens(ids)[processor.num_query_tokens :] == [
         "[CLS]",
         *"你好。",
@@ -189,7 +189,7 @@ def test_the_card_holds_the_numbers_and_no_others(llama: Any, tmp_path: Path) ->
     export(tmp_path / "run" / "checkpoint", to=tmp_path / "out", retrieval=True)
     assert "91.25" not in (tmp_path / "out" / "README.md").read_text(), "a network that cannot answer"
     write_json(tmp_path / "run" / "results.json", {"metrics": [{"value": 1}]})
-    with pytest.raises(DataError, match=r"results\.json: is no results\.json"):
+    with pytest.raises(DataError, match=r"results\.json: not a results\.json"):
         export(tmp_path / "run" / "checkpoint", to=tmp_path / "out")
 
 

@@ -1,1 +1,6 @@
-"""What the network is: stock modules of transformers, and the packed forward that they lack."""
+"""The network: stock modules of transformers, the packed forward pass that they lack, and checkpoint folders.
+
+Start with ``network.py``, then ``checkpoint.py``; ``packed`` runs the language model, ``build`` makes new
+checkpoints and ``publish`` exports them. May import ``core``, ``scenes`` and ``data``, and nothing of
+``forge``.
+"""

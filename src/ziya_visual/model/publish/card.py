@@ -1,4 +1,4 @@
-"""The model card: what the folder is, how it was checked, and the numbers of ``results.json``, no others."""
+"""The model card: what the folder is, how it was checked, and the numbers of ``results.json`` alone."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ def write_card(folder: Path, *, name: str, checkpoint: Path, parity: Mapping[str
     """Write ``README.md``.
 
     Args:
-        folder: the exported folder, complete but for this.
+        folder: the exported folder, complete except for the card.
         name: the title.
-        checkpoint: where it came from; ``results.json`` is looked for in there and then in its parent.
+        checkpoint: the exported checkpoint; ``results.json`` is read from it or else from its parent.
         parity: the content of ``parity.json``.
-        command: what exported it.
+        command: the command that exported it.
 
     Raises:
-        DataError: there is a ``results.json``, and it is of another form.
+        DataError: there is a ``results.json`` of another form.
     """
     config = read_json(folder / "config.json")
     results = _results(checkpoint)
     retrieval = config["architectures"] == ["Blip2ForImageTextRetrieval"]
-    rows = _own(results["metrics"], checkpoint.name) if results else []
-    rows = [row for row in rows if row["task"] == "retrieval" or not retrieval]  # it writes no answers
+    rows = _rows_of(results["metrics"], checkpoint.name) if results else []
+    rows = [
+        row for row in rows if row["task"] == "retrieval" or not retrieval
+    ]  # a retrieval folder writes no answers
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         trim_blocks=True,
@@ -48,7 +50,7 @@ def write_card(folder: Path, *, name: str, checkpoint: Path, parity: Mapping[str
         retrieval=retrieval,
         parity=parity,
         results=results,
-        table=table(rows),
+        table=_table(rows),
         columns=_columns(rows),
         languages=sorted({row["lang"] for row in rows}),
         command=command,
@@ -65,29 +67,28 @@ def _results(checkpoint: Path) -> dict[str, Any] | None:
             if not isinstance(rows, list) or not all(
                 isinstance(r, dict) and r.keys() >= _FIELDS for r in rows
             ):
-                raise DataError(f"{path}: is no results.json; expected an object with a list 'metrics'")
+                raise DataError(f"{path}: not a results.json; expected an object with a list 'metrics'")
             return dict(content)
     return None
 
 
-def _own(rows: Sequence[Mapping[str, Any]], checkpoint: str) -> list[Mapping[str, Any]]:
-    """The rows of this checkpoint: those of the model that its folder is named after, else ``chat``'s."""
-    models = {row["model"] for row in rows}
-    mine = checkpoint if checkpoint in models else "chat"
-    return [row for row in rows if row["model"] == mine]
+def _rows_of(rows: Sequence[Mapping[str, Any]], checkpoint: str) -> list[Mapping[str, Any]]:
+    """Return the rows of the model that the checkpoint's folder is named after, else those of ``chat``."""
+    model = checkpoint if any(row["model"] == checkpoint for row in rows) else "chat"
+    return [row for row in rows if row["model"] == model]
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(split, language) in the order measured."""
+    """Return (split, language) in the order measured."""
     return list(dict.fromkeys((row["split"], row["lang"]) for row in rows))
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """By task and metric, a cell for each of the columns: value, 95 % interval, number of examples."""
+def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return cells by task and metric: value, 95 % interval and number of examples for each column."""
     columns = _columns(rows)
     cells: dict[str, list[str]] = {}
     for row in rows:
         line = cells.setdefault(f"{row['task']} {row['name']}", ["" for _ in columns])
-        said = f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}, n = {row['n']})"
-        line[columns.index((row["split"], row["lang"]))] = said
+        cell = f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}, n = {row['n']})"
+        line[columns.index((row["split"], row["lang"]))] = cell
     return cells

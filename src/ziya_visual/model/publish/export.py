@@ -1,7 +1,7 @@
-"""``export``: a checkpoint as a stock folder, proven by its logits, with a card of what was measured.
+"""``export``: a checkpoint as a stock folder, proven by its logits, with a card of its measured results.
 
-Adapters are merged, the architecture in ``config.json`` is stock's, and ``parity.json`` says how far the
-stock class is from ours; a folder above the tolerance is not written.
+Adapters are merged, ``config.json`` names the stock architecture, and ``parity.json`` reports how far the
+stock class is from ours. A folder above the tolerance is not written.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ from ziya_visual.model.packed.attention import PLAIN
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.model.publish import parity
 from ziya_visual.model.publish.card import write_card
-from ziya_visual.model.publish.parity import TEXTS, our_scores, stock_scores
 from ziya_visual.model.quantize import Method, quantize_folder, require_torchao
 
 PARITY = "parity.json"
+TOKEN = "HF_TOKEN"
+OURS_ALONE = ("lm_bias", "logit_scale")  # grounded generation and temperature: stock has neither
 
 
 def export(
@@ -53,35 +54,38 @@ def export(
     retrieval: bool = False,
     push: str | None = None,
 ) -> Path:
-    """Write a stock folder with model card and parity report; upload it where ``push`` names a repository.
+    """Write a stock folder with model card and parity report; upload it if ``push`` names a repository.
 
     Args:
-        checkpoint: a checkpoint folder, or an adapter folder with its base where it says.
+        checkpoint: a checkpoint folder, or an adapter folder whose base is where it says.
         to: the new folder; an earlier export there is replaced.
-        quantize: the language model's linear layers by torchao. How far the answers move is reported in
-            ``parity.json`` and not judged: that is for the user of the smaller folder to weigh.
-        retrieval: for ``Blip2ForImageTextRetrieval`` in place of ``Blip2ForConditionalGeneration``.
-        push: ``owner/name`` on the hub; the token is in the environment.
+        quantize: quantize the language model's linear layers by torchao. ``parity.json`` reports how far the
+            logits move and sets no limit: whether that is acceptable is the user's decision.
+        retrieval: export for ``Blip2ForImageTextRetrieval`` instead of ``Blip2ForConditionalGeneration``.
+        push: ``owner/name`` on the hub; the token is read from the environment.
 
     Returns:
         ``to``.
 
     Raises:
-        ConfigError: options that exclude each other, no torchao, no token, or ``to`` holds something else.
+        ConfigError: options exclude each other, torchao or the token is missing, or ``to`` holds other files.
         CheckpointError: the checkpoint cannot be opened, or the stock class gives other numbers than ours.
-        EndpointError: the hub does not take the folder.
+        EndpointError: the hub refuses the folder.
     """
     _check(to, quantize, retrieval)
-    token = None if push is None else hub_token()
+    token = None if push is None else _hub_token()
     command = _command(checkpoint, to, quantize, retrieval)
-    with atomic_dir(to) as aside:
-        report = _retrieval(checkpoint, aside) if retrieval else _generation(checkpoint, aside, quantize)
-        _clean_config(aside, Blip2ForImageTextRetrieval if retrieval else Blip2ForConditionalGeneration)
-        write_json(aside / PARITY, report)
-        write_card(aside, name=to.resolve().name, checkpoint=checkpoint, parity=report, command=command)
+    with atomic_dir(to) as temporary:
+        if retrieval:
+            report = _write_retrieval(checkpoint, temporary)
+        else:
+            report = _write_generation(checkpoint, temporary, quantize)
+        _clean_config(temporary, Blip2ForImageTextRetrieval if retrieval else Blip2ForConditionalGeneration)
+        write_json(temporary / PARITY, report)
+        write_card(temporary, name=to.resolve().name, checkpoint=checkpoint, parity=report, command=command)
     log.logger.info("exported: %s", to)
     if push is not None and token is not None:
-        log.logger.info("uploaded: %s", push_folder(to, push, token))
+        log.logger.info("uploaded: %s", _push(to, push, token))
     return to
 
 
@@ -100,35 +104,48 @@ def _command(checkpoint: Path, to: Path, quantize: Method | None, retrieval: boo
     return shlex.join([*words, *(["--retrieval"] if retrieval else [])])
 
 
-def _generation(checkpoint: Path, folder: Path, quantize: Method | None) -> dict[str, Any]:
-    """Write the stock generating network and say how far it is from ours; one copy in memory at a time."""
-    asked, ours, pad_id = _write_merged(checkpoint, folder)
+def _write_generation(checkpoint: Path, folder: Path, quantize: Method | None) -> dict[str, Any]:
+    """Write the stock generating network and compare it with ours, with one copy in memory at a time."""
+    prompts, ours, pad_id = _write_merged(checkpoint, folder)
     stock = _open_strictly(folder, checkpoint)
-    single = parity.stock_logits(stock, asked, pad_id=pad_id)
-    batched = parity.stock_logits(stock, asked, pad_id=pad_id, together=parity.TOGETHER)
+    single = parity.stock_logits(stock, prompts, pad_id=pad_id)
+    batched = parity.stock_logits(stock, prompts, pad_id=pad_id, batch_size=parity.BATCH_SIZE)
     del stock
     differences = {
         "stock_against_ours": parity.difference(single, ours),
         "batch_of_8_against_1": parity.difference(batched, single),
     }
     parity.refuse_above(checkpoint, differences)
-    report: dict[str, Any] = {"tolerance": parity.TOLERANCE, "prompts": len(asked), **differences}
+    report: dict[str, Any] = {"tolerance": parity.TOLERANCE, "prompts": len(prompts), **differences}
     if quantize is not None:
         quantize_folder(folder, quantize)
-        smaller = parity.stock_logits(_open_strictly(folder, checkpoint), asked, pad_id=pad_id)
+        quantized = parity.stock_logits(_open_strictly(folder, checkpoint), prompts, pad_id=pad_id)
         report["quantized"] = {
             "method": quantize,
-            **parity.difference(smaller, single),
-            "same_likeliest_token_percent": parity.same_choice(smaller, single),
+            **parity.difference(quantized, single),
+            "same_likeliest_token_percent": parity.same_choice(quantized, single),
         }
-    _list_weights(folder)
+    _write_index(folder)
     return report
 
 
-def _list_weights(folder: Path) -> None:
-    """Write the index that transformers writes for shards also where there are none.
+def _write_merged(checkpoint: Path, folder: Path) -> tuple[list[parity.Prompt], list[Any], int]:
+    """Write the merged checkpoint; return the prompts, our logits from before merging, and the pad id."""
+    model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN, dtype=torch.float32)
+    if not isinstance(model, ZiyaVisualModel):
+        raise CheckpointError(f"{checkpoint}: is stock InstructBLIP already; there is nothing to export")
+    prompts = parity.prompts(processor)
+    ours = parity.our_logits(model, prompts)
+    merge_lora(model)
+    model.generation_config = _generation_config(model.generation_config, processor)
+    save_checkpoint(folder, model=model, alignment=alignment, processor=processor)
+    return prompts, ours, processor.chat.pad_id
 
-    vLLM opens every safetensors file of a folder, ``alignment.safetensors`` too, unless an index tells which.
+
+def _write_index(folder: Path) -> None:
+    """Write the index that transformers writes for shards, also for a single file.
+
+    Without an index vLLM opens every safetensors file of a folder, ``alignment.safetensors`` too.
     """
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
@@ -138,21 +155,8 @@ def _list_weights(folder: Path) -> None:
         write_json(index, {"metadata": {"total_size": size}, "weight_map": names})
 
 
-def _write_merged(checkpoint: Path, folder: Path) -> tuple[list[parity.Prompt], list[Any], int]:
-    model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN, dtype=torch.float32)
-    if not isinstance(model, ZiyaVisualModel):
-        raise CheckpointError(f"{checkpoint}: is stock InstructBLIP already; there is nothing to export")
-    asked = parity.prompts(processor)
-    pad_id = processor.chat.pad_id
-    ours = parity.our_logits(model, asked, pad_id=pad_id)  # adapters beside the checkpoint not merged yet
-    merge_lora(model)
-    model.generation_config = _generation_config(model.generation_config, processor)
-    save_checkpoint(folder, model=model, alignment=alignment, processor=processor)
-    return asked, ours, pad_id
-
-
-def _generation_config(old: Any, processor: Any) -> GenerationConfig:
-    """The checkpoint's own, ending also where an answer of ours ends."""
+def _generation_config(old: Any, processor: ZiyaProcessor) -> GenerationConfig:
+    """Return the checkpoint's own settings with our end, padding and beginning tokens."""
     values = {key: value for key, value in old.to_diff_dict().items() if not key.startswith("_")}
     values["eos_token_id"] = end_token_ids(old.eos_token_id, processor.chat.eos_id)
     values["pad_token_id"] = processor.chat.pad_id
@@ -160,101 +164,43 @@ def _generation_config(old: Any, processor: Any) -> GenerationConfig:
     return GenerationConfig(**values)
 
 
-def _retrieval(checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """Write the stock retrieval network and say how far its scores are from ours."""
+def _write_retrieval(checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """Write the stock retrieval network and compare its scores with ours."""
     model, alignment, processor = load_checkpoint(checkpoint, attention=PLAIN, dtype=torch.float32)
     if alignment is None or not isinstance(model, ZiyaVisualModel):
         raise CheckpointError(
-            f"{checkpoint}: no {ALIGNMENT} there; --retrieval needs the Q-Former's text side"
+            f"{checkpoint}: {ALIGNMENT} not found; --retrieval needs the Q-Former's text side"
         )
     merge_lora(model)
-    side = (processor.image_size, processor.image_size)  # nothing is left to resize: stock does it otherwise
-    shown = [picture.resize(side) for picture in parity.pictures(len(TEXTS))]
-    ours = our_scores(model, alignment, processor, shown, TEXTS)
-    write_retrieval(folder, model=model, alignment=alignment, processor=processor)
+    texts = parity.TEXTS
+    side = (processor.image_size, processor.image_size)  # resized here, since stock resizes differently
+    images = [image.resize(side) for image in parity.images(len(texts))]
+    ours = parity.our_scores(model, alignment, processor, images, texts)
+    _save_retrieval(folder, model=model, alignment=alignment, processor=processor)
     temperature = alignment.logit_scale.exp().item()
     del model, alignment
     stock = _open_strictly(folder, checkpoint, Blip2ForImageTextRetrieval)
-    found = stock_scores(stock, AutoProcessor.from_pretrained(folder), shown, TEXTS)
+    theirs = parity.stock_scores(stock, AutoProcessor.from_pretrained(folder), images, texts)
     differences = {
-        "contrastive_scores": parity.difference([found[0]], [ours[0]]),
-        "matching_logits": parity.difference([found[1]], [ours[1]]),
+        "contrastive_scores": parity.difference([theirs[0]], [ours[0]]),
+        "matching_logits": parity.difference([theirs[1]], [ours[1]]),
     }
     parity.refuse_above(checkpoint, differences)
     return {
         "tolerance": parity.TOLERANCE,
-        "pairs": len(TEXTS),
+        "pairs": len(texts),
         **differences,
         "contrastive_logit_scale": temperature,
     }
 
 
-def _open_strictly(folder: Path, checkpoint: Path, stock: Any = Blip2ForConditionalGeneration) -> Any:
-    """The folder through a stock class, no key missing and none too many."""
-    model, info = stock.from_pretrained(folder, output_loading_info=True)
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info[kind]:
-            raise CheckpointError(
-                f"{checkpoint}: {stock.__name__} finds {len(info[kind])} {kind.replace('_', ' ')} in what "
-                f"was written, such as {sorted(info[kind])[0]}"
-            )
-    return model.eval()
-
-
-def _clean_config(folder: Path, stock: Any) -> None:
-    """Name the stock class, and no folder of the machine that it was made on."""
-    config = read_json(folder / "config.json")
-    config["architectures"] = [stock.__name__]
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        part.pop("_name_or_path", None)
-    write_json(folder / "config.json", config)
-
-
-TOKEN = "HF_TOKEN"
-
-
-def hub_token() -> str:
-    """The token of the environment.
-
-    Raises:
-        ConfigError: there is none; nothing else is looked at, and it is never written anywhere.
-    """
-    found = os.environ.get(TOKEN, "").strip()
-    if not found:
-        raise ConfigError(f"--push needs a token with write access in the environment variable {TOKEN}")
-    return found
-
-
-def push_folder(folder: Path, repo: str, token: str) -> str:
-    """Upload a folder as one commit; a repository that is not there yet is made, private.
-
-    Returns:
-        The commit's address.
-
-    Raises:
-        EndpointError: the hub refuses it or cannot be reached.
-    """
-    api = HfApi(token=token)
-    try:
-        api.create_repo(repo, private=True, exist_ok=True)
-        commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Upload {folder.name}")
-    except Exception as error:  # which HTTP library raises what is the hub client's own affair
-        raise EndpointError(
-            f"--push {repo}: {one_line(error)}; {folder} is complete, push it again"
-        ) from error
-    return str(commit.commit_url)
-
-
-OURS_ALONE = ("lm_bias", "logit_scale")  # grounded generation and temperature: stock has neither
-
-
-def write_retrieval(
+def _save_retrieval(
     folder: Path, *, model: ZiyaVisualModel, alignment: Alignment, processor: ZiyaProcessor
 ) -> None:
-    """Write network, tokenizer and image settings into an existing folder.
+    """Save network, tokenizer and image settings for ``Blip2ForImageTextRetrieval``.
 
-    The stock processor puts ``num_query_tokens`` placeholders before a text, which the stock network takes
-    off again.
+    The stock processor puts ``num_query_tokens`` placeholders before a text, and the stock network drops
+    them.
     """
     config = copy.deepcopy(model.config)
     config.qformer_config.use_qformer_text_input = True
@@ -270,7 +216,7 @@ def write_retrieval(
 
 
 def _stock_processor(model: ZiyaVisualModel, processor: ZiyaProcessor, own: Any | None) -> Blip2Processor:
-    """One whose tokenizer frames a text as :func:`text_batch` does; ``own`` is the Q-Former's, if any."""
+    """Build a stock processor that frames texts like ``text_batch``; ``own`` is the Q-Former's tokenizer."""
     tokenizer = copy.deepcopy(processor.tokenizer if own is None else own)
     edge_ids = edges(processor.chat, own)
     head, tail = (tokenizer.convert_ids_to_tokens(ids) for ids in edge_ids)
@@ -281,3 +227,45 @@ def _stock_processor(model: ZiyaVisualModel, processor: ZiyaProcessor, own: Any 
     tokenizer.padding_side = "right"  # the first position is the text's vector
     tokenizer.model_max_length = model.config.qformer_config.max_position_embeddings
     return Blip2Processor(processor.image_processor, tokenizer, num_query_tokens=processor.num_query_tokens)
+
+
+def _open_strictly(folder: Path, checkpoint: Path, stock: Any = Blip2ForConditionalGeneration) -> Any:
+    """Open the folder with a stock class; no key may be missing or unexpected."""
+    model, info = stock.from_pretrained(folder, output_loading_info=True)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind]:
+            raise CheckpointError(
+                f"{checkpoint}: {stock.__name__} finds {len(info[kind])} {kind.replace('_', ' ')} in the "
+                f"exported folder, such as {sorted(info[kind])[0]}"
+            )
+    return model.eval()
+
+
+def _clean_config(folder: Path, stock: Any) -> None:
+    """Name the stock class in ``config.json`` and remove local paths."""
+    config = read_json(folder / "config.json")
+    config["architectures"] = [stock.__name__]
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        part.pop("_name_or_path", None)
+    write_json(folder / "config.json", config)
+
+
+def _hub_token() -> str:
+    """Return the token from the environment, the only place where it is looked for; it is never written."""
+    token = os.environ.get(TOKEN, "").strip()
+    if not token:
+        raise ConfigError(f"--push needs a token with write access in the environment variable {TOKEN}")
+    return token
+
+
+def _push(folder: Path, repo: str, token: str) -> str:
+    """Upload a folder as one commit, to a new private repository if there is none; return its address."""
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo, private=True, exist_ok=True)
+        commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Upload {folder.name}")
+    except Exception as error:  # the hub client does not say which HTTP library's errors it raises
+        raise EndpointError(
+            f"--push {repo}: {one_line(error)}; {folder} is complete, push it again"
+        ) from error
+    return str(commit.commit_url)

@@ -1,9 +1,10 @@
-"""Parity: an exported folder is held against our own network before anybody gets to see it.
+"""Parity checks: an exported folder must give the same numbers as our own network before it is kept.
 
-Ten prompts, five in each language, three of these about a picture each: the logits of every position by our
-packed forward, by the stock class one prompt at a time, and by the stock class eight at a time.
+Ten prompts, five per language, three of these with an image each: the logits at every position by our packed
+forward, by the stock class one prompt at a time, and by the stock class eight at a time. A retrieval folder
+is compared by the scores of ten images and texts.
 
-Legend: L tokens of a prompt, V vocabulary, S a picture's side in pixels, Q query tokens.
+Legend: L tokens of a prompt, V vocabulary, S image side in pixels, N images, M texts.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from ziya_visual.model.packed.forward import packed_hidden_states
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.scenes.drawing import render, sample_scene
 
-TOLERANCE = 1e-4  # in a logit, fp32
-TOGETHER = 8
-SHOWN = 3  # of each language's prompts, the first have a picture
+TOLERANCE = 1e-4  # of a logit in fp32
+BATCH_SIZE = 8
+WITH_IMAGE = 3  # the first prompts of each language
 PROMPTS = {
     "en": ("What is in the picture?", "How many things are there?", "Describe it.", "Who are you?", "Hello."),
     "zh": ("图中有什么？", "一共有几个物体？", "请描述这张图片。", "你是谁？", "你好。"),
@@ -43,67 +44,68 @@ Difference = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids with a picture's placeholders, and float32[1, 3, S, S] or None."""
+    """Token ids with an image's placeholders, and float32[1, 3, S, S] or None."""
 
     ids: list[int]
     pixels: Tensor | None
 
 
-def pictures(count: int) -> list[Image.Image]:
-    """Drawn scenes, always the same."""
+def images(count: int) -> list[Image.Image]:
+    """Draw scenes, the same in every call."""
     rng = np.random.default_rng(0)
     return [Image.fromarray(render(sample_scene(rng, held_out=False))) for _ in range(count)]
 
 
 def prompts(processor: ZiyaProcessor) -> list[Prompt]:
-    """The ten, ready for the network."""
-    drawn = iter(pictures(SHOWN * len(PROMPTS)))
-    found = []
+    """Encode the ten prompts for the network."""
+    scenes = iter(images(WITH_IMAGE * len(PROMPTS)))
+    encoded_prompts = []
     for texts in PROMPTS.values():
         for number, text in enumerate(texts):
-            shown = number < SHOWN
+            has_image = number < WITH_IMAGE
             encoded = processor.chat.encode(
                 (Message("user", text),),
-                num_image_tokens=processor.num_query_tokens if shown else 0,
+                num_image_tokens=processor.num_query_tokens if has_image else 0,
                 add_generation_prompt=True,
             )
-            found.append(Prompt(encoded.ids, processor.pixels([next(drawn)]) if shown else None))
-    return found
+            pixels = processor.pixels([next(scenes)]) if has_image else None
+            encoded_prompts.append(Prompt(encoded.ids, pixels))
+    return encoded_prompts
 
 
 @torch.inference_mode()
-def our_logits(model: ZiyaVisualModel, asked: Sequence[Prompt], *, pad_id: int) -> list[Tensor]:
-    """float32[L, V] of each prompt, alone, through our packed forward."""
-    found = []
-    for prompt in asked:
+def our_logits(model: ZiyaVisualModel, prompts: Sequence[Prompt]) -> list[Tensor]:
+    """Return float32[L, V] of each prompt alone, by our packed forward."""
+    logits = []
+    for prompt in prompts:
         batch = pack([Row((), (Branch(Encoded(prompt.ids, [False] * len(prompt.ids))),))])
         prefix = None
         if prompt.pixels is not None:
             prefix = model.image_prefix(model.query_images(model.encode_images(prompt.pixels)))
-        states = packed_hidden_states(
+        hidden = packed_hidden_states(
             model.language_model, batch, image_id=model.image_id, image_prefix=prefix
         )
-        found.append(model.get_output_embeddings()(states).float())
-    return found
+        logits.append(model.get_output_embeddings()(hidden).float())
+    return logits
 
 
 @torch.inference_mode()
-def stock_logits(stock: Any, asked: Sequence[Prompt], *, pad_id: int, together: int = 1) -> list[Tensor]:
-    """float32[L, V] of each prompt by ``Blip2ForConditionalGeneration``, ``together`` in a batch."""
-    found: dict[int, Tensor] = {}
+def stock_logits(stock: Any, prompts: Sequence[Prompt], *, pad_id: int, batch_size: int = 1) -> list[Tensor]:
+    """Return float32[L, V] of each prompt by ``Blip2ForConditionalGeneration``."""
+    by_number: dict[int, Tensor] = {}
     side = stock.config.vision_config.image_size
-    for start in range(0, len(asked), together):
-        first = min(start, len(asked) - together)  # the last batch is as full as the others
-        some = asked[first : first + together]
-        ids, mask = pad([prompt.ids for prompt in some], pad_id)
-        shown = [prompt.pixels for prompt in some if prompt.pixels is not None]
+    for start in range(0, len(prompts), batch_size):
+        first = min(start, len(prompts) - batch_size)  # the last batch is as full as the others
+        batch = prompts[first : first + batch_size]
+        ids, mask = pad([prompt.ids for prompt in batch], pad_id)
+        pixels = [prompt.pixels for prompt in batch if prompt.pixels is not None]
         logits = stock(
-            pixel_values=torch.cat(shown) if shown else torch.zeros(1, 3, side, side),
+            pixel_values=torch.cat(pixels) if pixels else torch.zeros(1, 3, side, side),
             input_ids=torch.from_numpy(ids),
             attention_mask=torch.from_numpy(mask),
         ).logits.float()
-        found |= {first + row: logits[row, : len(prompt.ids)] for row, prompt in enumerate(some)}
-    return [found[number] for number in range(len(asked))]
+        by_number |= {first + row: logits[row, : len(prompt.ids)] for row, prompt in enumerate(batch)}
+    return [by_number[number] for number in range(len(prompts))]
 
 
 @torch.inference_mode()
@@ -114,9 +116,9 @@ def our_scores(
     images: Sequence[Image.Image],
     texts: Sequence[str],
 ) -> tuple[Tensor, Tensor]:
-    """Contrastive float32[N, M], the best query's cosine; matching float32[N, 2], picture i with text i.
+    """Return contrastive and matching scores, float32[N, M] and float32[N, 2].
 
-    There must be at least as many texts as pictures.
+    A contrastive score is the best query's cosine; matching pairs image i with text i. M must be at least N.
     """
     limit = model.config.qformer_config.max_position_embeddings
     arrays = text_batch(texts, limit=limit, chat=processor.chat, own=alignment.qformer_tokenizer)
@@ -124,42 +126,42 @@ def our_scores(
     embeds = model.encode_images(processor.pixels(images))
     features = alignment.image_features(model.query_images(embeds))
     similarity = (features @ alignment.text_features(model, ids, mask).T).amax(1)
-    pairs = len(images)
-    return similarity, alignment.matching_logits(model, embeds, ids[:pairs], mask[:pairs])
+    count = len(images)
+    return similarity, alignment.matching_logits(model, embeds, ids[:count], mask[:count])
 
 
 @torch.inference_mode()
 def stock_scores(
     stock: Any, processor: Any, images: Sequence[Image.Image], texts: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
-    """The same by the stock class and the stock processor."""
+    """Return the scores of :func:`our_scores` by the stock class and the stock processor."""
     inputs = processor(images=list(images), text=list(texts), padding=True, return_tensors="pt")
     similarity = stock(**inputs).logits_per_image
-    pairs = {name: tensor[: len(images)] for name, tensor in inputs.items()}
-    return similarity, stock(**pairs, use_image_text_matching_head=True).logits_per_image
+    matched = {name: tensor[: len(images)] for name, tensor in inputs.items()}
+    return similarity, stock(**matched, use_image_text_matching_head=True).logits_per_image
 
 
-def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> Difference:
-    """The largest and the mean absolute difference over all numbers of all prompts."""
-    apart = torch.cat([(a - b).abs().flatten() for a, b in zip(one, other, strict=True)])
-    return {"max": float(apart.max()), "mean": float(apart.mean())}
+def difference(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Difference:
+    """Return the largest and the mean absolute difference over all numbers."""
+    absolute = torch.cat([(a - b).abs().flatten() for a, b in zip(tensors, others, strict=True)])
+    return {"max": float(absolute.max()), "mean": float(absolute.mean())}
 
 
-def same_choice(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    """Percent of positions whose likeliest token is the same."""
-    same = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in zip(one, other, strict=True)])
+def same_choice(logits: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    """Return the percentage of positions with the same likeliest token."""
+    same = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in zip(logits, others, strict=True)])
     return 100 * float(same.float().mean())
 
 
 def refuse_above(folder: Path, differences: dict[str, Difference]) -> None:
-    """Let nothing pass that is further apart than ``TOLERANCE``, or not a number.
+    """Require every difference to be a number of at most ``TOLERANCE``.
 
     Raises:
-        CheckpointError: which comparison, by how much.
+        CheckpointError: it names the comparison and its difference.
     """
     for name, found in differences.items():
         if not math.isfinite(found["max"]) or found["max"] > TOLERANCE:
             raise CheckpointError(
-                f"{folder}: not written, for {name.replace('_', ' ')} is {found['max']:.2e} apart, "
-                f"expected at most {TOLERANCE:.0e}"
+                f"{folder}: not exported: {name.replace('_', ' ')} differs by {found['max']:.2e}, expected "
+                f"at most {TOLERANCE:.0e}"
             )
