@@ -25,6 +25,7 @@ from typing import Any
 
 from data_leaks import jpegs, leaks, lookups
 from PIL import Image
+from spread import spread
 
 from ziya_visual.core.files import write_json
 
@@ -34,10 +35,6 @@ IMPORTED, CAPTIONS = 4000, 5
 STREAMED, MEMORY = 20_000, 100_000
 DRAWN = 5000  # pictures; more than these are told apart by what follows them
 SIZE, SMALL, SIDE = (640, 480), (160, 120), 224
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def make_coco(folder: Path) -> Path:

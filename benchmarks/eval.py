@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from spread import spread
 
 from ziya_visual.core.files import write_json
 
@@ -164,10 +165,6 @@ def retrieval(folder: Path, report: dict[str, Any]) -> None:
     report["checks"]["retrieval_5k_25k_seconds"] = statistics.median(one["seconds"] for one in rounds)
     report["checks"]["retrieval_rss_mb"] = max(one["rss_mb"] for one in rounds)
     report["raw"]["retrieval"] = [{key: one[key] for key in ("seconds", "rss_mb")} for one in rounds]
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def questions(folder: Path, report: dict[str, Any]) -> None:

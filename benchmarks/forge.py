@@ -1,11 +1,11 @@
-"""The forge against its targets, and beside a peer: ``runs/bench/forge.json``.
+"""The forge against its targets and beside a peer: ``runs/bench/forge.json``.
 
     python benchmarks/forge.py [--rounds 3] [--rows 1000000] [--qa90 DIR] [--peer-python PYTHON]
 
-The server is a process of its own on loopback (``tests/forge/rough_server.py``). ``overhead_ms`` is the
-processor time of one request in this process above the bare ``openai`` client with the same HTTP backend,
-which grows less when the machine is busy; seconds by the clock are in ``raw``. The peer is distilabel in an
-environment of its own, whose Python is given.
+The server is a separate process on loopback (``tests/forge/rough_server.py``). ``overhead_ms`` is the CPU
+time of one request in this process beyond the bare ``openai`` client with the same HTTP backend, because wall
+time depends more on the load of the machine; wall times are in ``raw``. The peer is distilabel, in a separate
+environment whose Python is given.
 """
 
 from __future__ import annotations
@@ -23,27 +23,31 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "forge"))
 
 import openai  # noqa: E402
-from forge_bare import AT_ONCE, bare, clocked  # noqa: E402
-from forge_labelled import labelled  # noqa: E402
+from labelled import build  # noqa: E402
 from rough_server import Process, texts  # noqa: E402
+from spread import spread  # noqa: E402
 
 from ziya_visual.core.files import read_examples, write_json, write_records  # noqa: E402
 from ziya_visual.core.records import Example, Message  # noqa: E402
 from ziya_visual.forge.ask.client import ask_all  # noqa: E402
 from ziya_visual.forge.ask.ledger import LEDGER_FILE, Ledger, read_totals  # noqa: E402
+from ziya_visual.forge.checks.any_pair import check  # noqa: E402
 from ziya_visual.forge.planning import ExampleFile, Settings, askable, plan_first, record_of, vetted  # noqa: E402
 from ziya_visual.forge.prompting import load_prompt  # noqa: E402
 from ziya_visual.forge.translate import translate, translate_file  # noqa: E402
 
 QA90 = ROOT / "shared" / "data" / "judge" / "qa90"
 KILLS = 10
+AT_ONCE = 64
 
 
 def caption(number: int, text: str) -> Example:
@@ -66,7 +70,7 @@ def planned(folder: Path, count: int) -> tuple[Ledger, list[str]]:
 
 
 def throughput(seconds: float, count: int) -> float:
-    """Share of the ideal: ``count`` requests of ``seconds``, 64 at once."""
+    """Return the fraction of the ideal throughput for ``count`` requests of ``seconds``, 64 at once."""
     server = Process(seconds=seconds)
     with tempfile.TemporaryDirectory() as folder:
         ledger, keys = planned(Path(folder), count)
@@ -78,8 +82,28 @@ def throughput(seconds: float, count: int) -> float:
     return count * seconds / AT_ONCE / taken
 
 
+def clocked(work: Callable[[], Any]) -> tuple[float, float]:
+    """Return the wall-clock and processor seconds of a call."""
+    clock, processor = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - clock, time.process_time() - processor
+
+
+async def bare(url: str, bodies: list[dict[str, Any]], http: Callable[[], Any]) -> None:
+    """Send requests with the ``openai`` package as its documentation shows it, 64 at once."""
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", http_client=http()) as client:
+        queue = iter(bodies)
+
+        async def work() -> None:
+            for body in queue:
+                reply = await client.chat.completions.create(**body)
+                assert reply.choices[0].message.content
+
+        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+
+
 def overhead(count: int) -> dict[str, float]:
-    """Milliseconds a request where answers come at once: ours, bare with aiohttp, bare with httpx."""
+    """Return milliseconds per request when answers are immediate: ours, bare aiohttp, bare httpx."""
     server = Process()
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -103,10 +127,10 @@ def overhead(count: int) -> dict[str, float]:
 
 
 def killed(kills: int, count: int) -> dict[str, int]:
-    """A run that is killed again and again at random instants, then finished.
+    """Kill a run repeatedly at random instants, finish it, and count what was lost or repeated.
 
-    In flight at a kill is what the dead run's ledger holds as such: sent, and no answer committed. The server
-    has written some of those answers already, and nobody has read them: ``unanswered_at_kills`` is without.
+    Requests in flight at a kill are those that the ledger has as sent without a committed answer. The server
+    may have answered some of them already; ``unanswered_at_kills`` leaves those out.
     """
     server = Process(seconds=0.1)
     rng = random.Random(0)
@@ -149,7 +173,7 @@ def killed(kills: int, count: int) -> dict[str, int]:
 
 
 def child(options: dict[str, str]) -> None:
-    """What is killed."""
+    """Run the process that is killed."""
     translate_file(
         Path(options["in"]), to="zh", out=Path(options["out"]), model="m", base_url=options["url"],
         texts_per_request=1, concurrency=16,
@@ -157,7 +181,7 @@ def child(options: dict[str, str]) -> None:
 
 
 def planning(rows: int) -> dict[str, float]:
-    """Seconds and peak memory of a ledger of ``rows`` records, in a process of its own."""
+    """Measure seconds and peak memory of planning ``rows`` records, in a separate process."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "in.jsonl"
         row = '{{"id": "c{0}", "lang": "en", "task": "caption", "image": {{"path": "images/{0}.jpg"}},'
@@ -173,7 +197,7 @@ def planning(rows: int) -> dict[str, float]:
 
 
 def plan(path: Path) -> None:
-    """The child of :func:`planning`: what ``forge translate`` does before it sends."""
+    """Plan a file as ``forge translate`` does before it sends; the child process of :func:`planning`."""
     started = time.perf_counter()
     given = settings()
     with Ledger(path.parent / "out") as ledger:
@@ -186,7 +210,7 @@ def plan(path: Path) -> None:
 
 
 def beside_peer(python: Path, count: int, seconds: float) -> dict[str, float]:
-    """The same rows at the same server, one a request: the peer's seconds and ours."""
+    """Measure the peer's seconds and ours for the same rows and server, one row per request."""
     server = Process(seconds=seconds)
     with tempfile.TemporaryDirectory() as name:
         write_records(Path(name) / "in.jsonl", captions(count))
@@ -209,16 +233,34 @@ def beside_peer(python: Path, count: int, seconds: float) -> dict[str, float]:
     return {"ours_seconds": ours, "peer_seconds": peer, "ratio": peer / ours}
 
 
+def labelled(qa90: Path | None) -> dict[str, Any]:
+    """Measure what the checks find in the held-out half of the labelled pairs."""
+    pairs = build.half(build.own_pairs(), "held_out")
+    if qa90 is not None:
+        pairs += build.half(build.qa90_pairs(qa90), "held_out")
+    faulty, clean = build.faulty(pairs, seed=0, per_kind=60), build.clean(pairs)
+
+    def flagged(cases: list[build.Case]) -> int:
+        return sum(bool(check(c.source, c.target, source_lang="en", target_lang="zh")) for c in cases)
+
+    kinds = {kind: [c for c in faulty if c.kind == kind] for kind in dict.fromkeys(c.kind for c in faulty)}
+    return {
+        "fault_recall": 100 * flagged(faulty) / len(faulty),
+        "false_alarm": 100 * flagged(clean) / len(clean),
+        "clean": len(clean),
+        "faulty": len(faulty),
+        "recall_by_kind": {
+            kind: round(100 * flagged(cases) / len(cases), 1) for kind, cases in kinds.items()
+        },
+    }
+
+
 def prompts(count: int) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         ledger, keys = planned(Path(folder), count)
         found = [str(ledger.body(key)["messages"][0]["content"]) for key in keys]
         ledger.close()
     return found
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def main() -> None:

@@ -38,6 +38,7 @@ import numpy as np
 import torch
 from PIL import Image
 from serve_sides import build, ours, server, theirs
+from spread import spread
 from train_setting import SIDE
 from transformers import Blip2ForConditionalGeneration
 
@@ -225,13 +226,16 @@ def _stock_form(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def ratio(rounds: list[dict[str, Any]], side: str, what: str) -> dict[str, float]:
-    """One of our sides by theirs, over the rounds; of a user alone, the median of a round's answers."""
+    """Return the ratio of one of our sides to theirs over the rounds.
+
+    For a single user, a round's ratio is the median over its answers.
+    """
     if what == "alone":
         pairs = [zip(one["alone"][side], one["alone"]["theirs"], strict=True) for one in rounds]
         values = [statistics.median(ours / theirs for ours, theirs in answers) for answers in pairs]
     else:
         values = [one["many"][side][what] / one["many"]["theirs"][what] for one in rounds]
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return spread(values)
 
 
 def main() -> None:

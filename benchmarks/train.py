@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from spread import spread
 from torch.utils.flop_counter import FlopCounterMode
 from train_setting import LANGS, Album, Packed, Single, album, collate, models
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -162,8 +163,7 @@ def _relative(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> f
 
 
 def ratio(times: list[tuple[float, float]]) -> dict[str, float]:
-    found = [slow / fast for fast, slow in times]
-    return {"median": statistics.median(found), "min": min(found), "max": max(found)}
+    return spread([stock / ours for ours, stock in times])
 
 
 def main() -> None:
