@@ -1,4 +1,4 @@
-"""Known vulnerabilities of the pinned versions, by pip-audit; what was not looked up is said."""
+"""Look up known vulnerabilities of the pinned versions with pip-audit, and say what was not looked up."""
 
 import json
 import subprocess
@@ -14,25 +14,26 @@ def main() -> None:
         [*command, "--progress-spinner", "off"], capture_output=True, text=True, check=False
     )
     try:
-        found = json.loads(done.stdout)["dependencies"]
+        packages = json.loads(done.stdout)["dependencies"]
     except (json.JSONDecodeError, KeyError):
-        why = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        print(f"audit: nothing was looked up, the vulnerability service cannot be reached ({why[:160]})")
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        print(f"audit: nothing was looked up: the vulnerability service cannot be reached ({reason[:160]})")
         return
-    skipped = [one["name"] for one in found if "skip_reason" in one]
-    faults = [(one, fault) for one in found for fault in one.get("vulns", ())]
-    for one, fault in faults:
-        fixed = ", ".join(fault["fix_versions"]) or "no version yet"
-        print(f"{one['name']} {one['version']}: {fault['id']}, mended in {fixed}")
-    if len(skipped) == len(found):
-        print("audit: nothing was looked up, the index that is asked knows none of the packages")
+    skipped = [package["name"] for package in packages if "skip_reason" in package]
+    known = [(package, entry) for package in packages for entry in package.get("vulns", ())]
+    for package, entry in known:
+        fixed = ", ".join(entry["fix_versions"]) or "no version yet"
+        print(f"{package['name']} {package['version']}: {entry['id']}, fixed in {fixed}")
+    if len(skipped) == len(packages):
+        print("audit: nothing was looked up: the package index knows none of the packages")
         return
     print(
-        f"audit: {len(found) - len(skipped)} of {len(found)} packages looked up, {len(faults)} known faults"
+        f"audit: {len(packages) - len(skipped)} of {len(packages)} packages looked up, "
+        f"{len(known)} known vulnerabilities"
     )
     if skipped:
         print(f"audit: not looked up: {', '.join(skipped)}")
-    sys.exit(bool(faults))
+    sys.exit(bool(known))
 
 
 if __name__ == "__main__":

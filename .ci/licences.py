@@ -1,4 +1,4 @@
-"""The licences of all that an installation pulls in, as a table: python .ci/licences.py docs/licences.md."""
+"""Write a table of the licences of every package we install: python .ci/licences.py docs/licences.md."""
 
 import re
 import sys
@@ -42,13 +42,13 @@ def main(out: Path) -> None:
         if COPYLEFT.search(licence):
             strong.append(f"{package.name} ({licence})")
         if not licence:
-            sys.exit(f"{package.name} {package.version}: its metadata names no licence; look at it")
+            sys.exit(f"{package.name} {package.version}: its metadata names no licence; check it by hand")
     copyleft = SOME.format(names=", ".join(strong)) if strong else NONE
     out.write_text(HEAD.format(count=len(rows), copyleft=copyleft) + "\n".join(rows) + "\n", encoding="utf-8")
 
 
 def collect(wanted: Requirement, by: str, found: dict[str, tuple[Distribution, set[str]]]) -> None:
-    """A requirement's distribution and all that it needs itself, where the markers say so."""
+    """Collect the distribution of a requirement and, recursively, those that it needs here."""
     extras = wanted.extras or {""}
     if wanted.marker and not any(wanted.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
         return
@@ -57,7 +57,7 @@ def collect(wanted: Requirement, by: str, found: dict[str, tuple[Distribution, s
         try:
             found[name] = (distribution(wanted.name), set())
         except PackageNotFoundError:
-            sys.exit(f"{wanted.name}, wanted by {by}, is not installed; `make setup` first")
+            sys.exit(f"{wanted.name}, required by {by}, is not installed; `make setup` first")
     package, parents = found[name]
     if by in parents:
         return
@@ -70,13 +70,14 @@ def collect(wanted: Requirement, by: str, found: dict[str, tuple[Distribution, s
 
 
 def licence_of(package: Distribution) -> str:
-    """Its SPDX expression, else its classifiers, else the first line of its free text."""
+    """Return the SPDX expression, or else the classifiers, or else the first line of the licence text."""
     data = package.metadata
     if data.get("License-Expression"):
         return str(data["License-Expression"])
-    told = [c.split(" :: ")[-1] for c in data.get_all("Classifier") or () if c.startswith("License :: ")]
-    told = [one for one in told if one not in ("OSI Approved", "Other/Proprietary License")]
-    return ", ".join(told) or str(data.get("License") or "").strip().partition("\n")[0][:60]
+    classifiers = [c for c in data.get_all("Classifier") or () if c.startswith("License :: ")]
+    names = [c.split(" :: ")[-1] for c in classifiers]
+    names = [name for name in names if name not in ("OSI Approved", "Other/Proprietary License")]
+    return ", ".join(names) or str(data.get("License") or "").strip().partition("\n")[0][:60]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether the wheel built from the sdist holds what the tree holds: python .ci/same_wheel.py dist"""
+"""Check that the wheel built from the sdist holds the files of the tree: python .ci/same_wheel.py dist"""
 
 import sys
 import zipfile
@@ -20,8 +20,8 @@ def main(dist: Path) -> None:
     }
     different = sorted(name for name in here.keys() | built.keys() if here.get(name) != built.get(name))
     if different:
-        sys.exit(f"{wheel}: other than the tree in {', '.join(different[:20])}")
-    print(f"{wheel}: {len(built)} files, those of the tree")
+        sys.exit(f"{wheel}: differs from the tree in {', '.join(different[:20])}")
+    print(f"{wheel}: {len(built)} files, the same as in the tree")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The quickstart's phases on a handful of scenes, from the installed package: python -I smoke.py OUT."""
+"""Run the quickstart's phases on a few scenes, from the installed package: python -I smoke.py OUT."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ ACCEPTED_PERCENT = 80.0  # the quickstart's own floor
 
 def main(out: Path) -> None:
     package = Path(ziya_visual.__file__).parent
-    assert package.is_relative_to(sys.prefix), f"{package} is not the installed one"
+    assert package.is_relative_to(sys.prefix), f"{package} is not the installed package"
     assert (package / "py.typed").is_file()
     assert read_card(SHIPPED)["seed"] == 0
 
@@ -44,7 +44,7 @@ def main(out: Path) -> None:
     assert set(CHECKPOINTS) < {path.name for path in chat.parent.iterdir()}
     model = ZiyaVisual.from_pretrained(chat)
     picture = next((out / "data" / "images").iterdir())
-    print("trained", STEPS, "steps a stage; it says:", model.chat(picture, "What color is the circle?"))
+    print("trained", STEPS, "steps per stage; answer:", model.chat(picture, "What color is the circle?"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Talk about a picture: each question is asked with all that was said before it.
+"""Talk about a picture. Each question is asked with the dialogue so far.
 
 python examples/chat.py runs/quickstart/checkpoint picture.png "What is in the picture?" "图片里有什么？"
 """
@@ -10,11 +10,11 @@ from ziya_visual.core.records import Message
 
 
 def main(checkpoint: str, picture: str, *questions: str) -> None:
-    model, said = ZiyaVisual.from_pretrained(checkpoint), []
+    model, dialogue = ZiyaVisual.from_pretrained(checkpoint), []
     for question in questions:
-        said.append(Message("user", question))
-        answer = model.chat_about(picture, said)
-        said.append(Message("assistant", answer))
+        dialogue.append(Message("user", question))
+        answer = model.chat_about(picture, dialogue)
+        dialogue.append(Message("assistant", answer))
         print(f"{question}\n  {answer}")
 
 

@@ -1,6 +1,6 @@
-"""Judge English-Chinese pairs by the forge's checks: numbers, swaps, names, missing ends, repeats. No model.
+"""Check English-Chinese pairs for wrong numbers, swaps, names, missing ends and repeats, without a model.
 
-python examples/check_translations.py pairs.tsv    # a pair a line, English, tab, Chinese
+python examples/check_translations.py pairs.tsv    # one pair per line: English, tab, Chinese
 """
 
 import csv

@@ -1,8 +1,8 @@
-"""Compose a checkpoint: image encoder and Q-Former of one, the language model of another folder.
+"""Compose a checkpoint from the image encoder and Q-Former of one model and another language model.
 
 python examples/compose.py runs/quickstart/checkpoint my-llm runs/composed
 
-The new projection knows nothing yet: train it with stage 1 of a recipe.
+The new projection is untrained: train it with stage 1 of a recipe.
 """
 
 import sys
@@ -12,8 +12,8 @@ from ziya_visual.model.build.init import init
 
 
 def main(bridge: str, llm: str, out: str) -> None:
-    for what, where in init(bridge=bridge, llm=llm, out=Path(out)).items():
-        print(f"{what}: {where}")
+    for name, path in init(bridge=bridge, llm=llm, out=Path(out)).items():
+        print(f"{name}: {path}")
 
 
 if __name__ == "__main__":

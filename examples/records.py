@@ -1,6 +1,6 @@
 """Write records as Parquet with their pictures inside, read them back, and stream them in another order.
 
-python examples/records.py my-pictures runs/records    # a folder of pictures with its captions.csv
+python examples/records.py my-pictures runs/records    # a folder of pictures with a captions.csv
 """
 
 import sys
@@ -12,10 +12,10 @@ from ziya_visual.data.stream import stream
 
 
 def main(pictures: str, out: str) -> None:
-    read = list(iter_records(Path(pictures)))
-    examples = [found for found in read if isinstance(found, Example)]
+    rows = list(iter_records(Path(pictures)))
+    examples = [row for row in rows if isinstance(row, Example)]
     written = write_dataset(Path(out), examples, "parquet")
-    print(f"{written} records written, {len(read) - written} refused")
+    print(f"{written} records written, {len(rows) - written} rejected")
     for example in map(from_row, stream(Path(out), seed=0)):
         size = len(example.image.bytes) if example.image else 0
         print(f"{example.id}\t{example.lang}\t{example.messages[-1].content}\t{size} bytes of picture")

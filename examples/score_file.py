@@ -1,9 +1,9 @@
-"""Score the captions of any system by coco-caption's rules, with intervals; no model, no Java.
+"""Score the captions of any system by the rules of coco-caption, with intervals and without Java.
 
 python examples/score_file.py references.jsonl predictions.json zh
 
-``references.jsonl``: {"image_id": 1, "references": ["...", "..."]} a line, or COCO's annotations;
-``predictions.json``: [{"image_id": 1, "caption": "..."}, ...], as COCO's server takes them.
+``references.jsonl``: {"image_id": 1, "references": ["...", "..."]} per line, or COCO annotations;
+``predictions.json``: [{"image_id": 1, "caption": "..."}, ...], as the COCO server accepts them.
 """
 
 import sys

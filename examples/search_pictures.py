@@ -1,4 +1,4 @@
-"""Find pictures of a folder by what they show, in either language; what did not change is not embedded again.
+"""Search the pictures of a folder by text, in either language. Unchanged pictures are embedded once.
 
 python examples/search_pictures.py runs/quickstart/checkpoint my-pictures "a red ring" 红色的圆环
 """
@@ -10,12 +10,12 @@ from ziya_visual.serve.search import find, index_folder
 
 
 def main(checkpoint: str, folder: str, *texts: str) -> None:
-    made = index_folder(Path(folder), Path(checkpoint))
-    print(f"{len(made.names)} pictures")
+    index = index_folder(Path(folder), Path(checkpoint))
+    print(f"{len(index.names)} pictures")
     for text in texts:
         print(text)
-        for found in find(text, Path(folder), Path(checkpoint), count=3):
-            print(f"  {found.score:.3f} {found.path}")
+        for match in find(text, Path(folder), Path(checkpoint), count=3):
+            print(f"  {match.score:.3f} {match.path}")
 
 
 if __name__ == "__main__":

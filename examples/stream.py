@@ -1,4 +1,4 @@
-"""Print an answer while it is made; a piece is always whole characters, never half of a Chinese one.
+"""Print an answer as it is generated. Each piece holds whole characters, in Chinese too.
 
 python examples/stream.py runs/quickstart/checkpoint picture.png "描述图片。"
 """

@@ -1,8 +1,8 @@
-"""Translate a file of captions, one a line, through any OpenAI-compatible endpoint; killed, it goes on.
+"""Translate a file of captions, one per line, through any OpenAI-compatible endpoint; a killed run resumes.
 
 python examples/translate_captions.py captions.txt runs/captions-zh gpt-4o https://api.openai.com/v1
 
-The key is that of OPENAI_API_KEY. With the quickstart's own tiny model, which reads numbered lines:
+The key is read from OPENAI_API_KEY. The quickstart's tiny model works as well; it reads numbered lines:
 
 ziya-visual serve src/ziya_visual/shipped/lm
 python examples/translate_captions.py captions.txt runs/zh lm http://127.0.0.1:8000/v1 translate_plain
