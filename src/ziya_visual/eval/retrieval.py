@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.int64]
 TIE = 1e-6
 DEPTHS = (1, 5, 10)
 CUT_OFF = np.iinfo(np.int64).max  # the rank of a query without a right candidate
-_BLOCK_BYTES = 64 << 20
+_BLOCK_BYTES, _BLOCK_ROWS = 64 << 20, 256
 
 
 def similarity(image: npt.NDArray[np.floating], text: npt.NDArray[np.floating]) -> Floats:
@@ -108,35 +108,31 @@ def ranks(
 
 def rank_texts(scores: npt.NDArray[np.floating], text2image: Ints) -> Ints:
     """Return for every image the number of wrong texts ahead of its best right one: int64[N]."""
-    images = len(scores)
-    ranks = np.full(images, CUT_OFF, np.int64)
-    texts, owners = right_pairs(text2image)
-    order = np.argsort(owners, kind="stable")
-    bounds = np.searchsorted(owners[order], np.arange(images + 1))
-    for index in range(images):
-        right = texts[order[bounds[index] : bounds[index + 1]]]
-        if len(right):
-            row = scores[index]
-            limit = row[right].max()
-            if limit > -np.inf:
-                ranks[index] = np.count_nonzero(row >= limit - TIE) - np.count_nonzero(
-                    row[right] >= limit - TIE
-                )
-    return ranks
+    return _wrong_ahead(scores, text2image, by_image=True)
 
 
 def rank_images(scores: npt.NDArray[np.floating], text2image: Ints) -> Ints:
     """Return for every text the number of wrong images ahead of its best right one: int64[M]."""
-    count = scores.shape[1]
+    return _wrong_ahead(scores, text2image, by_image=False)
+
+
+def _wrong_ahead(scores: npt.NDArray[np.floating], text2image: Ints, *, by_image: bool) -> Ints:
     texts, images = right_pairs(text2image)
+    queries = images if by_image else texts
     right = scores[images, texts]
-    limit = np.full(count, -np.inf, scores.dtype)
-    np.maximum.at(limit, texts, right)
-    ranks = -np.bincount(texts[right >= limit[texts] - TIE], minlength=count)
-    for start in range(0, len(scores), 256):
-        ranks += np.count_nonzero(scores[start : start + 256] >= limit - TIE, axis=0)
-    ranks[limit == -np.inf] = CUT_OFF
-    return ranks
+    limit = np.full(scores.shape[0 if by_image else 1], -np.inf, scores.dtype)
+    np.maximum.at(limit, queries, right)
+    found = limit > -np.inf
+    limit -= TIE
+    ahead: Ints = -np.bincount(queries[right >= limit[queries]], minlength=len(limit))
+    for start in range(0, len(scores), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        if by_image:
+            ahead[rows] += np.count_nonzero(scores[rows] >= limit[rows, None], axis=1)
+        else:
+            ahead += np.count_nonzero(scores[rows] >= limit, axis=0)
+    ahead[~found] = CUT_OFF
+    return ahead
 
 
 def rerank(scores: Floats, itm: Floats, top_k: int, text2image: Ints) -> tuple[Floats, Floats]:
