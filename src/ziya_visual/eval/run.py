@@ -1,7 +1,7 @@
 """``ziya-visual eval``: put suites to a model, score the files it leaves, and write results and a report.
 
 :func:`run_suite` is the command. :func:`evaluate` measures our own suites (scenes, own JSONL) and
-:func:`run_dataset` published data sets; both write files through ``eval/ask`` and take every number from
+:class:`EvalRun` published data sets; both write files through ``eval/ask`` and take every number from
 ``eval/score``.
 """
 
@@ -34,7 +34,7 @@ from ziya_visual.eval.ask import (
     write_predictions,
 )
 from ziya_visual.eval.metrics.vqa import same_answer
-from ziya_visual.eval.models.answer_cache import Answerer, Ranker
+from ziya_visual.eval.models.answer_cache import Answerer, CachedRanker, Ranker
 from ziya_visual.eval.models.endpoint import CONCURRENCY
 from ziya_visual.eval.models.open import EvalModel, open_model
 from ziya_visual.eval.report.page import Sample, write_report
@@ -43,7 +43,7 @@ from ziya_visual.eval.score.answers import measure_answers
 from ziya_visual.eval.score.captions import measure_captions
 from ziya_visual.eval.score.retrieval import measure_pools
 from ziya_visual.eval.suites import Suite, build_scenes, load_suite
-from ziya_visual.eval.suites.formats import Gallery, read_gallery, read_questions
+from ziya_visual.eval.suites.formats import read_gallery, read_questions
 from ziya_visual.eval.suites.named import SCENES, DataSet, NamedSuite, Prompt, load_named
 from ziya_visual.infer.quantized import Dtype
 
@@ -120,32 +120,140 @@ def _majority_answers(examples: Sequence[Example]) -> list[str]:
 
 
 @dataclass
-class Measured:
-    """The results of one published data set.
+class EvalRun:
+    """A model that is evaluated, and everything that was measured of it so far.
 
     Attributes:
+        model: the model.
+        out: gets ``predictions/``, ``official/`` and ``retrieval/``.
+        data: the folder with the files of published data sets.
+        seed: of the bootstrap of answers and of the sample answers.
         metrics: rows of ``results.json``.
-        failures: reason -> count, as ``score`` counts them.
+        samples: answers to show in the report.
+        failures: what failed, e.g. a data set -> reason -> count.
+        not_measured: one line per thing that was left out.
         files: files for other tools: answers, uploads, embeddings.
-        cards: one card per scoring.
+        cards: data set -> the card of each of its scorings.
+        prompts: data set -> how its questions were asked.
     """
 
+    model: EvalModel
+    out: Path
+    data: Path = DATA
+    seed: int = 0
     metrics: list[Metric] = field(default_factory=list)
-    failures: Counter[str] = field(default_factory=Counter)
+    samples: list[Sample] = field(default_factory=list)
+    failures: dict[str, dict[str, int]] = field(default_factory=dict)
+    not_measured: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
-    cards: list[dict[str, Any]] = field(default_factory=list)
+    cards: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    prompts: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def add_scores(self, form: str, scope: Scope, count: int, *, only: str = "", **inputs: Any) -> None:
-        """Score files and add a row per score.
+    def leave_out(self, line: str) -> None:
+        """Warn about something that is not measured, and note it for card and report."""
+        log.logger.warning("%s", line)
+        self.not_measured.append(line)
 
-        Args:
-            form: of ``score``.
-            scope: of the rows.
-            count: how many items were scored.
-            only: add this score alone, named with its rule.
-            **inputs: of ``score``.
+    def add_suite(self, suite: Suite) -> None:
+        """Measure a suite of our own."""
+        model, name = self.model, self.model.name
+        tasks = (*TASKS, RERANK) if model.ranker is not None else ("vqa", "caption")
+        if model.ranker is None and any(section.pools for section in suite.sections.values()):
+            self.leave_out(f"{suite.name}: no retrieval, because {name} only generates text")
+        self.metrics += evaluate(model.answerer, suite, name=MODEL, out=self.out, tasks=tasks, seed=self.seed)
+        self.samples += draw_samples(suite, self.out, model=MODEL, seed=self.seed)
+        for split, lang in suite.sections:
+            for task in ("vqa", "caption"):
+                path = predictions_path(self.out, Scope(MODEL, split, lang, task))
+                empty = sum(not row["prediction"] for _, row in read_jsonl(path)) if path.is_file() else 0
+                if empty:  # counted as wrong, and reported
+                    self.failures[f"{split}.{lang}.{task}"] = {"empty": empty}
+
+    def add_dataset(self, dataset: DataSet, prompt: Prompt) -> None:
+        """Ask a published data set, write its official files, and score those.
+
+        Anybody can score the files again, with these tools or the official ones.
+
+        Raises:
+            ConfigError: the format does not serve the task.
+            DataError: a file of another form.
         """
-        result = score.compute(form, **inputs)
+        self.failures.pop(dataset.label, None)
+        if dataset.task != "retrieval":
+            text = prompt.ask("{question}", plain=self.model.plain)
+            self.prompts[dataset.label] = {"text": text, "source": prompt.source}
+            self.cards[dataset.label] = []
+            self._answer(dataset, prompt)
+        elif self.model.ranker is not None:
+            self.cards[dataset.label] = []
+            self._retrieve(dataset, self.model.ranker)
+        else:
+            self.leave_out(f"{dataset.title}: not measured, because {self.model.name} only generates text")
+
+    def card(self, title: str, command: str, processes: int) -> dict[str, Any]:
+        """Return the card of ``results.json``."""
+        return {
+            "title": title,
+            "command": command,
+            "model": self.model.name,
+            "kind": self.model.kind,
+            "processes": processes,
+            "not_measured": self.not_measured,
+            "failures": self.failures,
+            "files": self.files,
+            "scores": self.cards,
+            "prompts": self.prompts,
+        }
+
+    def _retrieve(self, dataset: DataSet, ranker: CachedRanker) -> None:
+        """Measure retrieval by contrastive score, then by contrastive plus matching score in the top k."""
+        content, folder, top_k = read_gallery(dataset, self.data), self.out / "retrieval", dataset.top_k
+        embeddings, logits = write_embeddings(ranker, content, folder, dataset.label, top_k)
+        if distributed.rank() == 0:
+            self.files += [str(embeddings), str(logits)]
+            count = len(content.texts)
+            self._score(dataset, "retrieval", count, embeddings=embeddings)
+            self._score(dataset, RERANK, count, embeddings=embeddings, rerank=logits, top_k=top_k)
+
+    def _answer(self, dataset: DataSet, prompt: Prompt) -> None:
+        """Ask the questions of a data set and score the answers by all of its rules."""
+        model, out = self.model, self.out
+        if dataset.task == "caption":
+            instruction = prompt.ask("", plain=model.plain)
+            questions = caption_questions(dataset, read_gallery(dataset, self.data), instruction)
+        else:
+            questions = read_questions(dataset, self.data, prompt, plain=model.plain)
+        answers = answer_questions(
+            model.answerer,
+            questions.examples,
+            questions.images,
+            max_new_tokens=dataset.max_new_tokens,
+            title=dataset.label,
+        )
+        if distributed.rank() > 0:
+            return
+        scope = Scope(MODEL, dataset.name, dataset.lang, dataset.task)
+        write_predictions(out, scope, questions.examples, answers)
+        path, inputs = write_official_answers(out, dataset, questions, answers, model)
+        self.files.append(str(path))
+        if dataset.task == "dialogue":
+            self._count(dataset, {"empty": sum(not answer.strip() for answer in answers)})
+            return
+        if dataset.submission is not None:
+            upload = out / "official" / f"{dataset.label}.{dataset.submission}-upload.json"
+            files = {name: inputs[name] for name in ("questions", "predictions")}
+            score.compute("vqa", submission=(dataset.submission, upload), **files)
+            self.files.append(str(upload))
+        if dataset.task != "caption" and "annotations" not in inputs:
+            log.logger.info("%s: the references are not public; upload %s", dataset.title, self.files[-1])
+            return
+        for number, rule in enumerate(dataset.rules or (None,)):
+            only = HEADLINES.get(dataset.task, "") if number else ""
+            self._score(dataset, dataset.task, len(answers), only=only, rule=rule, **inputs)
+
+    def _score(self, dataset: DataSet, task: str, count: int, *, only: str = "", **inputs: Any) -> None:
+        """Score ``count`` items in files; with ``only``, report that score alone, named with its rule."""
+        result = score.compute(dataset.task, **inputs)
         intervals = result["card"]["intervals"]
         for name, value in result["scores"].items():
             if only and name != only:
@@ -153,86 +261,16 @@ class Measured:
             low, high = intervals.get(name, (value, value))  # METEOR and SPICE have no interval
             shown = f"{name}[{inputs['rule']}]" if only else name
             self.metrics.append(
-                Metric(scope.model, scope.split, scope.lang, scope.task, shown, value, low, high, count)
+                Metric(MODEL, dataset.name, dataset.lang, task, shown, value, low, high, count)
             )
         if not only:
-            self.failures.update(result["failures"])
-        self.cards.append(result["card"])
+            self._count(dataset, result["failures"])
+        self.cards[dataset.label].append(result["card"])
 
-
-def run_dataset(model: EvalModel, dataset: DataSet, *, folder: Path, out: Path, prompt: Prompt) -> Measured:
-    """Ask a published data set, write its official files, and score those.
-
-    The files stay in ``out``, so anybody can score them again, with these tools or the official ones.
-
-    Args:
-        model: the model; retrieval needs one with a ranker.
-        dataset: describes the questions; its files are in ``folder``.
-        folder: of the user's copies.
-        out: gets ``predictions/``, ``official/`` and ``retrieval/``.
-        prompt: how a question is asked.
-
-    Raises:
-        ConfigError: the format does not serve the task.
-        DataError: a file of another form.
-    """
-    measured = Measured()
-    scope = Scope(MODEL, dataset.name, dataset.lang, dataset.task)
-    if dataset.task == "retrieval":
-        _retrieve(model, dataset, read_gallery(dataset, folder), out, scope, measured)
-        return measured
-    if dataset.task == "caption":
-        instruction = prompt.ask("", plain=model.plain)
-        questions = caption_questions(dataset, read_gallery(dataset, folder), instruction)
-    else:
-        questions = read_questions(dataset, folder, prompt, plain=model.plain)
-    answers = answer_questions(
-        model.answerer,
-        questions.examples,
-        questions.images,
-        max_new_tokens=dataset.max_new_tokens,
-        title=dataset.label,
-    )
-    if distributed.rank() == 0:
-        write_predictions(out, scope, questions.examples, answers)
-        path, inputs = write_official_answers(out, dataset, questions, answers, model)
-        measured.files.append(str(path))
-        if dataset.task == "dialogue":
-            measured.failures = +Counter({"empty": sum(not answer.strip() for answer in answers)})
-        else:
-            _score_answers(dataset, inputs, out, scope, len(answers), measured)
-    return measured
-
-
-def _retrieve(
-    model: EvalModel, dataset: DataSet, content: Gallery, out: Path, scope: Scope, measured: Measured
-) -> None:
-    """Measure retrieval by contrastive score, then by contrastive plus matching score within the top k."""
-    assert model.ranker is not None, "the caller leaves out tasks that a model cannot do"
-    folder, count = out / "retrieval", len(content.texts)
-    embeddings, logits = write_embeddings(model.ranker, content, folder, dataset.label, dataset.top_k)
-    if distributed.rank() == 0:
-        measured.files += [str(embeddings), str(logits)]
-        measured.add_scores("retrieval", scope, count, embeddings=embeddings)
-        scope, top_k = replace(scope, task=RERANK), dataset.top_k
-        measured.add_scores("retrieval", scope, count, embeddings=embeddings, rerank=logits, top_k=top_k)
-
-
-def _score_answers(
-    dataset: DataSet, inputs: dict[str, Any], out: Path, scope: Scope, count: int, measured: Measured
-) -> None:
-    """Write the upload for an evaluation server, if there is one, and score by every rule of the data set."""
-    if dataset.submission is not None:
-        upload = out / "official" / f"{dataset.label}.{dataset.submission}-upload.json"
-        files = {name: inputs[name] for name in ("questions", "predictions")}
-        score.compute("vqa", submission=(dataset.submission, upload), **files)
-        measured.files.append(str(upload))
-    if dataset.task != "caption" and "annotations" not in inputs:
-        log.logger.info("%s: the references are not public; upload %s", dataset.title, measured.files[-1])
-        return
-    for number, rule in enumerate(dataset.rules or (None,)):
-        only = HEADLINES.get(dataset.task, "") if number else ""
-        measured.add_scores(dataset.task, scope, count, only=only, rule=rule, **inputs)
+    def _count(self, dataset: DataSet, failures: dict[str, int]) -> None:
+        total = Counter(self.failures.get(dataset.label, {})) + Counter(failures)
+        if total:
+            self.failures[dataset.label] = dict(total)
 
 
 def run_suite(
@@ -265,7 +303,6 @@ def run_suite(
         EndpointError: the endpoint cannot be reached; answers so far are kept.
     """
     loaded = [_load(str(suite), data, seed) for suite in suites]
-    run = _Run()
     seconds: dict[str, float] = {}
     with (
         log.timed(seconds, "total"),
@@ -275,19 +312,29 @@ def run_suite(
     ):
         if distributed.rank() > 0:
             log.logger.setLevel(logging.ERROR)
-        run.add(loaded, model, data=data, out=folder, seed=seed)
+        run = EvalRun(model, folder, data, seed)
+        for line in (line for suite in loaded for line in _missing(suite, data)):
+            run.leave_out(line)
+        for suite in loaded:
+            if isinstance(suite, Suite):
+                run.add_suite(suite)
+            else:
+                for dataset in suite.datasets:
+                    if not dataset.missing(data):
+                        run.add_dataset(dataset, suite.prompt(dataset))
     if model.failures:
         run.failures["no answer"] = dict(model.failures)
     options = " ".join(f"--suite {suite}" for suite in suites)
     options += "" if dtype == "auto" else f" --dtype {dtype}"
-    card = {
-        "title": f"{model.name} on {', '.join(suite.name for suite in loaded)}",
-        "command": f"ziya-visual eval {checkpoint} {options} --out {out}",
-        "model": model.name,
-        "kind": model.kind,
-        "processes": processes.num_processes,
-    }
-    content = run.results(seconds, seed, card)
+    title = f"{model.name} on {', '.join(suite.name for suite in loaded)}"
+    command = f"ziya-visual eval {checkpoint} {options} --out {out}"
+    content = results(
+        run.metrics,
+        seconds=seconds,
+        seed=seed,
+        versions={name: version(name) for name in ("ziya-visual", "torch", "transformers")},
+        card=run.card(title, command, processes.num_processes),
+    )
     if processes.is_main_process:
         write_json(out / "results.json", content)
         write_report(out, content, (), run.samples)
@@ -295,101 +342,24 @@ def run_suite(
     return content
 
 
-@dataclass(frozen=True)
-class _LoadedSuite:
-    """A suite of our own, or a named suite with the data sets whose files exist."""
-
-    name: str
-    own: Suite | None = None
-    named: NamedSuite | None = None
-    present: tuple[DataSet, ...] = ()
-    missing: tuple[str, ...] = ()
-
-
-def _load(suite: str, data: Path, seed: int) -> _LoadedSuite:
+def _load(suite: str, data: Path, seed: int) -> Suite | NamedSuite:
+    """Return a suite; refuse a named one none of whose files exist."""
     name, _, langs = suite.partition(":")
     if name == SCENES:
-        return _LoadedSuite(SCENES, build_scenes(seed, *([langs.split(",")] if langs else [])))
+        return build_scenes(seed, *([langs.split(",")] if langs else []))
     if suite.endswith(".jsonl"):
-        own = load_suite(Path(suite))
-        return _LoadedSuite(own.name, own)
+        return load_suite(Path(suite))
     named = load_named(suite)
-    lines = {dataset.label: dataset.missing(data) for dataset in named.datasets}
-    present = tuple(dataset for dataset in named.datasets if not lines[dataset.label])
-    missing = tuple(line for line in lines.values() if line)
-    if not present:
+    missing = _missing(named, data)
+    if len(missing) == len(named.datasets):
         raise DataError(f"--suite {suite}: none of its files are in --data {data}; e.g. {missing[0]}")
-    return _LoadedSuite(named.name, None, named, present, missing)
+    return named
 
 
-@dataclass
-class _Run:
-    """What the suites have contributed so far."""
-
-    metrics: list[Metric] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-    failures: dict[str, dict[str, int]] = field(default_factory=dict)
-    not_measured: list[str] = field(default_factory=list)
-    card: dict[str, Any] = field(default_factory=lambda: {"files": [], "scores": {}, "prompts": {}})
-
-    def results(self, seconds: dict[str, float], seed: int, card: dict[str, Any]) -> dict[str, Any]:
-        """Return the content of ``results.json``."""
-        return results(
-            self.metrics,
-            seconds=seconds,
-            seed=seed,
-            versions={name: version(name) for name in ("ziya-visual", "torch", "transformers")},
-            card={**card, "not_measured": self.not_measured, "failures": self.failures, **self.card},
-        )
-
-    def leave_out(self, line: str) -> None:
-        """Warn about something that is not measured, and note it for card and report."""
-        log.logger.warning("%s", line)
-        self.not_measured.append(line)
-
-    def add(
-        self, suites: Sequence[_LoadedSuite], model: EvalModel, *, data: Path, out: Path, seed: int
-    ) -> None:
-        """Measure all suites."""
-        for line in (line for suite in suites for line in suite.missing):
-            self.leave_out(line)
-        for suite in suites:
-            if suite.own is not None:
-                self.add_suite(model, suite.own, out=out, seed=seed)
-            for dataset in suite.present:
-                assert suite.named is not None
-                self.add_dataset(model, dataset, suite.named.prompt(dataset), folder=data, out=out)
-
-    def add_suite(self, model: EvalModel, suite: Suite, *, out: Path, seed: int) -> None:
-        """Measure a suite of our own."""
-        tasks = (*TASKS, RERANK) if model.ranker is not None else ("vqa", "caption")
-        if model.ranker is None and any(section.pools for section in suite.sections.values()):
-            self.leave_out(f"{suite.name}: no retrieval, because {model.name} only generates text")
-        self.metrics += evaluate(model.answerer, suite, name=MODEL, out=out, tasks=tasks, seed=seed)
-        self.samples += draw_samples(suite, out, model=MODEL, seed=seed)
-        for split, lang in suite.sections:
-            for task in ("vqa", "caption"):
-                path = predictions_path(out, Scope(MODEL, split, lang, task))
-                empty = sum(not row["prediction"] for _, row in read_jsonl(path)) if path.is_file() else 0
-                if empty:  # counted as wrong, and reported
-                    self.failures[f"{split}.{lang}.{task}"] = {"empty": empty}
-
-    def add_dataset(
-        self, model: EvalModel, dataset: DataSet, prompt: Prompt, *, folder: Path, out: Path
-    ) -> None:
-        """Measure a published data set."""
-        if dataset.task == "retrieval" and model.ranker is None:
-            self.leave_out(f"{dataset.title}: not measured, because {model.name} only generates text")
-            return
-        measured = run_dataset(model, dataset, folder=folder, out=out, prompt=prompt)
-        self.metrics += measured.metrics
-        self.card["files"] += measured.files
-        self.card["scores"][dataset.label] = measured.cards
-        if dataset.task != "retrieval":
-            text = prompt.ask("{question}", plain=model.plain)
-            self.card["prompts"][dataset.label] = {"text": text, "source": prompt.source}
-        if measured.failures:
-            self.failures[dataset.label] = dict(measured.failures)
+def _missing(suite: Suite | NamedSuite, data: Path) -> list[str]:
+    """Return one line for each data set whose files do not exist."""
+    lines = [] if isinstance(suite, Suite) else [dataset.missing(data) for dataset in suite.datasets]
+    return [line for line in lines if line]
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from ziya_visual.eval.judge.files import read_model_answers, read_questions
 from ziya_visual.eval.metrics import choice, vqa
 from ziya_visual.eval.models.open import EvalModel, is_ours
 from ziya_visual.eval.report.page import published_results
-from ziya_visual.eval.run import Measured, run_dataset, run_suite
+from ziya_visual.eval.run import EvalRun, run_suite
 from ziya_visual.eval.suites import build_scenes
 from ziya_visual.eval.suites.named import FOLDER, Prompt, load_named, names
 from ziya_visual.scenes import dataset as scenes
@@ -53,13 +53,13 @@ class Knowing:
 
 def measure(
     suite: str, name: str, task: str, folder: Path, out: Path, said: Sequence[str], *, plain: bool = False
-) -> tuple[Measured, Knowing, dict[str, float]]:
+) -> tuple[EvalRun, Knowing, dict[str, float]]:
     model = Knowing(said)
     named = load_named(suite)
     dataset = next(one for one in named.datasets if (one.name, one.task) == (name, task))
     assert dataset.missing(folder) == ""
-    opened = EvalModel("stub", "stock", model, plain=plain)
-    measured = run_dataset(opened, dataset, folder=folder, out=out, prompt=named.prompt(dataset))
+    measured = EvalRun(EvalModel("stub", "stock", model, plain=plain), out, folder)
+    measured.add_dataset(dataset, named.prompt(dataset))
     return measured, model, {row.name: row.value for row in measured.metrics}
 
 
@@ -84,7 +84,9 @@ def test_vqa_is_scored_by_the_official_rule_and_another(data: Path, tmp_path: Pa
     assert model.asked[0] == "what?\nAnswer the question using a single word or phrase."
     official = read_json(tmp_path / "official" / "vqav2.en.vqa.json")
     assert official[0] == {"question_id": 100, "answer": "red"}
-    assert measured.cards[0]["files"]["annotations"]["path"].endswith("v2_mscoco_val2014_annotations.json")
+    assert measured.cards["vqav2.en.vqa"][0]["files"]["annotations"]["path"].endswith(
+        "v2_mscoco_val2014_annotations.json"
+    )
 
 
 def test_a_model_without_template_gets_the_prompt_published_for_such(data: Path, tmp_path: Path) -> None:
@@ -143,10 +145,7 @@ def test_qa90_writes_what_judge_reads(data: Path, tmp_path: Path) -> None:
         named = load_named("qa90")
         dataset = next(one for one in named.datasets if one.lang == lang)
         model = Knowing(["it", "is", "a", "ring"])
-        run_dataset(
-            EvalModel("stub", "stock", model), dataset,
-            folder=data, out=tmp_path, prompt=named.prompt(dataset),
-        )  # fmt: skip
+        EvalRun(EvalModel("stub", "stock", model), tmp_path, data).add_dataset(dataset, named.prompt(dataset))
         assert model.seen == [[f"{n:012d}.jpg" for n in range(4) for _ in (0, 1)]], (
             "a picture's stand together"
         )
@@ -239,23 +238,15 @@ def test_a_broken_file_is_one_line(data: Path, tmp_path: Path) -> None:
     texts.write_text(
         json.dumps({"text_id": 1, "text": "红", "image_ids": [5]}) + "\n" + texts.read_text("utf-8"), "utf-8"
     )
-    opened = EvalModel("stub", "ours", Knowing([]))
+    run = EvalRun(EvalModel("stub", "ours", Knowing([])), tmp_path, tmp_path)
     nameless = dataset.model_copy(update={"task": "caption", "files": {}})
     with pytest.raises(ConfigError, match=r"the format needs files\.images; the suite names none"):
-        run_dataset(opened, nameless, folder=tmp_path, out=tmp_path, prompt=Prompt())
+        run.add_dataset(nameless, Prompt())
     with pytest.raises(ConfigError, match="format 'chinese-clip' serves no vqa; known: gqa, llava"):
-        run_dataset(
-            opened,
-            dataset.model_copy(update={"task": "vqa"}),
-            folder=tmp_path,
-            out=tmp_path,
-            prompt=Prompt(),
-        )
+        run.add_dataset(dataset.model_copy(update={"task": "vqa"}), Prompt())
     caption = dataset.model_copy(update={"task": "caption"})
     with pytest.raises(DataError, match=r"valid_texts\.jsonl: a text without a picture"):
-        run_dataset(
-            opened, caption, folder=tmp_path, out=tmp_path, prompt=load_named("paper-zh").prompt(caption)
-        )
+        run.add_dataset(caption, load_named("paper-zh").prompt(caption))
 
 
 def test_scenes_by_name(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ziya_visual.core.pictures import open_picture
 from ziya_visual.core.records import Example
 from ziya_visual.eval.models.answer_cache import image_hash
 from ziya_visual.forge.ask.client import ask_all
@@ -74,14 +73,14 @@ class Endpoint:
             EndpointError: the endpoint cannot be reached or refuses everything; answers so far are kept.
             ConfigError: an unusable URL, or no key for a remote one.
         """
+        assert images is not None, "an evaluation has its images by image_id"
         self._ledger.uris.clear()
         names: dict[str, str] = {}  # an image is encoded once for all its questions
         bodies = []
         for example in examples:
             image_id = str(example.image_id)
             if image_id not in names:
-                image = open_picture(example) if images is None else images[image_id]
-                names[image_id] = self._ledger.add_image(image)
+                names[image_id] = self._ledger.add_image(images[image_id])
             bodies.append(self._body(example, names[image_id], max_new_tokens))
         keys = self._ledger.add(bodies)
         ask_all(self._ledger, keys, base_url=self._base_url, concurrency=self._concurrency)
