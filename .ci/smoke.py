@@ -6,7 +6,9 @@ from pathlib import Path
 import ziya_visual
 from ziya_visual.core.files import read_examples, write_records, write_text
 from ziya_visual.core.recipe import load_recipe
-from ziya_visual.forge.translate import ACCEPTED, translate
+from ziya_visual.forge.ask.endpoint import Sending
+from ziya_visual.forge.report import ACCEPTED
+from ziya_visual.forge.translate import translate
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.quickstart import CHECKPOINTS, RECIPE
 from ziya_visual.scenes.dataset import write_training
@@ -31,7 +33,7 @@ def main(out: Path) -> None:
     write_text(out / "source.txt", "\n".join(e.messages[-1].content for e in english) + "\n")
     with running_server(SHIPPED / "lm") as url:
         report = translate(
-            english, to="zh", out=out / "forge", model="lm", base_url=url, prompt="translate_plain"
+            english, to="zh", out=out / "forge", sending=Sending("lm", url), prompt="translate_plain"
         )
     print(f"forge: {report.accepted} of {report.records} accepted")
     assert report.accepted_percent >= ACCEPTED_PERCENT, report

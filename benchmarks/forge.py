@@ -39,11 +39,12 @@ from spread import spread  # noqa: E402
 from ziya_visual.core.files import read_examples, write_json, write_records  # noqa: E402
 from ziya_visual.core.records import Example, Message  # noqa: E402
 from ziya_visual.forge.ask.client import ask_all  # noqa: E402
+from ziya_visual.forge.ask.endpoint import Sending  # noqa: E402
 from ziya_visual.forge.ask.ledger import LEDGER_FILE, Ledger, read_totals  # noqa: E402
 from ziya_visual.forge.checks.any_pair import check  # noqa: E402
-from ziya_visual.forge.planning import ExampleFile, Settings, askable, plan_first, record_of, vetted  # noqa: E402
+from ziya_visual.forge.planning import ExampleFile, Settings, plan_first, record_of, sendable, vetted  # noqa: E402
 from ziya_visual.forge.prompting import load_prompt  # noqa: E402
-from ziya_visual.forge.translate import translate, translate_file  # noqa: E402
+from ziya_visual.forge.translate import translate  # noqa: E402
 
 QA90 = ROOT / "shared" / "data" / "judge" / "qa90"
 KILLS = 10
@@ -75,7 +76,7 @@ def throughput(seconds: float, count: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         ledger, keys = planned(Path(folder), count)
         started = time.perf_counter()
-        ask_all(ledger, keys, base_url=server.url, concurrency=AT_ONCE)
+        ask_all(ledger, keys, Sending("m", server.url, AT_ONCE))
         taken = time.perf_counter() - started
         ledger.close()
     server.close()
@@ -118,7 +119,7 @@ def overhead(count: int) -> dict[str, float]:
                 f"bare_{name}_ms": 1000 * processor / count,
                 f"bare_{name}_clock_ms": 1000 * clock / count,
             }
-        clock, processor = clocked(lambda: ask_all(ledger, keys, base_url=server.url, concurrency=AT_ONCE))
+        clock, processor = clocked(lambda: ask_all(ledger, keys, Sending("m", server.url, AT_ONCE)))
         found |= {"ours_ms": 1000 * processor / count, "ours_clock_ms": 1000 * clock / count}
         assert ledger.totals()["states"]["done"] == count
         ledger.close()
@@ -152,9 +153,9 @@ def killed(kills: int, count: int) -> dict[str, int]:
             child.wait()
             if (folder / "out" / LEDGER_FILE).exists():
                 in_flight += read_totals(folder / "out")["states"]["in_flight"]
-        report = translate_file(
-            folder / "in.jsonl", to="zh", out=folder / "out", model="m", base_url=server.url,
-            texts_per_request=1, concurrency=16,
+        report = translate(
+            ExampleFile(folder / "in.jsonl"), to="zh", out=folder / "out", texts_per_request=1,
+            sending=Sending("m", server.url, 16),
         )  # fmt: skip
         made = Counter(e.id for e in read_examples(folder / "out" / "accepted.jsonl"))
     sent = server.stats()
@@ -174,9 +175,9 @@ def killed(kills: int, count: int) -> dict[str, int]:
 
 def child(options: dict[str, str]) -> None:
     """Run the process that is killed."""
-    translate_file(
-        Path(options["in"]), to="zh", out=Path(options["out"]), model="m", base_url=options["url"],
-        texts_per_request=1, concurrency=16,
+    translate(
+        ExampleFile(Path(options["in"])), to="zh", out=Path(options["out"]), texts_per_request=1,
+        sending=Sending("m", options["url"], 16),
     )  # fmt: skip
 
 
@@ -201,7 +202,7 @@ def plan(path: Path) -> None:
     started = time.perf_counter()
     given = settings()
     with Ledger(path.parent / "out") as ledger:
-        keys = plan_first(ledger, askable(vetted(ExampleFile(path)), given), given, 6)
+        keys = plan_first(ledger, sendable(vetted(ExampleFile(path)), given), given, 6)
         waiting = len(ledger.waiting(keys))
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -279,7 +280,7 @@ def main() -> None:
         folder = Path(options.child_fast["dir"])
         examples = read_examples(folder / "in.jsonl")
         url = options.child_fast["url"]
-        translate(examples, to="zh", out=folder / "out", model="m", base_url=url, texts_per_request=1)
+        translate(examples, to="zh", out=folder / "out", sending=Sending("m", url), texts_per_request=1)
     elif options.plan:
         plan(options.plan)
     else:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from ziya_visual.core.files import read_examples
 from ziya_visual.core.records import Example, Message
-from ziya_visual.forge.translate import ACCEPTED, translate
+from ziya_visual.forge.ask.endpoint import Sending
+from ziya_visual.forge.report import ACCEPTED
+from ziya_visual.forge.translate import translate
 
 
 def main(path: str, out: str, model: str, base_url: str, prompt: str = "translate") -> None:
@@ -23,7 +25,7 @@ def main(path: str, out: str, model: str, base_url: str, prompt: str = "translat
         for number, text in enumerate(texts, start=1)
         if text.strip()
     ]
-    report = translate(captions, to="zh", out=Path(out), model=model, base_url=base_url, prompt=prompt)
+    report = translate(captions, to="zh", out=Path(out), sending=Sending(model, base_url), prompt=prompt)
     for example in read_examples(Path(out) / ACCEPTED):
         print(f"{texts[int(example.provenance.translated_from) - 1]}\t{example.messages[0].content}")
     print(f"accepted {report.accepted} of {report.records}; rejected: {report.rejected}", file=sys.stderr)

@@ -24,6 +24,7 @@ from ziya_visual.eval.report.page import Target, write_report
 from ziya_visual.eval.results import Metric, Scope, results
 from ziya_visual.eval.run import draw_samples, evaluate, majority
 from ziya_visual.eval.suites import Suite, build_scenes
+from ziya_visual.forge.ask.endpoint import Sending
 from ziya_visual.forge.translate import translate
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.scenes import dataset
@@ -120,11 +121,9 @@ def _forge(out: Path, parts: Path, english: list[Example]) -> list[Metric]:
             english,
             to="zh",
             out=folder,
-            model="lm",
-            base_url=base_url,
+            sending=Sending("lm", base_url, CONCURRENCY),
             prompt="translate_plain",
             texts_per_request=TEXTS_PER_REQUEST,
-            concurrency=CONCURRENCY,
         )
     chinese = read_examples(folder / "accepted.jsonl")
     write_records(out / "data" / "chinese.jsonl", chinese)

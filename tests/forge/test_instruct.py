@@ -6,9 +6,9 @@ from loopback import Endpoint, Reply, caption
 
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.files import read_examples, read_jsonl
-from ziya_visual.forge import instruct as forge_instruct
+from ziya_visual.forge.ask.endpoint import Sending
 from ziya_visual.forge.ask.ledger import Outcome
-from ziya_visual.forge.dialogue import read_dialogue
+from ziya_visual.forge.instruct import instruct, read_dialogue
 
 GOOD = {"turns": [{"question": "有什么？", "answer": "有一只猫。"}]}
 
@@ -31,10 +31,9 @@ def test_captions_become_dialogues_once(endpoint: Endpoint, tmp_path: Path) -> N
         "kinds": ["conversation", "detail", "reasoning"],
         "lang": "zh",
         "out": tmp_path,
-        "model": "m",
-        "base_url": endpoint.url,
+        "sending": Sending("m", endpoint.url),
     }
-    report = forge_instruct.instruct(examples, **options)
+    report = instruct(examples, **options)
     assert (report["pictures"], report["records"], report["accepted"], report["sent"]) == (1, 3, 2, 3)
     assert report["rejected"] == {"not_json": 1}
     made = read_examples(tmp_path / "accepted.jsonl")
@@ -42,9 +41,9 @@ def test_captions_become_dialogues_once(endpoint: Endpoint, tmp_path: Path) -> N
     assert (made[0].task, made[0].lang, made[0].image_id) == ("dialogue", "zh", "i")
     assert [row["id"] for _, row in read_jsonl(tmp_path / "rejected.jsonl")] == ["i:reasoning:zh"]
     assert endpoint.prompts[0].endswith("Captions:\n- A cat sits.\n- A cat on a mat.")
-    assert forge_instruct.instruct(examples, **options)["sent"] == 0
+    assert instruct(examples, **options)["sent"] == 0
     with pytest.raises(ConfigError, match="did you mean 'detail'"):
-        forge_instruct.instruct(examples, **{**options, "kinds": ["details"]})
+        instruct(examples, **{**options, "kinds": ["details"]})
 
 
 @pytest.mark.parametrize(

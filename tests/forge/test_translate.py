@@ -16,16 +16,20 @@ from loopback import TEXTS, Endpoint, Reply, caption, captions, vqa
 from ziya_visual.core.errors import ConfigError, DataError, EndpointError
 from ziya_visual.core.files import read_examples, read_json, read_jsonl, write_records
 from ziya_visual.core.records import Example, Message
+from ziya_visual.forge.ask.endpoint import Sending
 from ziya_visual.forge.ask.ledger import Ledger
 from ziya_visual.forge.report import report, status
 from ziya_visual.forge.translate import TranslationReport, translate
 
-FAST = {"backoff_seconds": 0.01, "timeout_seconds": 5.0}
+FAST: dict[str, Any] = {"backoff_seconds": 0.01, "timeout_seconds": 5.0}
 
 
 def run(examples: list[Example], out: Path, endpoint: Endpoint, **options: Any) -> TranslationReport:
-    defaults = {"to": "zh", "model": "tiny", "prompt": "translate_plain", **FAST}
-    return translate(examples, out=out, base_url=endpoint.url, **{**defaults, **options})
+    names = {field.name for field in dataclasses.fields(Sending)} & options.keys()
+    sending = Sending("tiny", endpoint.url, **{**FAST, **{name: options.pop(name) for name in names}})
+    return translate(
+        examples, **{"to": "zh", "out": out, "prompt": "translate_plain", **options}, sending=sending
+    )
 
 
 def rejected(out: Path) -> dict[str, list[str]]:
@@ -149,13 +153,13 @@ def test_errors_are_one_line_and_never_hold_the_key(
     assert endpoint.keys == ["Bearer sk-secret"]
     assert b"sk-secret" not in b"".join(p.read_bytes() for p in (tmp_path / "a").iterdir())
     with pytest.raises(EndpointError, match="no connection"):
-        translate(
-            captions(1), to="zh", out=tmp_path / "b", model="m", base_url="http://127.0.0.1:9/v1",
-            max_attempts=2, **FAST,
-        )  # fmt: skip
+        sending = Sending("m", "http://127.0.0.1:9/v1", max_attempts=2, **FAST)
+        translate(captions(1), to="zh", out=tmp_path / "b", sending=sending)
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
-        translate(captions(1), to="zh", out=tmp_path / "c", model="m", base_url="https://api.example.org/v1")
+        translate(
+            captions(1), to="zh", out=tmp_path / "c", sending=Sending("m", "https://api.example.org/v1")
+        )
     with pytest.raises(ConfigError, match="did you mean 'translate'"):
         run(captions(1), tmp_path, endpoint, prompt="translat")
     with pytest.raises(DataError, match="two records have the id 'c0'"):
@@ -182,10 +186,11 @@ CHILD = """
 import sys
 from pathlib import Path
 from ziya_visual.core.files import read_examples
+from ziya_visual.forge.ask.endpoint import Sending
 from ziya_visual.forge.translate import translate
 source, out, url = sys.argv[1:]
-translate(read_examples(Path(source)), to="zh", out=Path(out), model="tiny", base_url=url,
-          prompt="translate_plain", texts_per_request=1, concurrency=4, backoff_seconds=0.01)
+translate(read_examples(Path(source)), to="zh", out=Path(out), sending=Sending("tiny", url, 4),
+          prompt="translate_plain", texts_per_request=1)
 """
 
 

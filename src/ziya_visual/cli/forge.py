@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ziya_visual.cli.arguments import show
+
+if TYPE_CHECKING:
+    from ziya_visual.forge.ask.endpoint import Sending
 
 forge = typer.Typer(no_args_is_help=True, help="Make data with a language model: translate, instruct, check.")
 
@@ -30,6 +34,17 @@ RequestRate = Annotated[float | None, typer.Option(help="Maximum number of reque
 TokenRate = Annotated[float | None, typer.Option(help="Maximum number of tokens per minute.")]
 Timeout = Annotated[float, typer.Option(help="Seconds allowed for one attempt.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Estimate the cost; send and write nothing.")]
+
+
+def _sending(options: dict[str, Any]) -> Sending:
+    """Return the sending options among the arguments of a command."""
+    from ziya_visual.forge.ask.endpoint import Sending
+    from ziya_visual.forge.ask.limits import read_price
+
+    names = {field.name for field in fields(Sending)} & options.keys()
+    price = read_price(options["prices"], options["model"]) if options["prices"] else None
+    values = {name: options[name] for name in names} | {"base_url": tuple(options["base_url"])}
+    return Sending(**values, price=price)
 
 
 @forge.command()
@@ -56,7 +71,7 @@ def translate(
     timeout_seconds: Timeout = 120.0,
     prices: Prices = None,
     budget_usd: Budget = None,
-    batch: Batch = False,
+    use_batches: Batch = False,
     dry_run: DryRun = False,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="ray runs partitions on Ray Data.")
@@ -64,31 +79,23 @@ def translate(
     partitions: Annotated[int, typer.Option(min=1, help="Number of parallel ledgers with --engine ray.")] = 8,
 ) -> None:
     """Translate records with a language model. A killed run resumes where it stopped."""
-    from ziya_visual.forge.command import run_translate
+    sending = _sending(locals())
+    from ziya_visual.forge.run import run_translate
 
-    show(
-        run_translate(
-            examples,
-            to=to,
-            out=out,
-            model=model,
-            base_url=base_url,
-            prompt=prompt,
-            texts_per_request=texts_per_request,
-            glossary=glossary,
-            shots=shots,
-            extra_checks=extra_check or [],
-            prices=prices,
-            budget_usd=budget_usd,
-            use_batches=batch,
-            dry_run=dry_run,
-            partitions=partitions if engine == "ray" else None,
-            concurrency=concurrency,
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-            timeout_seconds=timeout_seconds,
-        )
+    counts = run_translate(
+        examples,
+        to=to,
+        out=out,
+        sending=sending,
+        prompt=prompt,
+        texts_per_request=texts_per_request,
+        glossary=glossary,
+        shots=shots,
+        extra_checks=extra_check or [],
+        dry_run=dry_run,
+        partitions=partitions if engine == "ray" else None,
     )
+    show(counts)
 
 
 @forge.command()
@@ -116,35 +123,26 @@ def instruct(
     timeout_seconds: Timeout = 120.0,
     prices: Prices = None,
     budget_usd: Budget = None,
-    batch: Batch = False,
+    use_batches: Batch = False,
     dry_run: DryRun = False,
 ) -> None:
     """Make dialogues from captions and boxes with a language model."""
-    from ziya_visual.forge.command import run_instruct
+    sending = _sending(locals())
+    from ziya_visual.forge.run import run_instruct
 
-    options: dict[str, Any] = {} if kind is None else {"kinds": kind}
-    show(
-        run_instruct(
-            examples,
-            lang=to,
-            out=out,
-            model=model,
-            base_url=base_url,
-            through=through,
-            prices=prices,
-            budget_usd=budget_usd,
-            use_batches=batch,
-            dry_run=dry_run,
-            turns=turns,
-            prompt=prompt,
-            with_image=with_image,
-            concurrency=concurrency,
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-            timeout_seconds=timeout_seconds,
-            **options,
-        )
+    counts = run_instruct(
+        examples,
+        lang=to,
+        out=out,
+        sending=sending,
+        kinds=kind,
+        turns=turns,
+        prompt=prompt,
+        show_image=with_image,
+        through=through,
+        dry_run=dry_run,
     )
+    show(counts)
 
 
 @forge.command()
@@ -155,7 +153,7 @@ def check(
     out: Annotated[Path, typer.Option(help="JSONL of id, ok and reasons.")],
 ) -> None:
     """Check translation pairs from any source, without a language model."""
-    from ziya_visual.forge.pairs import check_pairs
+    from ziya_visual.forge.run import check_pairs
 
     summary = check_pairs(pairs, source_lang=source_lang, target_lang=target_lang, out=out)
     typer.echo(json.dumps(summary, ensure_ascii=False))

@@ -1,12 +1,13 @@
-"""Captions, boxes and questions become dialogues by in-context learning (as for LLaVA and Ziya-Visual)."""
+"""Dialogues from captions, boxes and questions by in-context learning, as for LLaVA and Ziya-Visual."""
 
 from __future__ import annotations
 
 import functools
 import itertools
+import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,75 +15,96 @@ from typing import Any
 import yaml
 
 from ziya_visual.core.errors import ConfigError, nearest
-from ziya_visual.core.files import read_examples, read_text, write_json, write_jsonl, write_records
-from ziya_visual.core.log import progress
+from ziya_visual.core.files import read_text, write_json, write_jsonl, write_records
 from ziya_visual.core.records import Box, Example, ImageRef, Message, Provenance
-from ziya_visual.forge.ask import batch_api
 from ziya_visual.forge.ask.client import ask_all
-from ziya_visual.forge.ask.cost import Price, dollars
-from ziya_visual.forge.ask.ledger import Ledger
+from ziya_visual.forge.ask.endpoint import Sending
+from ziya_visual.forge.ask.ledger import Ledger, Outcome
+from ziya_visual.forge.checks import any_pair
 from ziya_visual.forge.checks.near_duplicates import near_duplicates
-from ziya_visual.forge.dialogue import CHECKS, GROUNDED, read_dialogue
-from ziya_visual.forge.planning import batched, vetted
-from ziya_visual.forge.prompting import FOLDER, Prompt, language_name, load_prompt
-from ziya_visual.forge.review import picture
-from ziya_visual.forge.translate import ACCEPTED, REJECTED, REPORT, budget_of
+from ziya_visual.forge.planning import Estimate, batched, estimate, vetted
+from ziya_visual.forge.prompting import FOLDER, language_name, load_prompt, read_json_reply, with_image
+from ziya_visual.forge.report import ACCEPTED, REJECTED, REPORT, count_reasons, spending
 
-KINDS = ("conversation", "detail", "reasoning", GROUNDED, "false_premise")
+FALSE_PREMISE, GROUNDED = "false_premise", "grounded"
+KINDS = ("conversation", "detail", "reasoning", GROUNDED, FALSE_PREMISE)
+CHECKS = (
+    "language", "refusal", "repetition", "placeholders", "mentions_source", "same_question", "boxes",
+)  # fmt: skip
+DIALOGUE_TOKENS = 250  # of one dialogue, about
+_SOURCE_WORDS = re.compile(
+    r"\bcaptions?\b|\bbounding box|\bthe descriptions?\b|\bcoordinates?\b|根据描述|描述中|标题"
+    r"|说明文字|坐标|边界框",
+    re.IGNORECASE,
+)
+_BOX = re.compile(r"\[\s*(-?[\d.]+)\s*,\s*(-?[\d.]+)\s*,\s*(-?[\d.]+)\s*,\s*(-?[\d.]+)\s*\]")
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """Everything that is known in words about one picture; ``asked`` are questions with their answers."""
+class KnownImage:
+    """Everything known in words about one image; ``questions`` have their answers."""
 
     image_id: str
     image: ImageRef | None
     captions: tuple[str, ...]
     boxes: tuple[Box, ...]
-    asked: tuple[tuple[str, str], ...]
+    questions: tuple[tuple[str, str], ...]
     source: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class Dialogue:
     """One dialogue to make."""
 
-    picture: Picture
+    known: KnownImage
     kind: str
     lang: str
 
     @property
     def id(self) -> str:
-        return f"{self.picture.image_id}:{self.kind}:{self.lang}"
+        """Return the id of the example to be made."""
+        return f"{self.known.image_id}:{self.kind}:{self.lang}"
 
 
-def pictures_of(examples: Sequence[Example]) -> list[Picture]:
-    """Captions, boxes, questions and answers by picture, in order of appearance; without a caption, none."""
-    grouped: dict[str, list[Example]] = {}
+def known_images(examples: Sequence[Example]) -> list[KnownImage]:
+    """Collect captions, boxes and questions by image, in order; skip images without a caption."""
+    by_image: dict[str, list[Example]] = {}
     for example in examples:
         if example.task in ("caption", "vqa", "grounded"):
-            grouped.setdefault(example.image_id or example.id, []).append(example)
-    found = []
-    for image_id, group in grouped.items():
-        captions = [e for e in group if e.task == "caption"]
-        said = [m.content.strip() for e in captions for m in e.messages if m.role == "assistant"]
-        asked = [pair for e in group if e.task != "caption" for pair in _turns(e.messages)]
-        boxes = dict.fromkeys(box for example in group for box in example.boxes)
-        texts = tuple(dict.fromkeys(text for text in said if text))
-        if texts:
-            first = captions[0]
-            found.append(
-                Picture(image_id, first.image, texts, tuple(boxes), tuple(dict.fromkeys(asked)), first.source)
-            )
-    return found
+            by_image.setdefault(example.image_id or example.id, []).append(example)
+    images = []
+    for image_id, group in by_image.items():
+        captioned = [e for e in group if e.task == "caption"]
+        texts = [m.content.strip() for e in captioned for m in e.messages if m.role == "assistant"]
+        captions = tuple(dict.fromkeys(text for text in texts if text))
+        if captions:
+            questions = [turn for e in group if e.task != "caption" for turn in _turns(e.messages)]
+            boxes = dict.fromkeys(box for example in group for box in example.boxes)
+            image, source = captioned[0].image, captioned[0].source
+            unique = tuple(dict.fromkeys(questions))
+            images.append(KnownImage(image_id, image, captions, tuple(boxes), unique, source))
+    return images
 
 
 def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
     return [
-        (ask.content.strip(), reply.content.strip())
-        for ask, reply in itertools.pairwise(messages)
-        if (ask.role, reply.role) == ("user", "assistant")
+        (question.content.strip(), answer.content.strip())
+        for question, answer in itertools.pairwise(messages)
+        if (question.role, answer.role) == ("user", "assistant")
     ]
+
+
+def plan_dialogues(examples: Sequence[Example], lang: str, kinds: Sequence[str]) -> list[Dialogue]:
+    """List every kind of dialogue for every captioned image, ``grounded`` only for those with boxes.
+
+    Raises:
+        ConfigError: An unknown kind.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ConfigError(f"no kind of conversation {kind!r}{nearest(kind, KINDS)}")
+    images = known_images(examples)
+    return [Dialogue(i, kind, lang) for i in images for kind in kinds if i.boxes or kind != GROUNDED]
 
 
 def instruct(
@@ -90,163 +112,194 @@ def instruct(
     *,
     lang: str,
     out: Path,
-    model: str,
-    base_url: str | Sequence[str],
+    sending: Sending,
     kinds: Sequence[str] = KINDS,
     turns: int = 3,
     prompt: str = "instruct",
-    with_image: bool = False,
-    params: Mapping[str, Any] | None = None,
-    price: Price | None = None,
-    budget_usd: float | None = None,
-    use_batches: bool = False,
-    **sending: Any,
+    show_image: bool = False,
 ) -> dict[str, Any]:
-    """Make a dialogue of every kind for every captioned picture; accepted.jsonl, rejected.jsonl, report.json.
+    """Make a dialogue of every kind for every captioned image; accepted.jsonl, rejected.jsonl, report.json.
 
     Args:
-        examples: captions, in any language, and what else is known of their pictures.
-        lang: of the conversations.
-        out: the folder, with the ledger; a second run with the same arguments sends nothing.
-        model: the endpoint's name of it.
-        base_url: of an OpenAI-compatible endpoint, with ``/v1``; of several, the first that works is asked.
-        kinds: of :data:`KINDS`; ``grounded`` for pictures with boxes alone.
-        turns: questions in a conversation.
-        prompt: a name or a ``.jinja`` file.
-        with_image: show the picture too.
-        params: more of the request's body; temperature 0.7 unless given.
-        price: dollars per million tokens of prompt and completion.
-        budget_usd: what the folder may cost in all; needs ``price``.
-        use_batches: through the Batch API.
-        sending: ``concurrency`` and the options of :class:`ziya_visual.forge.ask.endpoint.Client`.
+        examples: Captions in any language, and whatever else is known about their images.
+        lang: Language of the dialogues.
+        out: Folder for the files and the ledger; a second run with the same arguments sends nothing.
+        sending: The model, its endpoint, and how to send requests; temperature 0.7 unless it has another.
+        kinds: Kinds from :data:`KINDS`; ``grounded`` only for images with boxes.
+        turns: Questions in a conversation.
+        prompt: A name or a ``.jinja`` file.
+        show_image: Whether to send the image too.
 
     Returns:
         The report: pictures, records, accepted, rejected by reason, requests, sent, tokens, usd, seconds.
 
     Raises:
-        ConfigError, DataError, EndpointError: as :func:`ziya_visual.forge.translate.translate`.
+        ConfigError, DataError, EndpointError: As :func:`ziya_visual.forge.translate.translate`.
     """
     started = time.monotonic()
-    for kind in kinds:
-        if kind not in KINDS:
-            raise ConfigError(f"no kind of conversation {kind!r}{nearest(kind, KINDS)}")
-    template, pictures = load_prompt(prompt), pictures_of(list(vetted(examples)))
-    jobs = [_Job(p, kind, lang) for p in pictures for kind in kinds if p.boxes or kind != GROUNDED]
+    dialogues = plan_dialogues(list(vetted(examples)), lang, kinds)
     with Ledger(out) as ledger:
-        sending = {"base_url": base_url, **sending}
-        if budget_usd is not None:
-            sending["budget"] = budget_of(ledger, budget_usd, price)
-        bodies = (
-            body_of(j.picture, j.kind, template, lang, model, turns, params or {}, with_image=with_image)
-            for j in jobs
-        )
+        bodies = (body_of(d, sending, turns=turns, prompt=prompt, show_image=show_image) for d in dialogues)
         keys = [key for some in batched(bodies, 100) for key in ledger.add(some)]
-        with progress("forge instruct", total=len(ledger.waiting(keys))) as bar:
-            send = batch_api.ask_all if use_batches else ask_all
-            sent = send(ledger, keys, on_done=lambda outcome: bar.advance(), **sending)
-        made, rejected = _read(ledger, jobs, keys, model, template.hash)
-        totals = ledger.totals()
-    write_records(out / ACCEPTED, made)
+        sent = ask_all(ledger, keys, sending, title="forge instruct")
+        provenance = Provenance(
+            origin="forge", model=sending.model, prompt_hash=load_prompt(prompt).hash, checks=CHECKS
+        )
+        accepted, rejected = _read(ledger, dialogues, keys, provenance)
+        spent = spending(ledger, sending)
+    write_records(out / ACCEPTED, accepted)
     write_jsonl(out / REJECTED, rejected)
-    reasons = Counter(reason.split(":")[0] for row in rejected for reason in row["reasons"])
-    tokens = {name: totals[name] for name in ("prompt_tokens", "completion_tokens")}
+    reasons: Counter[str] = Counter()
+    for row in rejected:
+        count_reasons(reasons, row)
     report = {
-        "pictures": len(pictures),
-        "records": len(jobs),
-        "accepted": len(made),
+        "pictures": len(known_images(examples)),
+        "records": len(dialogues),
+        "accepted": len(accepted),
         "rejected": dict(reasons.most_common()),
-        "accepted_percent": round(100 * len(made) / max(1, len(jobs)), 2),
+        "accepted_percent": round(100 * len(accepted) / max(1, len(dialogues)), 2),
         "requests": len(set(keys)),
         "sent": sent,
-        **tokens,
-        "usd": None if price is None else round(dollars(price, **tokens), 6),
+        **spent,
         "seconds": round(time.monotonic() - started, 3),
     }
     write_json(out / REPORT, report)
     return report
 
 
-def instruct_file(
-    in_path: Path, *, lang: str, out: Path, model: str, base_url: str | Sequence[str], **options: Any
-) -> dict[str, Any]:
-    """:func:`instruct` over a JSONL file of examples."""
-    return instruct(read_examples(in_path), lang=lang, out=out, model=model, base_url=base_url, **options)
-
-
-def _read(
-    ledger: Ledger, jobs: Sequence[_Job], keys: Sequence[str], model: str, prompt_hash: str
-) -> tuple[list[Example], list[dict[str, Any]]]:
-    """What passed, and rows of what did not; one that nearly repeats an earlier one does not."""
-    made: list[Example] = []
-    rejected: list[dict[str, Any]] = []
-    for job, key in zip(jobs, keys, strict=True):
-        outcome = ledger.outcome(key)
-        dialogue, reasons = read_dialogue(outcome, job.lang, kind=job.kind, boxes=job.picture.boxes)
-        if reasons:
-            if outcome.answer is not None:
-                ledger.reject({key: reasons[0]})
-            source = job.picture.captions
-            rejected.append({"id": job.id, "reasons": reasons, "source": source, "target": outcome.answer})
-        else:
-            made.append(_example(job, dialogue, model=model, prompt_hash=prompt_hash))
-    texts = ["\n".join(message.content for message in example.messages) for example in made]
-    twins = {later: earlier for earlier, later in near_duplicates(texts)}
-    for later, earlier in twins.items():
-        reason = f"near_duplicate: {made[earlier].id}"
-        source = tuple(message.content for message in made[earlier].messages)
-        rejected.append({"id": made[later].id, "reasons": [reason], "source": source, "target": texts[later]})
-    return [example for place, example in enumerate(made) if place not in twins], rejected
-
-
 def body_of(
-    known: Picture,
-    kind: str,
-    template: Prompt,
-    lang: str,
-    model: str,
-    turns: int,
-    params: Mapping[str, Any],
-    *,
-    with_image: bool = False,
+    dialogue: Dialogue, sending: Sending, *, turns: int, prompt: str, show_image: bool = False
 ) -> dict[str, Any]:
-    """The request for one dialogue."""
-    examples = _shown()
-    shown = examples.get(lang.split("-")[0], examples["en"])[kind]
+    """Return the body of the request for one dialogue."""
+    known = dialogue.known
+    by_lang = _examples_in_context()
     values = {
-        "language": language_name(lang),
-        "kind": kind,
+        "language": language_name(dialogue.lang),
+        "kind": dialogue.kind,
         "turns": turns,
-        "examples": [shown],
+        "examples": [by_lang.get(dialogue.lang.split("-")[0], by_lang["en"])[dialogue.kind]],
         "captions": known.captions,
         "boxes": known.boxes,
-        "asked": known.asked,
+        "asked": known.questions,
     }
-    content: Any = template.render(values)
-    if with_image:
-        seen = Example(known.image_id, lang, "caption", (), image=known.image)
-        content = [{"type": "text", "text": content}, picture(seen)]
+    content: Any = load_prompt(prompt).render(values)
+    if show_image:
+        content = with_image(content, Example(known.image_id, "", "caption", (), image=known.image))
     messages = [{"role": "user", "content": content}]
-    return {"model": model, "messages": messages, "max_tokens": 1024, "temperature": 0.7, **params}
+    defaults = {"model": sending.model, "messages": messages, "max_tokens": 1024, "temperature": 0.7}
+    return {**defaults, **sending.params}
 
 
 @functools.cache
-def _shown() -> dict[str, Any]:
-    """One example of each kind, by language."""
+def _examples_in_context() -> dict[str, Any]:
+    """Read one example of each kind, by language."""
     examples: dict[str, Any] = yaml.safe_load(read_text(FOLDER / "instruct_examples.yaml"))
     return examples
 
 
-def _example(job: _Job, dialogue: tuple[Message, ...], *, model: str, prompt_hash: str) -> Example:
-    grounded = job.kind == GROUNDED
+def estimate_instructions(
+    examples: Sequence[Example],
+    *,
+    lang: str,
+    sending: Sending,
+    kinds: Sequence[str] = KINDS,
+    turns: int = 3,
+    prompt: str = "instruct",
+) -> Estimate:
+    """Estimate the cost of dialogues without sending anything; images that are sent cost more."""
+    dialogues = plan_dialogues(examples, lang, kinds)
+    bodies = (body_of(dialogue, sending, turns=turns, prompt=prompt) for dialogue in dialogues)
+    prompts = (body["messages"][0]["content"] for body in bodies)
+    count = len(dialogues)
+    return estimate(sending, records=count, prompts=prompts, completion_tokens=count * DIALOGUE_TOKENS)
+
+
+# --- from a raw reply to an example ---
+
+
+def _read(
+    ledger: Ledger, dialogues: Sequence[Dialogue], keys: Sequence[str], provenance: Provenance
+) -> tuple[list[Example], list[dict[str, Any]]]:
+    """Return the accepted examples and the rejected rows, near-duplicates of earlier examples among them."""
+    examples: list[Example] = []
+    rejected: list[dict[str, Any]] = []
+    for dialogue, key in zip(dialogues, keys, strict=True):
+        outcome = ledger.outcome(key)
+        messages, reasons = read_dialogue(
+            outcome, dialogue.lang, kind=dialogue.kind, boxes=dialogue.known.boxes
+        )
+        if not reasons:
+            examples.append(_example(dialogue, messages, provenance))
+            continue
+        if outcome.answer is not None:
+            ledger.reject({key: reasons[0]})
+        source, target = dialogue.known.captions, outcome.answer
+        rejected.append({"id": dialogue.id, "reasons": reasons, "source": source, "target": target})
+    texts = ["\n".join(message.content for message in example.messages) for example in examples]
+    twins = {later: earlier for earlier, later in near_duplicates(texts)}
+    for later, earlier in twins.items():
+        reason = f"near_duplicate: {examples[earlier].id}"
+        source = tuple(message.content for message in examples[earlier].messages)
+        row = {"id": examples[later].id, "reasons": [reason], "source": source, "target": texts[later]}
+        rejected.append(row)
+    return [example for place, example in enumerate(examples) if place not in twins], rejected
+
+
+def _example(dialogue: Dialogue, messages: tuple[Message, ...], provenance: Provenance) -> Example:
+    grounded = dialogue.kind == GROUNDED
+    known = dialogue.known
     return Example(
-        id=job.id,
-        lang=job.lang,
+        id=dialogue.id,
+        lang=dialogue.lang,
         task="grounded" if grounded else "dialogue",
-        messages=dialogue,
-        image=job.picture.image,
-        image_id=job.picture.image_id,
-        boxes=job.picture.boxes if grounded else (),
-        meta={"kind": job.kind},
-        source=job.picture.source,
-        provenance=Provenance(origin="forge", model=model, prompt_hash=prompt_hash, checks=CHECKS),
+        messages=messages,
+        image=known.image,
+        image_id=known.image_id,
+        boxes=known.boxes if grounded else (),
+        meta={"kind": dialogue.kind},
+        source=known.source,
+        provenance=provenance,
     )
+
+
+def read_dialogue(
+    outcome: Outcome, lang: str, *, kind: str = "conversation", boxes: Sequence[Box] = ()
+) -> tuple[tuple[Message, ...], list[str]]:
+    """Return the dialogue in a reply, and the reasons against it (then the dialogue may be empty)."""
+    if outcome.answer is None or outcome.missing:
+        return (), [outcome.missing or ""]
+    if outcome.finish_reason == "length":
+        return (), ["truncated"]
+    turns = read_json_reply(outcome.answer).get("turns")
+    if not isinstance(turns, list) or not turns:
+        return (), ["refusal" if any_pair.refuses(outcome.answer) else "not_json"]
+    messages: list[Message] = []
+    for turn in turns:
+        pair = (turn.get("question"), turn.get("answer")) if isinstance(turn, dict) else (None, None)
+        if not all(isinstance(text, str) and text.strip() for text in pair):
+            return (), ["turn_without_question_or_answer"]
+        messages += [Message("user", str(pair[0]).strip()), Message("assistant", str(pair[1]).strip())]
+    return tuple(messages), _judge(messages, lang, kind, boxes)
+
+
+def _judge(messages: Sequence[Message], lang: str, kind: str, boxes: Sequence[Box]) -> list[str]:
+    texts = [message.content for message in messages]
+    questions = [message.content for message in messages if message.role == "user"]
+    failed = {
+        "language": not all(any_pair.in_language(text, lang) for text in texts),
+        "refusal": kind != FALSE_PREMISE and any(any_pair.refuses(text) for text in texts),
+        "repetition": any(any_pair.repeats(text) for text in texts),
+        "placeholders": any("<image>" in text for text in texts),
+        "mentions_source": any(_SOURCE_WORDS.search(text) for text in texts),
+        "same_question": len(set(questions)) < len(questions),
+        "boxes": not _boxes_are_known(texts, boxes, needed=kind == GROUNDED),
+    }
+    assert tuple(failed) == CHECKS
+    return [reason for reason, failing in failed.items() if failing]
+
+
+def _boxes_are_known(texts: Sequence[str], boxes: Sequence[Box], *, needed: bool) -> bool:
+    """Return whether every box in the texts is one of the image's, and there is one if it is ``needed``."""
+    named = [tuple(map(float, match)) for text in texts for match in _BOX.findall(text)]
+    known = {tuple(map(float, box.xyxy)) for box in boxes}
+    return known.issuperset(named) and (bool(named) or not needed)

@@ -1,6 +1,6 @@
-"""From examples to requests: equal records once, short ones together, a dialogue by itself.
+"""From examples to requests: equal records once, short ones together, each dialogue by itself.
 
-Everything here is a stream: a million records are planned without being held.
+Everything here is a stream, so a million records are planned without being held in memory.
 """
 
 from __future__ import annotations
@@ -19,16 +19,26 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.core.files import canonical_json, hash_bytes, hash_json, iterate_examples, read_text
+from ziya_visual.core.errors import ConfigError, DataError, one_line
+from ziya_visual.core.files import (
+    canonical_json,
+    hash_bytes,
+    hash_json,
+    iterate_examples,
+    read_jsonl,
+    read_text,
+)
 from ziya_visual.core.records import Example
+from ziya_visual.forge.ask.endpoint import Sending
 from ziya_visual.forge.ask.ledger import Ask, Ledger
-from ziya_visual.forge.prompting import Prompt, language_name
+from ziya_visual.forge.ask.limits import dollars, estimate_tokens
+from ziya_visual.forge.prompting import Prompt, language_name, load_prompt
 
+Pairs = tuple[tuple[str, str], ...]
 _AT_ONCE = 2000  # records or requests that are held together
-# Keys are random, so that each commit writes most pages of their index; a longer log is slow to read.
-_BATCHES_A_COMMIT = 32
-# What a strict endpoint is told to answer with; one that does not know the field is asked without it.
+# Keys are random, so each commit writes most pages of their index, and a longer log is slow to read.
+_BATCHES_PER_COMMIT = 32
+# The reply's schema for strict endpoints; one that does not know the field is asked without it.
 STRUCTURE: dict[str, Any] = {
     "type": "json_schema",
     "json_schema": {
@@ -46,48 +56,60 @@ STRUCTURE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything besides the texts that decides what is sent.
+    """Everything besides the texts that decides the body of a request.
 
     Attributes:
         to: BCP-47 tag of the target language.
-        model: the endpoint's name of it.
-        prompt: the template.
-        params: more of the request's body.
-        glossary: source term -> how it must be said.
-        shots: example translations, (source, target), that are put in context.
+        model: The endpoint's name for the model.
+        prompt: The template.
+        params: Further fields of the body.
+        glossary: Pairs of a source term and its required translation.
+        shots: Example translations, (source, target), that are put in context.
     """
 
     to: str
     model: str
     prompt: Prompt
     params: Mapping[str, Any]
-    glossary: tuple[tuple[str, str], ...] = ()
-    shots: tuple[tuple[str, str], ...] = ()
+    glossary: Pairs = ()
+    shots: Pairs = ()
+
+    @staticmethod
+    def of(to: str, sending: Sending, prompt: str, glossary: Pairs = (), shots: Pairs = ()) -> Settings:
+        """Load the prompt and set temperature 0, unless ``sending`` has another.
+
+        Raises:
+            ConfigError: No such prompt, or one without a place for a glossary or examples.
+        """
+        template = load_prompt(prompt)
+        if template.plain and (glossary or shots):
+            raise ConfigError(f"prompt {prompt!r} has no place for a glossary or examples; use 'translate'")
+        return Settings(to, sending.model, template, {"temperature": 0, **sending.params}, glossary, shots)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of all that the records of a run share."""
+        """Return a hash of everything that the records of a run share."""
         return hash_json([self.to, self.model, self.prompt.hash, dict(self.params), self.shots])
 
     @functools.cached_property
     def language(self) -> str:
-        """The target language's tag without its region."""
+        """Return the target language's tag without its region."""
         return self.to.split("-")[0]
 
     def terms(self, texts: Iterable[str]) -> list[tuple[str, str]]:
-        """The glossary's entries that occur in the texts, as whole words and regardless of case."""
+        """Return the glossary's entries that occur in the texts as whole words, ignoring case."""
         joined = "\n".join(texts)
         return [
-            (term, said)
-            for term, said in self.glossary
+            (term, translation)
+            for term, translation in self.glossary
             if re.search(rf"(?<!\w){re.escape(term)}(?!\w)", joined, re.IGNORECASE)
         ]
 
 
 class Record(NamedTuple):
-    """What one or more examples have in common: the texts to translate, as one unit.
+    """The texts that one or more equal examples need translated, as one unit.
 
-    ``texts`` are the messages' contents, then those answers that no message holds.
+    ``texts`` are the contents of the messages, then those answers that no message contains.
     """
 
     key: str
@@ -98,7 +120,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExampleFile:
-    """A JSONL file of records that can be gone through again and again without being held."""
+    """A JSONL file of records that can be read repeatedly without being held in memory."""
 
     path: Path
 
@@ -106,35 +128,52 @@ class ExampleFile:
         return iterate_examples(self.path)
 
 
-def read_glossary(path: Path) -> tuple[tuple[str, str], ...]:
-    """A YAML map: source term -> target term.
+def read_glossary(path: Path) -> Pairs:
+    """Read a YAML map: source term -> target term.
 
     Raises:
-        ConfigError: the file is no such map.
+        ConfigError: The file is not such a map.
     """
     try:
         terms = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: no YAML ({' '.join(str(error).split())[:120]})") from error
+        raise ConfigError(f"{path}: not YAML ({one_line(error, 120)})") from error
     if not isinstance(terms, dict) or not all(isinstance(v, str) for v in (*terms, *terms.values())):
-        raise ConfigError(f"{path}: no glossary; expected one 'source term: target term' a line")
+        raise ConfigError(f"{path}: not a glossary; expected one 'source term: target term' per line")
     return tuple(terms.items())
 
 
+def read_pair(row: Any) -> tuple[str, str] | None:
+    """Return the ``source`` and ``target`` of a JSON row, or None if it lacks either text."""
+    source, target = (row.get("source"), row.get("target")) if isinstance(row, dict) else (None, None)
+    return (source, target) if isinstance(source, str) and isinstance(target, str) else None
+
+
+def read_shots(path: Path) -> Pairs:
+    """Read example translations from JSONL of ``{source, target}``; ``DataError`` at the first bad row."""
+    shots = []
+    for number, row in read_jsonl(path):
+        pair = read_pair(row)
+        if pair is None:
+            raise DataError(f"{path}: line {number} is not an example; expected the texts source and target")
+        shots.append(pair)
+    return tuple(shots)
+
+
 def record_of(example: Example, settings: Settings) -> Record:
-    """The record of an example; equal for equal task, language, contents and settings."""
+    """Return the record of an example, which is equal for equal task, language, contents and settings."""
     texts = tuple([message.content for message in example.messages])
     if example.answers:
         texts += tuple([answer for answer in dict.fromkeys(example.answers) if answer not in texts])
     terms = canonical_json(settings.terms(texts)) if settings.glossary else "[]"
-    quoted = ",".join(map(encode_basestring, texts))  # canonical_json of it all, in a third of its time
-    said = f"[{encode_basestring(example.lang)},{encode_basestring(example.task)},{terms},[{quoted}]]"
-    key = hash_bytes(f"{settings.fingerprint}{said}".encode())[:32]
+    quoted = ",".join(map(encode_basestring, texts))  # equals canonical_json, in a third of its time
+    content = f"[{encode_basestring(example.lang)},{encode_basestring(example.task)},{terms},[{quoted}]]"
+    key = hash_bytes(f"{settings.fingerprint}{content}".encode())[:32]
     return Record(key, example.lang, example.task, texts)
 
 
 def refusal(record: Record, settings: Settings) -> str | None:
-    """Why a record cannot be asked for at all, or None."""
+    """Return why a record cannot be sent at all, or None."""
     if record.lang.split("-")[0] == settings.language:
         return "already_in_target_language"
     texts = [text.strip() for text in record.texts]
@@ -145,8 +184,8 @@ def refusal(record: Record, settings: Settings) -> str | None:
     return None
 
 
-def askable(examples: Iterable[Example], settings: Settings) -> Iterator[Record]:
-    """The records of the examples, without those that cannot be asked for."""
+def sendable(examples: Iterable[Example], settings: Settings) -> Iterator[Record]:
+    """Yield the records of the examples, without those that cannot be sent."""
     for example in examples:
         record = record_of(example, settings)
         if refusal(record, settings) is None:
@@ -154,41 +193,40 @@ def askable(examples: Iterable[Example], settings: Settings) -> Iterator[Record]
 
 
 def vetted(examples: Iterable[Example]) -> Iterator[Example]:
-    """The examples; one that no run can use raises: an id given twice, a picture that JSONL cannot hold."""
+    """Yield the examples; raise ``DataError`` for a repeated id or an image held as bytes, unusable here."""
     seen: set[int] = set()
     for example in examples:
         if (name := hash(example.id)) in seen:
             raise DataError(f"two records have the id {example.id!r}; ids must be unique in one forge run")
         seen.add(name)
         if example.image is not None and example.image.bytes is not None:
-            raise DataError(f"record {example.id!r} holds its picture as bytes; give pictures by path")
+            raise DataError(f"record {example.id!r} holds its image as bytes; give images by path")
         yield example
 
 
 def grouped(records: Iterable[Record], texts_per_request: int) -> Iterator[list[Record]]:
-    """Neighbours of one language that fit into a request; dialogues and long records alone."""
+    """Yield neighbours of one language that fit into a request; dialogues and long records come alone."""
     if texts_per_request < 1:
         raise ConfigError(f"texts_per_request is {texts_per_request}, expected at least 1")
-    held: list[Record] = []
+    group: list[Record] = []
     lines = 0
     for record in records:
-        alone = record.task == "dialogue" or len(record.texts) >= texts_per_request
-        if alone:
+        if record.task == "dialogue" or len(record.texts) >= texts_per_request:
             yield [record]
             continue
-        if held and (lines + len(record.texts) > texts_per_request or held[0].lang != record.lang):
-            yield held
-            held, lines = [], 0
-        held.append(record)
+        if group and (lines + len(record.texts) > texts_per_request or group[0].lang != record.lang):
+            yield group
+            group, lines = [], 0
+        group.append(record)
         lines += len(record.texts)
-    if held:
-        yield held
+    if group:
+        yield group
 
 
 def body_of(
     texts: Sequence[str], settings: Settings, *, lang: str, dialogue: bool, reasons: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The request's body. ``max_tokens`` bounds what a model that does not end can cost."""
+    """Return the body of a request; ``max_tokens`` bounds the cost of a model that does not stop."""
     prompt = settings.prompt.render(
         {
             "language": language_name(settings.to),
@@ -210,7 +248,7 @@ def body_of(
 def first_requests(
     records: Iterable[Record], settings: Settings, texts_per_request: int
 ) -> Iterator[tuple[list[Record], dict[str, Any]]]:
-    """The groups of the first round with their bodies."""
+    """Yield the groups of the first round with their bodies."""
     for group in grouped(records, texts_per_request):
         texts = [text for record in group for text in record.texts]
         yield group, body_of(texts, settings, lang=group[0].lang, dialogue=group[0].task == "dialogue")
@@ -240,7 +278,7 @@ def plan_first(
     with _without_collector(), contextlib.ExitStack() as commit:
         requests_in_batches = batched(first_requests(new(), settings, texts_per_request), _AT_ONCE)
         for number, requests in enumerate(requests_in_batches):
-            if number % _BATCHES_A_COMMIT == 0:
+            if number % _BATCHES_PER_COMMIT == 0:
                 commit.close()
                 commit.enter_context(ledger.transaction())
             sent = ledger.add(body for _, body in requests)
@@ -256,7 +294,7 @@ def plan_first(
 
 @contextlib.contextmanager
 def _without_collector() -> Iterator[None]:
-    """No garbage collection: records hold no cycles, and looking for them is a fifth of the planning."""
+    """Pause garbage collection: records have no cycles, and looking for them takes a fifth of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -267,7 +305,46 @@ def _without_collector() -> Iterator[None]:
 
 
 def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of up to ``size`` items."""
+    """Yield lists of up to ``size`` items."""
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The cost of a first round, to which repairs add; ``usd`` is None without a price."""
+
+    records: int
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float | None
+
+
+def estimate(sending: Sending, *, records: int, prompts: Iterable[str], completion_tokens: int) -> Estimate:
+    """Estimate what prompts and their completions cost."""
+    tokens = [estimate_tokens(prompt) for prompt in prompts]
+    usd = dollars(sending.price, sum(tokens), completion_tokens) if sending.price else None
+    rounded = None if usd is None else round(usd, 4)
+    return Estimate(records, len(tokens), sum(tokens), completion_tokens, rounded)
+
+
+def estimate_translation(
+    examples: Iterable[Example],
+    *,
+    to: str,
+    sending: Sending,
+    prompt: str = "translate",
+    texts_per_request: int = 6,
+    glossary: Pairs = (),
+    shots: Pairs = (),
+) -> Estimate:
+    """Plan a translation without sending or storing anything."""
+    settings = Settings.of(to, sending, prompt, glossary, shots)
+    records = list({record.key: record for record in sendable(examples, settings)}.values())
+    bodies = (body for _, body in first_requests(records, settings, texts_per_request))
+    # A translation has about as many tokens as its source, Chinese a few more, and the frame of its line.
+    completion = sum(round(1.3 * estimate_tokens(text)) + 4 for record in records for text in record.texts)
+    prompts = (body["messages"][0]["content"] for body in bodies)
+    return estimate(sending, records=len(records), prompts=prompts, completion_tokens=completion)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
+import mimetypes
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +14,12 @@ from typing import Any
 
 import jinja2
 
-from ziya_visual.core.errors import ConfigError, nearest
+from ziya_visual.core.errors import ConfigError, DataError, nearest
 from ziya_visual.core.files import hash_bytes, read_text
+from ziya_visual.core.records import Example
 
 FOLDER = Path(__file__).parent / "prompts"
+MAX_IMAGE_BYTES = 20_000_000
 _LANGUAGES = {
     "en": "English", "zh": "Chinese", "ja": "Japanese", "ko": "Korean", "fr": "French", "de": "German",
     "es": "Spanish", "pt": "Portuguese", "it": "Italian", "ru": "Russian", "uk": "Ukrainian", "ar": "Arabic",
@@ -25,7 +29,7 @@ _LANGUAGES = {
 
 
 def language_name(lang: str) -> str:
-    """``Chinese`` for ``zh`` and ``zh-CN``; a tag that we have no name for is used as it is."""
+    """Return ``Chinese`` for ``zh`` and ``zh-CN``; a tag without a name here is used as it is."""
     return _LANGUAGES.get(lang.split("-")[0], lang)
 
 
@@ -39,11 +43,11 @@ class Prompt:
 
     @property
     def plain(self) -> bool:
-        """Whether replies come as numbered lines; otherwise they come as JSON."""
+        """Return whether replies come as numbered lines rather than JSON."""
         return self.name.endswith("_plain")
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """The text to send; a name that the template needs and ``values`` lacks is an error."""
+        """Return the text to send; a name that the template needs and ``values`` lacks is an error."""
         try:
             return self.template.render(values).strip("\n")
         except jinja2.TemplateError as error:
@@ -52,10 +56,10 @@ class Prompt:
 
 @functools.cache
 def load_prompt(prompt: str) -> Prompt:
-    """One of ours by name (``translate``, ``translate_plain``, ``instruct``), or a ``.jinja`` file by path.
+    """Load one of our prompts by name (``translate``, ``instruct`` ...), or a ``.jinja`` file by path.
 
     Raises:
-        ConfigError: no such prompt, or a template with a syntax error.
+        ConfigError: No such prompt, or a template with a syntax error.
     """
     path = Path(prompt) if prompt.endswith(".jinja") else FOLDER / f"{prompt}.jinja"
     if not path.is_file():
@@ -67,14 +71,30 @@ def load_prompt(prompt: str) -> Prompt:
     environment.filters["tojson_plain"] = json.JSONEncoder(ensure_ascii=False).encode
     try:
         template = environment.from_string(text)
-        template.globals = dict(template.globals)  # a chain of maps, gone through anew for each prompt
+        template.globals = dict(template.globals)  # a chain of maps, which each rendering would search anew
         return Prompt(path.stem, hash_bytes(text.encode()), template)
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(f"{path}: line {error.lineno}: {error.message}") from error
 
 
+def with_image(text: str, example: Example) -> list[dict[str, Any]]:
+    """Return a message's content: the text and the image of a record.
+
+    Raises:
+        DataError: The record has no image file, or one that cannot be sent.
+    """
+    if example.image is None or example.image.path is None:
+        raise DataError(f"record {example.id!r} has no image path; a model that sees needs an image file")
+    path = Path(example.image.path)
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    if not path.is_file() or not kind.startswith("image/") or path.stat().st_size > MAX_IMAGE_BYTES:
+        raise DataError(f"{path}: not an image of up to 20 MB; record {example.id!r} names it")
+    url = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]
+
+
 def read_numbered(reply: str, count: int) -> list[str] | None:
-    r"""The lines of a plain reply: ``1. ...``, ``2. ...``, or one line; None where there are not ``count``.
+    r"""Return the lines of a plain reply (``1. ...``, ``2. ...``, or one line), or None if not ``count``.
 
     >>> read_numbered("1. 红色\n2. 两个", 2)
     ['红色', '两个']
@@ -88,14 +108,13 @@ def read_numbered(reply: str, count: int) -> list[str] | None:
     return [match.group(1) for match in matches if match] if all(matches) else None
 
 
-def read_json_reply(reply: str) -> Any:
-    """The JSON value of a reply that may stand in a code fence or between words; None where there is none."""
+def read_json_reply(reply: str) -> dict[str, Any]:
+    """Return the JSON object of a reply, in a code fence or between words; empty if there is none."""
     fenced = re.search(r"```(?:json)?\s*(.*?)```", reply, re.DOTALL)
     text = fenced.group(1) if fenced else reply
     start, end = text.find("{"), text.rfind("}")
-    if start < 0 or end < start:
-        return None
     try:
-        return json.loads(text[start : end + 1])
+        value = json.loads(text[start : end + 1])
     except ValueError:
-        return None
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,78 +1,86 @@
-"""What a forge folder holds: a dict for ``forge status``, a self-contained HTML page for ``forge report``."""
+"""The files of a forge folder: their names, the status of a run, and a self-contained HTML page."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from ziya_visual.core.files import read_json, read_jsonl, read_text, write_text
-from ziya_visual.forge.ask.ledger import LEDGER_FILE, read_totals
-from ziya_visual.forge.translate import ACCEPTED, REJECTED, REPORT
+from ziya_visual.forge.ask.endpoint import Sending
+from ziya_visual.forge.ask.ledger import LEDGER_FILE, Ledger, read_totals
+from ziya_visual.forge.ask.limits import dollars
 
-_TEMPLATE = Path(__file__).parent / "prompts" / "report.html.jinja"
+ACCEPTED, REJECTED, REPORT = "accepted.jsonl", "rejected.jsonl", "report.json"
 SAMPLES_PER_REASON = 8
+_TEMPLATE = Path(__file__).parent / "prompts" / "report.html.jinja"
+
+
+def count_reasons(reasons: Counter[str], row: Mapping[str, Any]) -> None:
+    """Count the reasons of a rejected row by name, without their details."""
+    reasons.update({reason.split(":")[0] for reason in row["reasons"]})
+
+
+def spending(ledger: Ledger, sending: Sending) -> dict[str, Any]:
+    """Return the tokens of a ledger's whole life and, with a price, their cost in dollars."""
+    totals = ledger.totals()
+    tokens = {name: totals[name] for name in ("prompt_tokens", "completion_tokens")}
+    usd = None if sending.price is None else round(dollars(sending.price, **tokens), 6)
+    return {**tokens, "usd": usd}
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """The ledger's totals, also of a run that is going on, and ``report`` of the last finished one or None.
+    """Return the ledger's totals, even during a run, and under ``report`` the last finished report or None.
 
-    A folder of partitions has the sum of theirs.
+    A folder of partitions has the sum of their totals.
 
     Raises:
-        DataError: the folder holds no ledger.
+        DataError: The folder holds no ledger.
     """
-    parts = sorted(path.parent for path in folder.glob(f"part-*/{LEDGER_FILE}"))
-    totals = [read_totals(part) for part in parts or [folder]]
+    partitions = sorted(path.parent for path in folder.glob(f"part-*/{LEDGER_FILE}"))
+    states, numbers = Counter[str](), Counter[str]()
+    for totals in map(read_totals, partitions or [folder]):
+        states.update(totals.pop("states"))
+        numbers.update(totals)
+    rounded = {name: round(value, 3) for name, value in numbers.items()}
     path = folder / REPORT
-    return {**_sum(totals), "report": read_json(path) if path.is_file() else None}
+    return {"states": dict(states), **rounded, "report": read_json(path) if path.is_file() else None}
 
 
 def follow(folder: Path, *, seconds: float = 1.0) -> Iterator[dict[str, Any]]:
-    """The status again and again, until no request waits or is in flight."""
+    """Yield the status repeatedly until no request waits or is in flight."""
     while True:
-        found = status(folder)
-        yield found
-        if not found["states"]["pending"] and not found["states"]["in_flight"]:
+        current = status(folder)
+        yield current
+        if not current["states"]["pending"] and not current["states"]["in_flight"]:
             return
         time.sleep(seconds)
 
 
-def _sum(totals: list[dict[str, Any]]) -> dict[str, Any]:
-    states = Counter[str]()
-    numbers = Counter[str]()
-    for one in totals:
-        states.update(one["states"])
-        numbers.update({name: value for name, value in one.items() if name != "states"})
-    return {"states": dict(states), **{name: round(value, 3) for name, value in numbers.items()}}
-
-
-def report(folder: Path, *, out: Path | None = None) -> Path:
-    """Write ``report.html`` (or ``out``): counts, every reason with samples, samples of what was accepted."""
-    found = status(folder)
+def report(folder: Path) -> Path:
+    """Write ``report.html``: counts, samples for every reason, and samples of the accepted records."""
+    current = status(folder)
     reasons: Counter[str] = Counter()
     samples: dict[str, list[dict[str, Any]]] = {}
     for row in _rows(folder / REJECTED):
-        for reason in row["reasons"]:
-            name = reason.split(":")[0]
-            reasons[name] += 1
+        count_reasons(reasons, row)
+        for name in dict.fromkeys(reason.split(":")[0] for reason in row["reasons"]):
             if len(samples.setdefault(name, [])) < SAMPLES_PER_REASON:
                 samples[name].append(row)
-    accepted = list(itertools.islice(_rows(folder / ACCEPTED), 2 * SAMPLES_PER_REASON))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(read_text(_TEMPLATE)).render(
         name=folder.resolve().name,
-        status=found,
+        status=current,
         reasons=reasons.most_common(),
         samples=samples,
-        accepted=accepted,
+        accepted=list(itertools.islice(_rows(folder / ACCEPTED), 2 * SAMPLES_PER_REASON)),
     )
-    path = out or folder / "report.html"
+    path = folder / "report.html"
     write_text(path, page)
     return path
 

@@ -1,8 +1,8 @@
 """Translate examples of any task through an LLM endpoint; what fails the checks is a row with its reasons.
 
-Two rounds: short records together, then every record that did not pass once more by itself. Verdicts are
-always formed anew from the raw answers in the ledger, so improved checks apply to answers already paid for.
-The examples are gone through several times and never held, so that a million of them fit a laptop.
+A run has two rounds: short records together, then every record that did not pass once more by itself.
+Verdicts are formed anew from the raw answers in the ledger, so improved checks apply to answers already paid
+for. The examples are read several times and never held, so that a million of them fit on a laptop.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,35 @@ from ziya_visual.core.errors import ConfigError, nearest
 from ziya_visual.core.files import atomic_path, write_json
 from ziya_visual.core.log import logger
 from ziya_visual.core.records import Example, Message, Provenance, to_dict
-from ziya_visual.forge.ask.cost import Budget, Price, dollars
-from ziya_visual.forge.ask.ledger import Ledger
+from ziya_visual.forge.ask.client import ask_all, open_budget
+from ziya_visual.forge.ask.endpoint import Sending
+from ziya_visual.forge.ask.ledger import NOT_SENT, Ask, Ledger, Outcome
 from ziya_visual.forge.checks import any_pair
-from ziya_visual.forge.job import AT_ONCE, Job
-from ziya_visual.forge.planning import ExampleFile, Settings, batched, record_of, refusal
-from ziya_visual.forge.prompting import load_prompt
-from ziya_visual.forge.replies import Verdict
-from ziya_visual.forge.review import REVIEWS
+from ziya_visual.forge.planning import (
+    Pairs,
+    Record,
+    Settings,
+    batched,
+    body_of,
+    plan_first,
+    record_of,
+    refusal,
+    sendable,
+    vetted,
+)
+from ziya_visual.forge.prompting import read_json_reply, read_numbered
+from ziya_visual.forge.report import ACCEPTED, REJECTED, REPORT, count_reasons, spending
+from ziya_visual.forge.second_opinions import OPINIONS, objection, opinion_request
 
-ACCEPTED, REJECTED, REPORT = "accepted.jsonl", "rejected.jsonl", "report.json"
+AT_ONCE = 500  # examples whose answers are held together
 
 
 @dataclass(frozen=True, slots=True)
 class TranslationReport:
-    """What a run made; ``rejected`` counts records by reason (one record may have several).
+    """The result of a run.
 
-    ``requests`` are those that serve these records, ``sent`` those that this run paid for; tokens and ``usd``
-    (None without a price) are the ledger's whole.
+    ``rejected`` counts records by reason (a record may have several). ``requests`` serve these records,
+    ``sent`` were paid for by this run; tokens and ``usd`` (None without a price) cover the ledger's life.
     """
 
     records: int
@@ -52,124 +63,294 @@ class TranslationReport:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A record's translation, or the raw reply in its place, with the reasons against it."""
+
+    target: tuple[str, ...] | None
+    reasons: tuple[str, ...]
+    raw: str | None = None
+
+    @property
+    def repairable(self) -> bool:
+        """Return whether asking once more may help; a failure of the endpoint is left to the next run."""
+        return bool(self.reasons) and not self.reasons[0].startswith(("endpoint_failed", NOT_SENT))
+
+    @property
+    def unreadable(self) -> bool:
+        """Return whether a reply came that has no translation in it."""
+        return self.target is None and not self.reasons[0].startswith(NOT_SENT)
+
+
 def translate(
     examples: Iterable[Example],
     *,
     to: str,
     out: Path,
-    model: str,
-    base_url: str | Sequence[str],
+    sending: Sending,
     prompt: str = "translate",
     texts_per_request: int = 6,
-    params: Mapping[str, Any] | None = None,
-    glossary: tuple[tuple[str, str], ...] = (),
-    shots: tuple[tuple[str, str], ...] = (),
+    glossary: Pairs = (),
+    shots: Pairs = (),
     extra_checks: Sequence[str] = (),
-    price: Price | None = None,
-    budget_usd: float | None = None,
-    use_batches: bool = False,
-    **sending: Any,
 ) -> TranslationReport:
-    """Translate into ``to``; a killed run goes on where it was when called again with the same arguments.
+    """Translate examples; a killed run continues when called again with the same arguments.
 
     Args:
-        examples: of any task and language; ids unique, pictures by path. Gone through more than once.
+        examples: Examples of any task and language, with unique ids and images by path; read more than once.
+            For a file that is larger than memory, :class:`ziya_visual.forge.planning.ExampleFile`.
         to: BCP-47 tag of the target language.
-        out: folder for accepted.jsonl, rejected.jsonl, report.json and ledger.sqlite.
-        model: the endpoint's name of it.
-        base_url: of an OpenAI-compatible endpoint, with ``/v1``; of several, the first that works is asked.
-        prompt: ``translate`` (JSON replies), ``translate_plain`` (numbered lines), or a ``.jinja`` file; a
-            file whose name ends in ``_plain`` has replies in numbered lines.
-        texts_per_request: lines of short records sent together.
-        params: more of the request's body; temperature 0 unless given.
-        glossary: (source term, how it must be said); shown where it occurs, and checked.
-        shots: (source, target) translations that are put in context.
-        extra_checks: of :data:`ziya_visual.forge.review.REVIEWS`; each costs a request a record.
-        price: dollars per million tokens of prompt and completion.
-        budget_usd: what this folder may cost in all; needs ``price``.
-        use_batches: through the Batch API: half the price at OpenAI, within a day.
-        sending: ``concurrency`` and the options of :class:`ziya_visual.forge.ask.endpoint.Client`.
+        out: Folder for accepted.jsonl, rejected.jsonl, report.json and ledger.sqlite.
+        sending: The model, its endpoint, and how to send requests.
+        prompt: ``translate`` (JSON replies), ``translate_plain`` (numbered lines), or a ``.jinja`` file,
+            whose replies are numbered lines if its name ends in ``_plain``.
+        texts_per_request: Lines of short records sent together.
+        glossary: (source term, required translation) pairs, shown where the term occurs, and checked.
+        shots: (source, target) example translations that are put in context.
+        extra_checks: Names from ``second_opinions.OPINIONS``; each costs one request per record.
 
     Raises:
-        ConfigError, DataError, EndpointError: nothing that was answered is lost.
+        ConfigError, DataError, EndpointError: Nothing that was answered is lost.
     """
     started = time.monotonic()
-    template = load_prompt(prompt)
     for name in extra_checks:
-        if name not in REVIEWS:
-            raise ConfigError(f"no extra check {name!r}{nearest(name, REVIEWS)}")
-    if template.plain and (glossary or shots):
-        raise ConfigError(f"prompt {prompt!r} has no place for a glossary or examples; use 'translate'")
-    settings = Settings(to, model, template, {"temperature": 0, **(params or {})}, glossary, shots)
+        if name not in OPINIONS:
+            raise ConfigError(f"no extra check {name!r}{nearest(name, OPINIONS)}")
+    settings = Settings.of(to, sending, prompt, glossary, shots)
     with Ledger(out) as ledger:
-        sending = {"base_url": base_url, **sending}
-        if budget_usd is not None:
-            sending["budget"] = budget_of(ledger, budget_usd, price)
-        job = Job(ledger, settings, sending, use_batches=use_batches)
-        job.first(examples, texts_per_request)
-        job.repair(examples)
+        rounds = Rounds(ledger, settings, sending)
+        rounds.send_first(examples, texts_per_request)
+        rounds.repair(examples)
         for name in extra_checks:
-            job.review(examples, name)
-        report = _write(job, examples, out)
-        totals = ledger.totals()
-    tokens = {name: totals[name] for name in ("prompt_tokens", "completion_tokens")}
-    finished = TranslationReport(
-        **report,
-        accepted_percent=round(100 * report["accepted"] / max(1, report["records"]), 2),
-        requests=len(job.used),
-        sent=job.sent,
-        **tokens,
-        usd=None if price is None else round(dollars(price, **tokens), 6),
+            rounds.get_opinions(examples, name)
+        counts = _write(rounds, examples, out)
+        spent = spending(ledger, sending)
+    report = TranslationReport(
+        **counts,
+        accepted_percent=round(100 * counts["accepted"] / max(1, counts["records"]), 2),
+        requests=len(rounds.requests),
+        sent=rounds.sent,
+        **spent,
         seconds=round(time.monotonic() - started, 3),
     )
-    write_json(out / REPORT, asdict(finished))
-    logger.info("forge: %d of %d records accepted (%s)", finished.accepted, finished.records, out)
-    return finished
+    write_json(out / REPORT, asdict(report))
+    logger.info("forge: %d of %d records accepted (%s)", report.accepted, report.records, out)
+    return report
 
 
-def translate_file(
-    in_path: Path, *, to: str, out: Path, model: str, base_url: str | Sequence[str], **options: Any
-) -> TranslationReport:
-    """:func:`translate` over a JSONL file of examples, which need not fit into memory."""
-    return translate(ExampleFile(in_path), to=to, out=out, model=model, base_url=base_url, **options)
+class Rounds:
+    """The rounds of a translation over an open ledger: together, then alone, then second opinions.
+
+    Attributes:
+        requests: Keys of all requests that serve the records.
+        sent: Number of requests that this run sent.
+    """
+
+    def __init__(self, ledger: Ledger, settings: Settings, sending: Sending) -> None:
+        """Open the budget, if ``sending`` has one; nothing is sent yet."""
+        self.ledger = ledger
+        self.settings = settings
+        self.requests: set[str] = set()
+        self.sent = 0
+        self._sending = sending
+        self._budget = open_budget(ledger, sending)
+        self._opinions: list[str] = []
+
+    def send_first(self, examples: Iterable[Example], texts_per_request: int) -> None:
+        """Plan and send the shared requests."""
+        records = sendable(vetted(examples), self.settings)
+        self._send(plan_first(self.ledger, records, self.settings, texts_per_request), "forge translate")
+
+    def repair(self, examples: Iterable[Example]) -> None:
+        """Ask for each record that did not pass by itself, or text by text if no prompt could differ."""
+        keys: list[str] = []
+        for group in batched(examples, AT_ONCE):
+            records = {record.key: record for record in sendable(group, self.settings)}
+            asks = self.ledger.planned(list(records))
+            unreadable: dict[str, str] = {}
+            bodies: list[tuple[str, dict[str, Any]]] = []
+            for key, verdict in self._first_verdicts(records, asks).items():
+                if verdict.unreadable:
+                    unreadable[asks[key][0].request] = verdict.reasons[0]
+                if verdict.repairable and len(asks[key]) == 1:
+                    bodies += [(key, body) for body in self._repairs(records[key], asks[key][0], verdict)]
+                elif verdict.repairable:
+                    keys += [ask.request for ask in asks[key][1:]]
+            self.ledger.reject(unreadable)
+            keys += self._plan_repairs(records, bodies)
+        self._send(keys, "forge repair")
+
+    def get_opinions(self, examples: Iterable[Example], name: str) -> None:
+        """Ask for a second opinion on every record that has passed so far."""
+        keys: list[str] = []
+        for group in batched(examples, AT_ONCE):
+            keys += self._opinion_keys(name, self._passed(group, self.verdicts(group)))
+        self._opinions.append(name)
+        self._send(keys, f"forge {name}")
+
+    def verdicts(self, examples: Sequence[Example]) -> dict[str, Verdict]:
+        """Return a verdict by example id, also for examples that could not be sent."""
+        record_by_id = {e.id: record_of(e, self.settings) for e in examples}
+        verdicts: dict[str, Verdict] = {}
+        records: dict[str, Record] = {}
+        for name, record in record_by_id.items():
+            reason = refusal(record, self.settings)
+            if reason:
+                verdicts[name] = Verdict(None, (reason,))
+            else:
+                records[record.key] = record
+        asks = self.ledger.planned(list(records))
+        by_key = self._first_verdicts(records, asks)
+        unreadable: dict[str, str] = {}
+        for key, verdict in by_key.items():
+            own = [ask.request for ask in asks[key][1:]]
+            if verdict.repairable and own:
+                outcomes = self.ledger.outcomes(own)
+                repaired = judge_own(records[key], [outcomes[request] for request in own], self.settings)
+                by_key[key] = repaired
+                if repaired.unreadable:
+                    unreadable.update(dict.fromkeys(own, repaired.reasons[0]))
+        self.ledger.reject(unreadable)
+        verdicts |= {n: by_key[record.key] for n, record in record_by_id.items() if n not in verdicts}
+        for name in self._opinions:
+            self._apply_opinion(name, examples, verdicts)
+        return verdicts
+
+    def _first_verdicts(
+        self, records: Mapping[str, Record], asks: Mapping[str, list[Ask]]
+    ) -> dict[str, Verdict]:
+        outcomes = self.ledger.outcomes([asks[key][0].request for key in records])
+        return {
+            key: judge_shared(record, outcomes[asks[key][0].request], self.settings, asks[key][0])
+            for key, record in records.items()
+        }
+
+    def _repairs(self, record: Record, ask: Ask, verdict: Verdict) -> Iterator[dict[str, Any]]:
+        by_text = self.settings.prompt.plain and ask.lines == len(record.texts)
+        reasons = [r for r in verdict.reasons if not r.startswith("endpoint")]
+        for texts in [(text,) for text in record.texts] if by_text else [record.texts]:
+            dialogue = record.task == "dialogue"
+            yield body_of(texts, self.settings, lang=record.lang, dialogue=dialogue, reasons=reasons)
+
+    def _plan_repairs(
+        self, records: Mapping[str, Record], bodies: list[tuple[str, dict[str, Any]]]
+    ) -> list[str]:
+        keys = self.ledger.add(body for _, body in bodies)
+        requests_per_record = Counter(record for record, _ in bodies)
+        round_of: Counter[str] = Counter()
+        asks = []
+        for (record, _), key in zip(bodies, keys, strict=True):
+            round_of[record] += 1
+            lines = len(records[record].texts) // requests_per_record[record]
+            asks.append(Ask(record, round_of[record], key, 0, lines))
+        self.ledger.plan(asks)
+        return keys
+
+    def _passed(
+        self, examples: Sequence[Example], verdicts: Mapping[str, Verdict]
+    ) -> list[tuple[Example, tuple[str, ...]]]:
+        return [(e, v.target) for e in examples if (v := verdicts[e.id]).target and not v.reasons]
+
+    def _opinion_keys(self, name: str, passed: Iterable[tuple[Example, tuple[str, ...]]]) -> list[str]:
+        return self.ledger.add(opinion_request(name, e, target, self.settings) for e, target in passed)
+
+    def _apply_opinion(self, name: str, examples: Sequence[Example], verdicts: dict[str, Verdict]) -> None:
+        passed = self._passed(examples, verdicts)
+        keys = self._opinion_keys(name, passed)
+        outcomes = self.ledger.outcomes(keys)
+        for (example, target), key in zip(passed, keys, strict=True):
+            reason = objection(name, outcomes[key], record_of(example, self.settings))
+            if reason:
+                verdicts[example.id] = Verdict(target, (reason,))
+
+    def _send(self, keys: Sequence[str], title: str) -> None:
+        self.requests.update(keys)
+        self.sent += ask_all(self.ledger, keys, self._sending, title=title, budget=self._budget)
 
 
-def budget_of(ledger: Ledger, limit_usd: float, price: Price | None) -> Budget:
-    """A cap on what a ledger's requests cost over its whole life; ``ConfigError`` without a price."""
-    if price is None:
-        raise ConfigError("--budget-usd needs --prices, a file with what the model's tokens cost")
-    totals = ledger.totals()
-    spent = dollars(price, totals["prompt_tokens"], totals["completion_tokens"])
-    return Budget(limit_usd, price, spent_usd=spent)
+# --- from a raw reply to a verdict ---
 
 
-def _write(job: Job, examples: Iterable[Example], out: Path) -> dict[str, Any]:
-    """Both files, an example at a time; the counts for the report."""
+def read_lines(outcome: Outcome, count: int, *, plain: bool) -> tuple[list[str] | None, str]:
+    """Return the ``count`` lines of a reply, or None and the reason."""
+    if outcome.answer is None or outcome.missing:
+        return None, outcome.missing or ""
+    if outcome.finish_reason == "length":
+        return None, "truncated"
+    if plain:
+        lines = read_numbered(outcome.answer, count)
+    else:
+        value = read_json_reply(outcome.answer)
+        lines = value.get("translations")
+        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+            return None, "refusal" if not value and any_pair.refuses(outcome.answer) else "not_json"
+    if lines is None or len(lines) != count:
+        return None, "wrong_number_of_items"
+    return [line.strip() for line in lines], ""
+
+
+def judge_shared(record: Record, outcome: Outcome, settings: Settings, ask: Ask) -> Verdict:
+    """Judge a record whose texts are some of the lines of a shared request."""
+    lines, reason = read_lines(outcome, ask.lines, plain=settings.prompt.plain)
+    if lines is None:
+        return Verdict(None, (reason,), outcome.answer)
+    return judge_texts(record, tuple(lines[ask.line : ask.line + len(record.texts)]), settings)
+
+
+def judge_own(record: Record, outcomes: Sequence[Outcome], settings: Settings) -> Verdict:
+    """Judge a record by its own requests: one for all its texts, or one per text."""
+    each = len(record.texts) // len(outcomes)
+    target: list[str] = []
+    for outcome in outcomes:
+        lines, reason = read_lines(outcome, each, plain=settings.prompt.plain)
+        if lines is None:
+            return Verdict(None, (reason,), outcome.answer)
+        target += lines
+    return judge_texts(record, tuple(target), settings)
+
+
+def judge_texts(record: Record, target: tuple[str, ...], settings: Settings) -> Verdict:
+    """Check every text of a record against its translation, and against the glossary."""
+    reasons: dict[str, None] = {}
+    for source, translated in zip(record.texts, target, strict=True):
+        failed = any_pair.check(source, translated, source_lang=record.lang, target_lang=settings.to)
+        reasons.update(dict.fromkeys(failed))
+        if any(term.lower() not in translated.lower() for _, term in settings.terms([source])):
+            reasons["glossary"] = None
+    return Verdict(target, tuple(reasons))
+
+
+# --- the files of a run ---
+
+
+def _write(rounds: Rounds, examples: Iterable[Example], out: Path) -> dict[str, Any]:
+    """Write the accepted and rejected rows, one example at a time, and return the counts for the report."""
     reasons: Counter[str] = Counter()
     unique: set[int] = set()
     records = accepted = 0
     with (
         atomic_path(out / ACCEPTED) as accepted_path,
         atomic_path(out / REJECTED) as rejected_path,
-        accepted_path.open("w", encoding="utf-8") as good,
-        rejected_path.open("w", encoding="utf-8") as bad,
+        accepted_path.open("w", encoding="utf-8") as accepted_file,
+        rejected_path.open("w", encoding="utf-8") as rejected_file,
     ):
         for group in batched(examples, AT_ONCE):
-            verdicts = job.verdicts(group)
+            verdicts = rounds.verdicts(group)
             for example in group:
                 verdict = verdicts[example.id]
-                record = record_of(example, job.settings)
+                record = record_of(example, rounds.settings)
                 records += 1
-                if refusal(record, job.settings) is None:
+                if refusal(record, rounds.settings) is None:
                     unique.add(hash(record.key))
                 if verdict.reasons:
-                    reasons.update({reason.split(":")[0] for reason in verdict.reasons})
-                    row = _rejected(example, verdict)
+                    row = _rejected_row(example, verdict)
+                    count_reasons(reasons, row)
                 else:
                     assert verdict.target is not None
                     accepted += 1
-                    row = to_dict(_translated(example, record.texts, verdict.target, job.settings))
-                (bad if verdict.reasons else good).write(json.dumps(row, ensure_ascii=False) + "\n")
+                    row = to_dict(_translated(example, record.texts, verdict.target, rounds.settings))
+                file = rejected_file if verdict.reasons else accepted_file
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return {
         "records": records,
         "unique_records": len(unique),
@@ -178,7 +359,7 @@ def _write(job: Job, examples: Iterable[Example], out: Path) -> dict[str, Any]:
     }
 
 
-def _rejected(example: Example, verdict: Verdict) -> dict[str, Any]:
+def _rejected_row(example: Example, verdict: Verdict) -> dict[str, Any]:
     source = [message.content for message in example.messages]
     target = list(verdict.target) if verdict.target is not None else verdict.raw
     return {"id": example.id, "reasons": list(verdict.reasons), "source": source, "target": target}
@@ -187,14 +368,13 @@ def _rejected(example: Example, verdict: Verdict) -> dict[str, Any]:
 def _translated(
     example: Example, source: Sequence[str], target: Sequence[str], settings: Settings
 ) -> Example:
-    words = dict(zip(source, target, strict=True))
+    translation = dict(zip(source, target, strict=True))
     messages = tuple(
         Message(message.role, text) for message, text in zip(example.messages, target, strict=False)
     )
-    replies = [message.content for message in messages if message.role == "assistant"]
-    answers = tuple(words[answer] for answer in example.answers)
+    answers = tuple(translation[answer] for answer in example.answers)
     if example.task == "vqa" and not answers:
-        answers = tuple(replies[-1:])
+        answers = tuple([message.content for message in messages if message.role == "assistant"][-1:])
     return example.with_messages(
         messages,
         id=f"{example.id}:{settings.to}",

@@ -9,6 +9,8 @@ from typing import Any
 
 from json_server import JsonServer, completion
 
+from ziya_visual.forge.ask.endpoint import Sending
+
 Opinion = Callable[[str], str]  # the prompt's text -> the reply
 
 
@@ -24,6 +26,10 @@ class JudgeServer(JsonServer):
     @property
     def judge(self) -> str:
         return f"tiny@{self.url}"
+
+    @property
+    def sending(self) -> Sending:
+        return Sending("tiny", self.url, concurrency=8, backoff_seconds=0.01, timeout_seconds=5.0)
 
     @property
     def prompts(self) -> list[str]:

@@ -22,7 +22,6 @@ from ziya_visual.eval.judge.leaderboard import leaderboard
 from ziya_visual.eval.judge.run import judge
 
 Save = Callable[[str, Any], Path]
-FAST = {"backoff_seconds": 0.01, "timeout_seconds": 5.0}
 
 
 def test_real_qa90_in_both_languages(shared: Path, judge_server: JudgeServer, tmp_path: Path) -> None:
@@ -37,7 +36,7 @@ def test_real_qa90_in_both_languages(shared: Path, judge_server: JudgeServer, tm
             questions=qa90 / f"qa90_questions{end}.jsonl", answers=[half], rules=qa90 / rules,
             reference=qa90 / f"qa90_gpt4_answer{end}.jsonl", protocol="relative",
             context=qa90 / f"caps_boxes_coco2014_val_80{end}.jsonl",
-            judge=judge_server.judge, out=tmp_path / f"out{end}", **FAST,
+            judge=judge_server.sending, out=tmp_path / f"out{end}",
         )  # fmt: skip
         assert (card["reviews"], card["failures"], card["unanswered"]) == (90, 0, {})
         scores = score.compute("judge", reviews=tmp_path / f"out{end}" / "reviews.jsonl")["scores"]

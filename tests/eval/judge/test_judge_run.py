@@ -18,10 +18,10 @@ from ziya_visual.eval import score
 from ziya_visual.eval.judge.files import language_of, read_model_answers, read_questions
 from ziya_visual.eval.judge.leaderboard import leaderboard
 from ziya_visual.eval.judge.run import judge
+from ziya_visual.forge.ask.endpoint import Sending
 
 Save = Callable[[str, Any], Path]
 SUBJECTS = ("cat", "dog", "bird", "car", "boat", "tree")
-FAST = {"backoff_seconds": 0.01, "timeout_seconds": 5.0}
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def reviews(out: Path) -> list[dict[str, Any]]:
 def pairwise(files: dict[str, Path], server: JudgeServer, out: Path, **options: Any) -> dict[str, Any]:
     return judge(
         questions=files["questions"], answers=[files["a"], files["b"]], context=files["context"],
-        protocol="pairwise", judge=server.judge, out=out, **{**FAST, **options},
+        protocol="pairwise", judge=server.sending, out=out, **options,
     )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def test_relative_is_llavas_chain(files: dict[str, Path], judge_server: JudgeSer
     out = tmp_path / "out"
     judge(
         questions=files["questions"], answers=[files["a"]], reference=files["ref"], context=files["context"],
-        rules=rules, protocol="relative", judge=judge_server.judge, out=out, **FAST,
+        rules=rules, protocol="relative", judge=judge_server.sending, out=out,
     )  # fmt: skip
     assert Counter("RULE OF CONV" in prompt for prompt in judge_server.prompts) == {True: 2, False: 4}
     assert all(row["models"] == ["ref", "a"] for row in reviews(out))
@@ -127,7 +127,7 @@ def test_rubric_grades_by_the_right_answer(save: Save, judge_server: JudgeServer
     card = judge(
         questions=save("mm-vet.json", questions),
         answers=[save("ours.json", {"v1_0": "x = -1 and x = -5", "v1_1": "寿"})],
-        protocol="rubric", judge=judge_server.judge, out=tmp_path / "out", **FAST,
+        protocol="rubric", judge=judge_server.sending, out=tmp_path / "out",
     )  # fmt: skip
     assert card["models"] == ["ours"]
     assert any("-1<AND>-5" in prompt for prompt in judge_server.prompts)
@@ -146,7 +146,7 @@ def test_touchstone_rows_bring_description_and_reference(judge_server: JudgeServ
         cells.append(f"{n}\t{picture}\tWhat is it?\t{known}\tA,B\tT\tA kite.")
     path.write_text("\n".join(cells) + "\n")
     out = tmp_path / "out"
-    judge(questions=path, answers=[path], protocol="pairwise", judge=judge_server.judge, out=out, **FAST)
+    judge(questions=path, answers=[path], protocol="pairwise", judge=judge_server.sending, out=out)
     assert len(judge_server.prompts) == 4
     assert all("A red\nkite" in prompt for prompt in judge_server.prompts)
     assert not any("iVBOR" in prompt for prompt in judge_server.prompts)
@@ -224,7 +224,7 @@ def test_the_rule_judge_needs_no_endpoint_and_calibrates_one(
     judge(**both, judge="rule", out=tmp_path / "rule")
     # Chat wins where it alone is right; this judge thinks that every answer of Chat is better.
     judge_server.opinion = lambda p: "9 2" if answers_in(p)[0] in ("2", "ring", "green") else "2 9"
-    judge(**both, judge=judge_server.judge, out=tmp_path / "llm", **FAST)
+    judge(**both, judge=judge_server.sending, out=tmp_path / "llm")
     board = leaderboard([tmp_path / "llm", tmp_path / "rule"], out=tmp_path / "board")
     by_rule = next(one for one in board["judges"] if one["judge"] == "rule")
     assert by_rule["warnings"] == []
@@ -261,7 +261,7 @@ def test_files_that_cannot_be_judged(
         ({"answers": two, "judge": "gpt-4"}, ConfigError, "MODEL@URL"),
         ({"answers": two, "judge": "m@https://api.example.org/v1"}, ConfigError, "OPENAI_API_KEY"),
         (
-            {"answers": two, "judge": "m@http://127.0.0.1:9/v1", "max_attempts": 1},
+            {"answers": two, "judge": Sending("m", "http://127.0.0.1:9/v1", max_attempts=1)},
             EndpointError,
             "no connection",
         ),

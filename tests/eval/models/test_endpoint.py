@@ -20,7 +20,6 @@ from ziya_visual.core.errors import ConfigError, EndpointError
 from ziya_visual.core.files import read_json, read_jsonl
 from ziya_visual.eval import run
 from ziya_visual.eval.models import endpoint
-from ziya_visual.eval.models.endpoint import split_endpoint
 from ziya_visual.eval.run import run_suite
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.serve.api import create_app
@@ -127,15 +126,13 @@ def test_an_endpoint_that_is_not_there_is_one_line(
 ) -> None:
     server = Picky()
     server.close()
-    monkeypatch.setattr(endpoint, "ask_all", partial(endpoint.ask_all, backoff_seconds=0.01))
+    monkeypatch.setattr(endpoint, "Sending", partial(endpoint.Sending, backoff_seconds=0.01))
     with pytest.raises(EndpointError, match="run the same command again") as told:
         run_suite(f"m@{server.url}", suite, out=tmp_path)
     assert "\n" not in str(told.value)
 
 
 def test_what_is_an_endpoint(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert split_endpoint("a/b@c@https://x/v1") == ("a/b@c", "https://x/v1")
-    assert split_endpoint("runs/checkpoint@2") is None
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="needs a key: set the environment variable OPENAI_API_KEY"):
         run_suite("m@https://example.com/v1", suite, out=tmp_path)

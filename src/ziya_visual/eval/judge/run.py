@@ -18,7 +18,7 @@ from typing import Any
 
 from ziya_visual.core.errors import ConfigError, DataError, nearest
 from ziya_visual.core.files import hash_file, write_json, write_jsonl
-from ziya_visual.core.log import logger, progress
+from ziya_visual.core.log import logger
 from ziya_visual.eval.judge import diagnostics, files, requests
 from ziya_visual.eval.judge.judgments import (
     CARD,
@@ -37,6 +37,7 @@ from ziya_visual.eval.judge.score_parsing import read_scores
 from ziya_visual.eval.metrics.caption import keyword_f1
 from ziya_visual.eval.metrics.vqa import same_answer
 from ziya_visual.forge.ask.client import ask_all
+from ziya_visual.forge.ask.endpoint import Sending, split_endpoint
 from ziya_visual.forge.ask.ledger import Ledger, Outcome
 from ziya_visual.scenes.parsing import keywords
 
@@ -46,14 +47,14 @@ def judge(
     questions: Path,
     answers: Sequence[Path],
     protocol: str,
-    judge: str,
+    judge: str | Sending,
     out: Path,
     reference: Path | None = None,
     context: Path | None = None,
     rules: Path | None = None,
     images: Path | None = None,
     repeats: int = 1,
-    **sending: Any,
+    concurrency: int = 8,
 ) -> dict[str, Any]:
     """Judge answers, write ``reviews.jsonl`` and ``judge.json`` beside the ledger, and return the card.
 
@@ -63,14 +64,15 @@ def judge(
         questions: LLaVA or qa90 JSONL, MM-Vet JSON, TouchStone TSV or our predictions.
         answers: one file for each model.
         protocol: ``relative``, ``pairwise`` or ``rubric``.
-        judge: ``MODEL@URL`` of an OpenAI-compatible endpoint, or ``rule`` if the questions hold the truth.
+        judge: ``MODEL@URL`` of an OpenAI-compatible endpoint, or all its sending options, or ``rule`` if the
+            questions hold the truth.
         out: output folder.
         reference: answers that are 100 % in ``relative``, a model in ``pairwise``, the truth in ``rubric``.
         context: captions and boxes by picture.
         rules: LLaVA's rule file, which replaces our instructions.
         images: folder of the pictures, for a judge that sees them.
         repeats: how often to send each request, to measure the judge's agreement with itself.
-        sending: options of :func:`ziya_visual.forge.ask.client.ask_all`, ``concurrency`` and more.
+        concurrency: requests in flight at once, which is what a kill can cost.
 
     Raises:
         ConfigError, DataError, EndpointError: bad input or endpoint; answered requests are never lost.
@@ -89,14 +91,14 @@ def judge(
         judgments = [j for matchup in matchups if not matchup.swapped for j in judge_by_rule(asked, matchup)]
         spent: dict[str, Any] = {}
     else:
-        model, url = _parse_endpoint(judge)
+        sending = judge if isinstance(judge, Sending) else _parse_judge(judge, concurrency)
         sees = "picture" if images else "text" if context or any(q.context for q in asked) else "nothing"
         contexts = files.read_contexts(context) if context else {}
         instructions = files.read_rules(rules) if rules else None
         settings = requests.JudgeSettings(
-            model, protocol, contexts, instructions, rules or Path(), images, repeats, sees
+            sending.model, protocol, contexts, instructions, rules or Path(), images, repeats, sees
         )
-        judgments, spent = _ask(asked, matchups, settings, out, {"base_url": url, **sending})
+        judgments, spent = _ask(asked, matchups, settings, out, sending)
     inputs = {"questions": questions, "reference": reference, "context": context, "rules": rules}
     inputs |= {f"answers {number}": path for number, path in enumerate(answers, start=1)}
     card = _card(judgments, inputs) | {"unanswered": _count_unanswered(asked, matchups), **spent}
@@ -158,13 +160,13 @@ def _quality(question: files.Question, answer: str) -> float:
     return float(same_answer(answer, truths, question.lang))
 
 
-def _parse_endpoint(judge: str) -> tuple[str, str]:
-    match = re.fullmatch(r"(.+)@(https?://.+)", judge)
-    if not match:
+def _parse_judge(judge: str, concurrency: int) -> Sending:
+    endpoint = split_endpoint(judge)
+    if endpoint is None:
         raise ConfigError(
             f"--judge {judge!r}: expected MODEL@URL, e.g. gpt-4@https://api.openai.com/v1, or rule"
         )
-    return match[1], match[2]
+    return Sending(*endpoint, concurrency)
 
 
 def _ask(
@@ -172,7 +174,7 @@ def _ask(
     matchups: Sequence[requests.Matchup],
     settings: requests.JudgeSettings,
     out: Path,
-    sending: Mapping[str, Any],
+    sending: Sending,
 ) -> tuple[list[Judgment], dict[str, Any]]:
     """Return every judgment, from the ledger or the endpoint, and what was spent."""
     pending = [
@@ -180,24 +182,19 @@ def _ask(
     ]
     with Ledger(out) as ledger:
         keys = ledger.add([body for _, body in pending])
-        total, left = len(set(keys)), len(ledger.waiting(keys))
-        with progress("judge", total, done=total - left) as bar:
-            # Judge replies are expensive, so each is committed at once and a kill loses none.
-            sent = ask_all(
-                ledger, keys, on_done=lambda outcome: bar.advance(), **{"concurrency": 8, **sending}
-            )
+        sent = ask_all(ledger, keys, sending, title="judge")
         judgments = [
             _complete(judgment, ledger.outcome(key)) for (judgment, _), key in zip(pending, keys, strict=True)
         ]
         totals = ledger.totals()
     protocol, langs = settings.protocol, sorted({question.lang for question in questions})
     return judgments, {
-        "requests": total,
+        "requests": len(set(keys)),
         "sent": sent,
         "prompts": {f"{protocol} {lang}": requests.load_judge_prompt(protocol, lang).hash for lang in langs},
         "prompt_tokens": totals["prompt_tokens"],
         "completion_tokens": totals["completion_tokens"],
-        "endpoint": re.sub(r"(?<=//)[^/]*@|[?#].*", "", sending["base_url"]),  # without a password
+        "endpoint": re.sub(r"(?<=//)[^/]*@|[?#].*", "", sending.urls[0]),  # without a password
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,23 +16,13 @@ from typing import TYPE_CHECKING, Any
 from ziya_visual.core.records import Example
 from ziya_visual.eval.models.answer_cache import image_hash
 from ziya_visual.forge.ask.client import ask_all
+from ziya_visual.forge.ask.endpoint import Sending
 from ziya_visual.forge.ask.ledger import Ledger, Outcome
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 CONCURRENCY = 16
-_ENDPOINT = re.compile(r"(.+)@(https?://.+)")
-
-
-def split_endpoint(checkpoint: str) -> tuple[str, str] | None:
-    """Return ``MODEL@URL`` as model and URL, or None for a folder.
-
-    >>> split_endpoint("gpt-4o@https://api.openai.com/v1")
-    ('gpt-4o', 'https://api.openai.com/v1')
-    """
-    match = _ENDPOINT.fullmatch(checkpoint)
-    return (match[1], match[2]) if match else None
 
 
 class Endpoint:
@@ -55,8 +44,7 @@ class Endpoint:
         Raises:
             ConfigError: another run holds the ledger.
         """
-        self._model = model
-        self._base_url, self._concurrency = base_url, concurrency
+        self._sending = Sending(model, base_url, concurrency)
         self._ledger = _ImageLedger(folder)
         self.failures: Counter[str] = Counter()
 
@@ -83,7 +71,7 @@ class Endpoint:
                 names[image_id] = self._ledger.add_image(images[image_id])
             bodies.append(self._body(example, names[image_id], max_new_tokens))
         keys = self._ledger.add(bodies)
-        ask_all(self._ledger, keys, base_url=self._base_url, concurrency=self._concurrency)
+        ask_all(self._ledger, keys, self._sending)
         return [self._text(self._ledger.outcome(key)) for key in keys]
 
     def _body(self, example: Example, image_name: str, limit: int) -> dict[str, Any]:
@@ -96,7 +84,7 @@ class Endpoint:
                 image = {"type": "image_url", "image_url": {"url": image_name}}
                 content = [image, {"type": "text", "text": turn.content}]
             messages.append({"role": turn.role, "content": content})
-        return {"model": self._model, "messages": messages, "max_tokens": limit, "temperature": 0}
+        return {"model": self._sending.model, "messages": messages, "max_tokens": limit, "temperature": 0}
 
     def _text(self, outcome: Outcome) -> str:
         text = outcome.answer or ""

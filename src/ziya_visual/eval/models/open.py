@@ -13,7 +13,8 @@ from ziya_visual.core import distributed
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.files import hash_json, read_json
 from ziya_visual.eval.models.answer_cache import Answerer, CachedAnswerer, CachedRanker
-from ziya_visual.eval.models.endpoint import CONCURRENCY, Endpoint, split_endpoint
+from ziya_visual.eval.models.endpoint import CONCURRENCY, Endpoint
+from ziya_visual.forge.ask.endpoint import split_endpoint
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.quantized import Dtype
 from ziya_visual.infer.stock import StockModel

@@ -1,16 +1,14 @@
-"""The ledger: what was asked, what came back, and what it was good for, in one SQLite file (WAL mode).
+"""The ledger: every request, its raw answer, and which records it serves, in one SQLite file (WAL mode).
 
 A request's key is the hash of everything that is sent, so a request that was answered once is never paid for
-again, in this run or a later one. The raw answer is committed before anybody parses it. A kill at any instant
-leaves at most the requests of that instant without an answer; the next run finds them ``pending``.
+again, in this run or a later one. The raw answer is committed before it is parsed. A kill at any instant
+leaves only the requests in flight without an answer; the next run finds them ``pending``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from filelock import FileLock, Timeout
+
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.core.files import canonical_json, hash_bytes
 
 LEDGER_FILE = "ledger.sqlite"
+NOT_SENT = "not_sent"
 STATES = ("pending", "in_flight", "done", "rejected", "failed")
 
 _SCHEMA = """
@@ -54,15 +55,16 @@ _AT_ONCE = 500  # values in one IN (...)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one request ended. ``state`` is ``done``, ``rejected`` (refused for good) or ``failed`` (gave up).
+    """How one request ended.
 
     Attributes:
-        key: of the request.
-        answer: the raw text of the reply, or None.
-        finish_reason: as the endpoint said: ``stop``, ``length`` ...
-        seconds: from the first attempt's start to the last one's end.
+        key: The request's key.
+        state: One of ``STATES``: ``rejected`` was refused for good, ``failed`` was given up.
+        answer: The raw text of the reply, or None.
+        finish_reason: The endpoint's own word: ``stop``, ``length`` ...
+        seconds: Time from the start of the first attempt to the end of the last one.
         attempts: HTTP requests sent.
-        reason: why there is no usable answer, or None.
+        reason: Why there is no usable answer, or None.
     """
 
     key: str
@@ -75,9 +77,16 @@ class Outcome:
     attempts: int = 0
     reason: str | None = None
 
+    @property
+    def missing(self) -> str | None:
+        """Return why there is no answer, as a reason for a report, or None if there is one."""
+        if self.state in ("pending", "in_flight"):
+            return f"{NOT_SENT}: budget"
+        return f"endpoint_{self.state}: {self.reason}" if self.answer is None else None
+
 
 class Ask(NamedTuple):
-    """Record ``record`` is served by ``request`` in ``round``: from line ``line`` of the ``lines`` it has."""
+    """A record and the request that serves it in a round, from line ``line`` of the request's ``lines``."""
 
     record: str
     round: int
@@ -87,24 +96,23 @@ class Ask(NamedTuple):
 
 
 class Ledger:
-    """One open ledger; a second process is refused while this one lives (the lock goes with the process)."""
+    """One open ledger, locked: a second run is refused until this one closes it or its process ends."""
 
     def __init__(self, folder: Path) -> None:
-        """Open or make ``folder/ledger.sqlite``; what a dead run left in flight or failed is pending again.
+        """Open or create ``folder/ledger.sqlite``; requests that a dead run left in flight are pending again.
 
         Raises:
-            ConfigError: another run holds this ledger.
-            DataError: the file is no SQLite database.
+            ConfigError: Another run holds this ledger.
+            DataError: The file is not an SQLite database.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / LEDGER_FILE
-        self._lock = os.open(folder / f"{LEDGER_FILE}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        self._lock = FileLock(folder / f"{LEDGER_FILE}.lock", blocking=False, thread_local=False)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock)
+            self._lock.acquire()
+        except Timeout as error:
             raise ConfigError(
-                f"{self.path}: another forge run uses this ledger; wait for it or take another --out"
+                f"{self.path}: another forge run uses this ledger; wait for it or choose another --out"
             ) from error
         self._db = sqlite3.connect(self.path, isolation_level=None)
         try:
@@ -115,7 +123,7 @@ class Ledger:
         except sqlite3.DatabaseError as error:
             self.close()
             raise DataError(
-                f"{self.path}: no ledger ({error}); move it away or take another --out"
+                f"{self.path}: not a ledger ({error}); move it away or choose another --out"
             ) from error
         self._db.execute("UPDATE requests SET state = 'pending' WHERE state IN ('in_flight', 'failed')")
 
@@ -128,13 +136,13 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Close the file and let the next run in."""
+        """Close the file and release the lock."""
         self._db.close()
-        os.close(self._lock)
+        self._lock.release()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that is written inside is committed at the end, or none of it; may be inside another."""
+        """Commit everything written in the block at its end, or nothing; blocks may be nested."""
         if self._db.in_transaction:
             yield
             return
@@ -147,7 +155,7 @@ class Ledger:
         self._db.execute("COMMIT")
 
     def add(self, bodies: Iterable[Mapping[str, Any]]) -> list[str]:
-        """Enter requests; one that is already there stays as it is. Returns their keys in order."""
+        """Enter requests, leaving those already present as they are; return their keys in order."""
         texts = [canonical_json(body) for body in bodies]
         rows = [(hash_bytes(text.encode()), text) for text in texts]
         with self.transaction():
@@ -155,7 +163,7 @@ class Ledger:
         return [key for key, _ in rows]
 
     def plan(self, asks: Iterable[Ask]) -> None:
-        """Remember which request serves which record; a record keeps its first request of a round."""
+        """Store which request serves which record; a record keeps its first request of a round."""
         asks = list(asks)
         keys = list(dict.fromkeys(ask.request for ask in asks))
         with self.transaction():
@@ -166,38 +174,32 @@ class Ledger:
             )
 
     def planned(self, records: Sequence[str]) -> dict[str, list[Ask]]:
-        """The asks of those records that have any, by round."""
-        found: dict[str, list[Ask]] = {}
-        for row in self._select(
-            (
-                "SELECT p.record, p.round, r.key, p.line, p.lines FROM plans p"
-                " JOIN requests r ON r.rowid = p.request WHERE p.record IN"
-            ),
-            records,
-        ):
-            found.setdefault(row[0], []).append(Ask(*row))
-        return {record: sorted(asks, key=lambda ask: ask.round) for record, asks in found.items()}
+        """Return the planned requests of each record that has any, ordered by round."""
+        query = (
+            "SELECT p.record, p.round, r.key, p.line, p.lines FROM plans p"
+            " JOIN requests r ON r.rowid = p.request WHERE p.record IN"
+        )
+        planned: dict[str, list[Ask]] = {}
+        for row in self._select(query, records):
+            planned.setdefault(row[0], []).append(Ask(*row))
+        return {record: sorted(asks, key=lambda ask: ask.round) for record, asks in planned.items()}
 
     def waiting(self, keys: Iterable[str]) -> list[str]:
-        """Those of ``keys`` that still have to be sent, each once, in order."""
+        """Return the keys that still have to be sent, each once, in order."""
         distinct = list(dict.fromkeys(keys))
-        found: list[str] = []
-        for start in range(0, len(distinct), _AT_ONCE):
-            some = distinct[start : start + _AT_ONCE]
-            # The plus keeps SQLite from going through all that is pending instead of looking the keys up.
-            query = "SELECT key FROM requests WHERE +state = 'pending' AND key IN"
-            pending = {row[0] for row in self._select(query, some)}
-            found += [key for key in some if key in pending]
-        return found
+        # The plus keeps SQLite from scanning everything that is pending instead of looking the keys up.
+        query = "SELECT key FROM requests WHERE +state = 'pending' AND key IN"
+        pending = {row[0] for row in self._select(query, distinct)}
+        return [key for key in distinct if key in pending]
 
     def _select(self, query: str, values: Sequence[str]) -> Iterator[Any]:
-        """Rows of a query that ends in ``IN``, for any number of values."""
+        """Yield the rows of a query that ends in ``IN``, for any number of values."""
         for start in range(0, len(values), _AT_ONCE):
-            some = values[start : start + _AT_ONCE]
-            yield from self._db.execute(f"{query} ({','.join('?' * len(some))})", some)
+            chunk = values[start : start + _AT_ONCE]
+            yield from self._db.execute(f"{query} ({','.join('?' * len(chunk))})", chunk)
 
     def body(self, key: str) -> dict[str, Any]:
-        """What is sent for ``key``."""
+        """Return the body that is sent for a key."""
         row = self._db.execute("SELECT body FROM requests WHERE key = ?", (key,)).fetchone()
         assert row is not None, key
         body: dict[str, Any] = json.loads(row[0])
@@ -208,11 +210,11 @@ class Ledger:
         self.record(keys, ())
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
-        """Commit how requests ended; after this returns a kill loses none of them."""
+        """Commit how requests ended; once this returns, a kill loses none of them."""
         self.record((), outcomes)
 
     def record(self, started: Sequence[str], outcomes: Sequence[Outcome]) -> None:
-        """Both in one transaction."""
+        """Mark requests as in flight and commit outcomes, in one transaction."""
         rows = [
             (o.state, o.answer, o.finish_reason, o.prompt_tokens, o.completion_tokens, o.seconds, o.attempts,
              o.reason, o.key)
@@ -229,7 +231,7 @@ class Ledger:
             )
 
     def reject(self, reasons: Mapping[str, str]) -> None:
-        """Mark answered requests (key -> reason) whose answer was of no use; they are not sent again."""
+        """Mark answered requests (key -> reason) whose answer is unusable; they are not sent again."""
         with self.transaction():
             self._db.executemany(
                 "UPDATE requests SET state = 'rejected', reason = ? WHERE key = ? AND answer IS NOT NULL",
@@ -237,45 +239,45 @@ class Ledger:
             )
 
     def outcome(self, key: str) -> Outcome:
-        """What is known of a request."""
+        """Return the current state of a request."""
         return self.outcomes([key])[key]
 
     def outcomes(self, keys: Sequence[str]) -> dict[str, Outcome]:
-        """What is known of several requests, all of which must be there."""
+        """Return the current state of several requests, all of which must exist."""
         rows = self._select(f"SELECT {_OUTCOME} FROM requests WHERE key IN", keys)
-        found = {row[0]: Outcome(*row) for row in rows}
-        assert len(found) == len(set(keys)), set(keys) - set(found)
-        return found
+        outcomes = {row[0]: Outcome(*row) for row in rows}
+        assert len(outcomes) == len(set(keys)), set(keys) - set(outcomes)
+        return outcomes
 
     def batches(self, endpoint: str) -> list[str]:
-        """Jobs of the Batch API whose results have not been read yet."""
+        """Return the Batch API jobs whose results have not been read yet."""
         query = "SELECT id FROM batches WHERE endpoint = ? AND state = 'sent' ORDER BY rowid"
         return [row[0] for row in self._db.execute(query, (endpoint,))]
 
     def note_batch(self, name: str, endpoint: str, *, done: bool) -> None:
-        """Remember a job of the Batch API before its results are waited for, or that they are read."""
+        """Store that a Batch API job was sent, or that its results have been read."""
         row = (name, endpoint, "done" if done else "sent")
         self._db.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?)", row)
 
     def totals(self) -> dict[str, Any]:
-        """Requests by state, tokens, attempts and seconds of waiting, over the ledger's whole life."""
+        """Return requests by state, tokens, attempts and seconds waited, over the ledger's whole life."""
         return _totals(self._db)
 
 
 def read_totals(folder: Path) -> dict[str, Any]:
-    """The totals of a ledger that a run may be writing at this moment.
+    """Return the totals of a ledger that a run may be writing at this moment.
 
     Raises:
-        DataError: the folder holds no ledger.
+        DataError: The folder holds no ledger.
     """
     path = folder / LEDGER_FILE
     if not path.is_file():
-        raise DataError(f"{path}: absent; give the --out folder of a forge run")
+        raise DataError(f"{path}: not found; expected the --out folder of a forge run")
     try:
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
             return _totals(db)
     except sqlite3.DatabaseError as error:
-        raise DataError(f"{path}: no ledger ({error})") from error
+        raise DataError(f"{path}: not a ledger ({error})") from error
 
 
 def _totals(db: sqlite3.Connection) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Is this text a faithful translation of that one? Asked without a model; the answer is a list of reasons.
+"""Is one text a faithful translation of another? Judged without a model, as a list of reasons against it.
 
-Each check is a function of the pair that returns a reason's name or nothing; what takes knowledge of both
-languages is in :mod:`ziya_visual.forge.checks.en_zh`.
+Each check of ``CHECKS`` works for any pair of languages. English and Chinese are also compared by
+:mod:`ziya_visual.forge.checks.closed_text` and :mod:`ziya_visual.forge.checks.free_text`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ziya_visual.forge.checks.en_zh import compared
-from ziya_visual.forge.checks.names import is_common
+from ziya_visual.forge.checks.closed_text import Lexicon, compare_closed
+from ziya_visual.forge.checks.dictionary import is_common
+from ziya_visual.forge.checks.free_text import CHARS_PER_WORD, compare_free
 
 _CJK = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 # The letters of languages that do not write in Latin.
@@ -30,7 +31,6 @@ _SCRIPTS = {
     "he": "[\u0590-\u05ff]",
 }
 _LATIN = r"[A-Za-z\u00c0-\u024f]"
-_WORD_AS_CHARS = 1.6  # Chinese characters that one English word becomes, on average
 _PLACEHOLDER = re.compile(r"<[A-Za-z_/][\w/]*>|\{\w+\}|https?://[\w./?=&%-]+|\[\s*\d[\d.,\s]*\]")
 _PREAMBLE = re.compile(
     r"(?:sure|certainly|of course|okay|here(?:'s| is| are)|translat(?:ion|ed)|the translation)\b"
@@ -71,12 +71,12 @@ class Pair:
 
     @property
     def bilingual(self) -> bool:
-        """Whether the lexicon knows both languages."""
+        """Return whether the lexicon knows both languages."""
         return {self.source_lang, self.target_lang} == {"en", "zh"}
 
     @property
     def latin(self) -> bool:
-        """Whether both languages write in Latin letters, and so may share words."""
+        """Return whether both languages use Latin letters, and so may share words."""
         return _SCRIPTS.keys().isdisjoint((self.source_lang, self.target_lang))
 
 
@@ -85,22 +85,22 @@ def _letters(text: str, lang: str) -> int:
 
 
 def _all_letters(text: str) -> int:
-    """Latin words count as one letter each, so that a name inside Chinese does not outweigh the sentence."""
+    """Count letters, a Latin word as one, so that a name inside Chinese does not outweigh the sentence."""
     words = len(re.findall(rf"{_LATIN}+", text))
     return words + sum(char.isalpha() for char in re.sub(_LATIN, "", text))
 
 
 def _is_name_only(text: str) -> bool:
-    """``Nokia``, ``LG``, ``12:30``: may stay as it is in any language."""
+    """Return whether a text may stay unchanged in any language: ``Nokia``, ``LG``, ``12:30``."""
     words = re.findall(rf"{_LATIN}[\w'-]*", text)
     letters = sum(char.isalpha() for char in text)
     return not letters or (len(words) <= 4 and all(word[0].isupper() for word in words) and bool(words))
 
 
 def _units(text: str, lang: str) -> float:
-    """Length in Chinese characters, a word of a spaced language counted as it would become."""
+    """Return the length in Chinese characters, counting a word of a spaced language as what it becomes."""
     dense = len(re.findall(f"[{_CJK}\u3040-\u30ff\u0e00-\u0e7f]", text))
-    return dense + _WORD_AS_CHARS * len(re.findall(r"[^\W_]+", re.sub(f"[{_CJK}\u3040-\u30ff]", " ", text)))
+    return dense + CHARS_PER_WORD * len(re.findall(r"[^\W_]+", re.sub(f"[{_CJK}\u3040-\u30ff]", " ", text)))
 
 
 def _language(pair: Pair) -> str | None:
@@ -114,35 +114,28 @@ def _language(pair: Pair) -> str | None:
 
 
 def _leftover(pair: Pair) -> str | None:
-    """Source words that stand in the target untranslated; names, codes and units may.
+    """Find source words left in the target; names, codes and units may stay.
 
-    Between two languages in Latin letters only where they are more than seven tenths of all.
+    Between two languages in Latin letters, only if they are more than seven tenths of all words.
     """
     if pair.latin:
         ours, theirs = (re.findall(r"[^\W\d_]{3,}", side.lower()) for side in (pair.source, pair.target))
         kept = sum(word in ours for word in theirs)
         return "leftover_source" if len(theirs) >= 4 and kept > 0.7 * len(theirs) else None
     if pair.target_lang in _SCRIPTS and pair.source_lang not in _SCRIPTS:
-        words = set(
-            re.findall(
-                r"(?<![A-Za-z0-9_<{/])[a-z][a-z'-]{2,}(?![A-Za-z_>}/])",
-                re.sub(_PLACEHOLDER, " ", pair.target),
-            )
-        )
+        plain = _PLACEHOLDER.sub(" ", pair.target)
+        words = set(re.findall(r"(?<![A-Za-z0-9_<{/])[a-z][a-z'-]{2,}(?![A-Za-z_>}/])", plain))
         known = {word for word in re.findall(r"[a-z][a-z-]{2,}", pair.source) if is_common(word)}
         return "leftover_source" if words & known else None
     if pair.source_lang in _SCRIPTS and pair.source_lang != pair.target_lang:
-        return (
-            "leftover_source"
-            if _letters(pair.target, pair.source_lang) and pair.target_lang != "ja"
-            else None
-        )
+        left = _letters(pair.target, pair.source_lang) and pair.target_lang != "ja"
+        return "leftover_source" if left else None
     return None
 
 
 def _length(pair: Pair) -> str | None:
     source, target = _units(pair.source, pair.source_lang), _units(pair.target, pair.target_lang)
-    if source <= 3 * _WORD_AS_CHARS:
+    if source <= 3 * CHARS_PER_WORD:
         return "length" if target > 8 + 3 * source else None
     return "length" if target > 2.2 * source + 6 or target < 0.4 * source - 2 else None
 
@@ -153,31 +146,28 @@ def _placeholders(pair: Pair) -> str | None:
 
 
 def _preamble(pair: Pair) -> str | None:
-    talks = _PREAMBLE.match(pair.target) and not re.search("[:：]", pair.source)
-    return (
-        "preamble"
-        if talks or (_AFTERWORD.search(pair.target) and not _AFTERWORD.search(pair.source))
-        else None
-    )
+    before = _PREAMBLE.match(pair.target) and not re.search("[:：]", pair.source)
+    after = _AFTERWORD.search(pair.target) and not _AFTERWORD.search(pair.source)
+    return "preamble" if before or after else None
 
 
 def refuses(text: str) -> bool:
-    """Whether a model's reply is a refusal."""
+    """Return whether a model's reply is a refusal."""
     return bool(_REFUSAL.search(text))
 
 
 def in_language(text: str, lang: str) -> bool:
-    """Whether at least half of a text's letters (a Latin word counts as one) are of the language's script."""
+    """Return whether at least half of a text's letters, a Latin word as one, are in the language's script."""
     pair = Pair("", text, "", lang.split("-")[0])
     return _language(pair) is None
 
 
 def repeats(text: str) -> bool:
-    """Whether a text stutters, or says a whole sentence twice."""
+    """Return whether a text stutters, or has a whole sentence twice."""
     if re.search(r"(\S.{1,40}?)\1{3,}|(.{6,60}?)\2\2", text):
         return True
-    parts = [part for part in re.split(r"[。！？.!?;；\n]\s*", text) if len(part) >= 8]
-    return bool(parts) and max(Counter(parts).values()) >= 2
+    sentences = [sentence for sentence in re.split(r"[。！？.!?;；\n]\s*", text) if len(sentence) >= 8]
+    return len(set(sentences)) < len(sentences)
 
 
 def _refusal(pair: Pair) -> str | None:
@@ -204,8 +194,7 @@ def _punctuation(pair: Pair) -> str | None:
 
 
 def _truncation(pair: Pair) -> str | None:
-    ends = re.search(r"[.!?。！？]['\"”’)）]*$", pair.source)
-    if not ends:
+    if not re.search(r"[.!?。！？]['\"”’)）]*$", pair.source):
         return None
     several = len(re.findall(r"[。！？]", pair.target)) >= 2 and not re.search(
         r"[。！？.!?…~”’\"')）】]$", pair.target
@@ -222,9 +211,9 @@ def _question(pair: Pair) -> str | None:
 
 
 def _long_numbers(text: str) -> set[str]:
-    """Numbers of three digits and more, as any language writes them: ``3,000``, ``3.000`` and ``3 000``."""
+    """Return numbers of three or more digits in any notation: ``3,000``, ``3.000``, ``3 000``."""
     joined = re.sub(r"(?<=\d)[.,'\u00a0\u202f ](?=\d{3}(?!\d))", "", text)
-    return set(re.findall(r"\d{3,}", re.sub(_PLACEHOLDER, " ", joined)))
+    return set(re.findall(r"\d{3,}", _PLACEHOLDER.sub(" ", joined)))
 
 
 CHECKS: dict[str, Callable[[Pair], str | None]] = {
@@ -243,7 +232,7 @@ CHECKS: dict[str, Callable[[Pair], str | None]] = {
 
 
 def names(source_lang: str, target_lang: str) -> tuple[str, ...]:
-    """What a record that was accepted has passed: goes into its provenance."""
+    """Return the checks that an accepted record has passed, for its provenance."""
     pair = Pair("", "", source_lang.split("-")[0], target_lang.split("-")[0])
     return ("empty", *CHECKS, "lexicon" if pair.bilingual else "numbers")
 
@@ -251,14 +240,14 @@ def names(source_lang: str, target_lang: str) -> tuple[str, ...]:
 def check(
     source: str, target: str, *, source_lang: str, target_lang: str, ends_matter: bool = True
 ) -> list[str]:
-    """Every reason why ``target`` is no faithful translation of ``source``; empty where none is found.
+    """Return every reason why ``target`` is not a faithful translation of ``source``; empty if there is none.
 
     Args:
-        source: the text.
-        target: what is said to be its translation.
+        source: The text.
+        target: Its supposed translation.
         source_lang: BCP-47 tag.
         target_lang: BCP-47 tag.
-        ends_matter: whether a missing full stop hints at a missing end; not in files that have none.
+        ends_matter: Whether a missing full stop hints at a missing end; it does not in files without any.
 
     >>> check("Two red stars.", "三个红色星形。", source_lang="en", target_lang="zh")
     ['numbers']
@@ -275,17 +264,24 @@ def _check(pair: Pair, ends_matter: bool) -> tuple[str, ...]:
         return ("empty_source",)
     reasons = [reason for judge in CHECKS.values() if (reason := judge(pair))]
     if pair.bilingual and not {"language", "refusal"} & set(reasons):
-        english, chinese = (
-            (pair.source, pair.target) if pair.source_lang == "en" else (pair.target, pair.source)
-        )
-        cut = ends(pair.source) and not ends(pair.target) and ends_matter
-        found = compared(english, chinese, backwards=pair.source_lang == "zh", end_is_missing=cut)
-        reasons += [reason for reason in found if reason not in reasons]
+        reasons += [reason for reason in _compare(pair, ends_matter) if reason not in reasons]
     elif not pair.bilingual and _long_numbers(pair.source) != _long_numbers(pair.target):
         reasons.append("numbers")
     return tuple(reasons)
 
 
-def ends(text: str) -> bool:
-    """Whether a text has an end: a full stop or what stands for it."""
+def _compare(pair: Pair, ends_matter: bool) -> list[str]:
+    """Return the reasons that only knowledge of both English and Chinese finds."""
+    backwards = pair.source_lang == "zh"
+    english, chinese = (pair.target, pair.source) if backwards else (pair.source, pair.target)
+    lexicon = Lexicon.load()
+    reading = lexicon.read(english, "en")
+    if reading.closed:
+        return compare_closed(reading, lexicon.read(chinese, "zh"))
+    end_is_missing = ends_matter and has_end(pair.source) and not has_end(pair.target)
+    return compare_free(english, chinese, backwards=backwards, end_is_missing=end_is_missing)
+
+
+def has_end(text: str) -> bool:
+    """Return whether a text ends in a full stop or something equivalent."""
     return bool(re.search(r"[.!?。！？…~](?:['\"”’)）】」]|<[^>]*>)*$", text))

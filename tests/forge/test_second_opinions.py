@@ -13,8 +13,9 @@ from PIL import Image
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.files import read_examples, read_jsonl, write_records
 from ziya_visual.core.records import Example, ImageRef, Message
-from ziya_visual.forge.command import run_instruct
+from ziya_visual.forge.ask.endpoint import Sending
 from ziya_visual.forge.instruct import instruct
+from ziya_visual.forge.run import run_instruct
 from ziya_visual.forge.translate import translate
 
 ENGLISH = {"turns": [{"question": "What is on the mat?", "answer": "A grey cat is on the mat."}]}
@@ -62,8 +63,8 @@ def shown(content: Any) -> bytes:
 def test_the_picture_itself_is_shown_where_it_is_asked_for(seeing: Seeing, tmp_path: Path, kind: str) -> None:
     example = captioned(tmp_path, kind)
     seeing.replies = [{"turns": [{"question": CHINESE[0], "answer": CHINESE[1]}]}]
-    options: dict[str, Any] = {"kinds": ["conversation"], "lang": "zh", "model": "m", "base_url": seeing.url}
-    assert instruct([example], out=tmp_path / "a", with_image=True, **options)["accepted"] == 1
+    options: dict[str, Any] = {"kinds": ["conversation"], "lang": "zh", "sending": Sending("m", seeing.url)}
+    assert instruct([example], out=tmp_path / "a", show_image=True, **options)["accepted"] == 1
     assert example.image is not None
     assert shown(seeing.contents[0]) == Path(str(example.image.path)).read_bytes()
     instruct([example], out=tmp_path / "b", **options)
@@ -75,15 +76,14 @@ def test_a_picture_that_cannot_be_shown_is_named(seeing: Seeing, tmp_path: Path)
     gone = captioned(tmp_path)
     (tmp_path / "cat.png").unlink()
     without = Example("d", "en", "caption", gone.messages, image_id="j")
-    for example, text in ((gone, "cat.png: no picture"), (without, "'j' has no picture by path")):
+    for example, text in ((gone, "cat.png: not an image"), (without, "'j' has no image path")):
         with pytest.raises(DataError, match=text):
             instruct(
                 [example],
                 lang="en",
                 out=tmp_path / example.id,
-                model="m",
-                base_url=seeing.url,
-                with_image=True,
+                sending=Sending("m", seeing.url),
+                show_image=True,
             )
     assert not seeing.contents, "nothing was paid for"
 
@@ -94,7 +94,7 @@ def test_the_image_check_looks_at_the_picture(
 ) -> None:
     seeing.replies = [{"translations": ["一只灰色的猫坐在垫子上。"]}, {"ok": ok, "why": "it is a dog"}]
     report = translate(
-        [captioned(tmp_path)], to="zh", out=tmp_path / "out", model="m", base_url=seeing.url,
+        [captioned(tmp_path)], to="zh", out=tmp_path / "out", sending=Sending("m", seeing.url),
         extra_checks=("image",),
     )  # fmt: skip
     assert report.rejected == rejected
@@ -109,8 +109,8 @@ def test_the_image_check_looks_at_the_picture(
 def test_dialogues_are_made_in_one_language_and_translated(seeing: Seeing, tmp_path: Path) -> None:
     write_records(tmp_path / "in.jsonl", [captioned(tmp_path)])
     seeing.replies = [ENGLISH, {"translations": CHINESE}]
-    options: dict[str, Any] = {"lang": "zh", "model": "m", "base_url": [seeing.url], "through": "en"}
-    options |= {"prices": None, "budget_usd": None, "kinds": ["conversation"], "with_image": True}
+    options: dict[str, Any] = {"lang": "zh", "sending": Sending("m", (seeing.url,)), "through": "en"}
+    options |= {"kinds": ["conversation"], "show_image": True, "turns": 3, "prompt": "instruct"}
     found = run_instruct(tmp_path / "in.jsonl", out=tmp_path / "out", dry_run=False, **options)
     assert (found["accepted"], found["translated"]) == (1, 1)
     assert isinstance(seeing.contents[0], list), "made with the picture"

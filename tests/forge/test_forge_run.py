@@ -9,18 +9,21 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import captions
 from rough_server import CONTENT, Process, fault_of, texts
 
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.files import read_examples, read_jsonl, write_records
 from ziya_visual.core.records import Example, Message
+from ziya_visual.forge.ask.endpoint import Sending
+from ziya_visual.forge.planning import ExampleFile
 from ziya_visual.forge.report import report, status
-from ziya_visual.forge.translate import translate, translate_file
+from ziya_visual.forge.run import translate_on_ray
+from ziya_visual.forge.translate import translate
 
 
 def rows(count: int) -> list[Example]:
@@ -43,12 +46,11 @@ def test_every_record_of_a_misbehaving_server_is_accounted_for(tmp_path: Path) -
     examples, right = rows(2000), dict(texts(2000))
     sources = {e.id: e.messages[0].content for e in examples}
     server = Process(faults=True)
-    options: dict[str, Any] = {"to": "zh", "out": tmp_path, "model": "m", "base_url": server.url}
-    options |= {"backoff_seconds": 0.05, "timeout_seconds": 3.0, "concurrency": 32}
-    translate(examples, **options)
+    sending = Sending("m", server.url, concurrency=32, backoff_seconds=0.05, timeout_seconds=3.0)
+    translate(examples, to="zh", out=tmp_path, sending=sending)
     accepted, rejected = accounted(tmp_path, examples)
     sent = server.stats()["requests"]
-    again = translate(examples, **options)
+    again = translate(examples, to="zh", out=tmp_path, sending=sending)
     assert (again.sent, server.stats()["requests"]) == (0, sent)
     server.close()
     for name, target in accepted.items():
@@ -65,10 +67,12 @@ def test_every_record_of_a_misbehaving_server_is_accounted_for(tmp_path: Path) -
 CHILD = """
 import sys
 from pathlib import Path
-from ziya_visual.forge.translate import translate_file
+from ziya_visual.forge.ask.endpoint import Sending
+from ziya_visual.forge.planning import ExampleFile
+from ziya_visual.forge.translate import translate
 folder, url = Path(sys.argv[1]), sys.argv[2]
-translate_file(folder / "in.jsonl", to="zh", out=folder / "out", model="m", base_url=url,
-               texts_per_request=1, concurrency=16)
+translate(ExampleFile(folder / "in.jsonl"), to="zh", out=folder / "out", sending=Sending("m", url, 16),
+          texts_per_request=1)
 """
 
 
@@ -88,8 +92,8 @@ def test_ten_kills_lose_nothing_and_repeat_no_more_than_was_in_flight(tmp_path: 
         child.send_signal(signal.SIGKILL)
         child.wait()
         in_flight += status(tmp_path / "out")["states"]["in_flight"]
-    found = translate_file(
-        tmp_path / "in.jsonl", to="zh", out=tmp_path / "out", model="m", base_url=server.url,
+    found = translate(
+        ExampleFile(tmp_path / "in.jsonl"), to="zh", out=tmp_path / "out", sending=Sending("m", server.url),
         texts_per_request=1,
     )  # fmt: skip
     stats = server.stats()
@@ -101,49 +105,32 @@ def test_ten_kills_lose_nothing_and_repeat_no_more_than_was_in_flight(tmp_path: 
     assert 0 < in_flight <= 10 * 16
 
 
-def test_a_killed_plan_is_planned_again_without_a_difference(tmp_path: Path) -> None:
-    from ziya_visual.forge.ask.ledger import Ledger
-    from ziya_visual.forge.planning import Settings, plan_first, record_of
-    from ziya_visual.forge.prompting import load_prompt
-
-    given = Settings("zh", "m", load_prompt("translate"), {"temperature": 0})
-    records = [record_of(example, given) for example in captions(60)]
-    with Ledger(tmp_path / "once") as ledger:
-        keys = plan_first(ledger, records * 2, given, 6)
-        assert len(keys) == len(set(keys)) == 10
-    with Ledger(tmp_path / "twice") as ledger:
-        plan_first(ledger, records[:30], given, 6)
-    with Ledger(tmp_path / "twice") as ledger:
-        assert plan_first(ledger, records, given, 6) == keys
-
-
 @pytest.mark.slow
 def test_partitions_on_ray(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="ray is not installed")
-    from ziya_visual.forge.ray_engine import translate_on_ray
-
     examples = rows(60)
     write_records(tmp_path / "in.jsonl", examples)
     server = Process()
-    options: dict[str, Any] = {"to": "zh", "out": tmp_path / "out", "model": "m", "base_url": server.url}
-    found = translate_on_ray(tmp_path / "in.jsonl", partitions=3, **options)
+    options: dict[str, Any] = {"out": tmp_path / "out", "sending": Sending("m", server.url)}
+    run = partial(translate, to="zh")
+    found = translate_on_ray(run, tmp_path / "in.jsonl", partitions=3, **options)
     sent = server.stats()["requests"]
     assert found == {"records": 60, "accepted": 60}
     accounted(tmp_path / "out", examples)
-    assert translate_on_ray(tmp_path / "in.jsonl", partitions=3, **options)["accepted"] == 60
+    assert translate_on_ray(run, tmp_path / "in.jsonl", partitions=3, **options)["accepted"] == 60
     assert server.stats()["requests"] == sent
     assert status(tmp_path / "out")["states"]["done"] == sent
     with pytest.raises(ConfigError, match="more than 2 partitions"):
-        translate_on_ray(tmp_path / "in.jsonl", partitions=2, **options)
+        translate_on_ray(run, tmp_path / "in.jsonl", partitions=2, **options)
     server.close()
 
 
 def test_ray_that_is_absent_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ziya_visual.forge.ray_engine import translate_on_ray
-
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'ziya-visual\[ray\]'"):
-        translate_on_ray(tmp_path / "in.jsonl", out=tmp_path, partitions=2)
+        translate_on_ray(
+            translate, tmp_path / "in.jsonl", out=tmp_path, sending=Sending("m", ""), partitions=2
+        )
 
 
 def test_the_command_line(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from labelled import build
 from ziya_visual.forge.checks.any_pair import check
 from ziya_visual.scenes.lessons import sentence_pair
 
-QA90 = Path(__file__).parents[3] / "shared" / "data" / "judge" / "qa90"
+QA90 = Path(__file__).parents[4] / "shared" / "data" / "judge" / "qa90"
 PER_KIND = 40
 
 

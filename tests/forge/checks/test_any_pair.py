@@ -6,7 +6,7 @@ from ziya_visual.core.errors import DataError
 from ziya_visual.core.files import read_jsonl, write_jsonl
 from ziya_visual.forge.checks.any_pair import CHECKS, check, names
 from ziya_visual.forge.checks.numbers import read_numbers
-from ziya_visual.forge.pairs import check_pairs
+from ziya_visual.forge.run import check_pairs
 
 CLEAN = [
     ("A man rides a brown horse on the beach.", "一名男子在海滩上骑着一匹棕色的马。"),
@@ -87,7 +87,7 @@ def test_other_language_pairs_are_judged_without_the_lexicon() -> None:
 
 
 # Good pairs, pairs with a fault, and pairs whose fault only a lexicon of the two languages would find.
-SPANISH_FILE = Path(__file__).parents[1] / "fixtures" / "forge" / "en-es.jsonl"
+SPANISH_FILE = Path(__file__).parents[2] / "fixtures" / "forge" / "en-es.jsonl"
 SPANISH = [row for _, row in read_jsonl(SPANISH_FILE)]
 
 
@@ -116,19 +116,19 @@ def test_a_file_of_spanish_pairs_is_judged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lang", "text", "said"),
+    ("lang", "text", "expected"),
     [
-        ("en", "twenty-one dogs, 3,500 cats and two hundred and six birds", {"21", "3500", "206"}),
-        ("zh", "二十一只狗、三千五百只猫和两百零六只鸟", {"21", "3500", "206"}),
-        ("en", "1.5 million", {"1500000"}),
-        ("zh", "150万", {"1500000"}),
+        ("en", "twenty-one dogs, 3,500 cats and two hundred and six birds", {21, 3500, 206}),
+        ("zh", "二十一只狗、三千五百只猫和两百零六只鸟", {21, 3500, 206}),
+        ("en", "1.5 million", {1500000}),
+        ("zh", "150万", {1500000}),
         ("zh", "一个苹果", set()),
         ("en", "one apple", set()),
-        ("zh", "一九九八年", {"1998"}),
+        ("zh", "一九九八年", {1998}),
     ],
 )
-def test_numbers_are_read(lang: str, text: str, said: set[str]) -> None:
-    assert set(read_numbers(text, lang)[0]) == said
+def test_numbers_are_read(lang: str, text: str, expected: set[float]) -> None:
+    assert set(read_numbers(text, lang)[0]) == expected
 
 
 def test_every_row_is_judged(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from loopback import Endpoint, captions
 from test_client import bodies
 
 from ziya_visual.core.errors import EndpointError
-from ziya_visual.forge.ask import batch_api
+from ziya_visual.forge.ask.client import ask_all, find_or_create_job
+from ziya_visual.forge.ask.endpoint import Sending
 from ziya_visual.forge.ask.ledger import Ledger
 from ziya_visual.forge.translate import translate
 
@@ -91,18 +93,16 @@ class BatchApi(Endpoint):
 def test_the_batch_api_answers_and_is_paid_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     server = BatchApi()
-    options = {"to": "zh", "out": tmp_path, "model": "m", "base_url": server.url, "use_batches": True}
-    found = translate(captions(20), poll_seconds=0.01, **options)
+    sending = Sending("m", server.url, use_batches=True, poll_seconds=0.01)
+    found = translate(captions(20), to="zh", out=tmp_path, sending=sending)
     assert (found.accepted, len(server.jobs)) == (20, 1)
-    assert translate(captions(20), poll_seconds=0.01, **options).sent == 0
+    assert translate(captions(20), to="zh", out=tmp_path, sending=sending).sent == 0
     # A run that died before it had read its job's results finds that job again, by its requests.
     with Ledger(tmp_path / "again") as ledger:
         keys = ledger.add(bodies(3))
-        name = batch_api._find_or_make(
-            ledger, batch_api.openai.OpenAI(base_url=server.url, api_key="none"), keys
-        )
+        name = find_or_create_job(ledger, openai.OpenAI(base_url=server.url, api_key="none"), keys)
     with Ledger(tmp_path / "again") as ledger:
-        batch_api.ask_all(ledger, keys, base_url=server.url, poll_seconds=0.01)
+        ask_all(ledger, keys, sending)
         assert {o.answer for o in ledger.outcomes(keys).values()} == {"红色"}
         assert ledger.batches(server.url) == []
     assert list(server.jobs) == ["batch-0", name]
@@ -111,4 +111,4 @@ def test_the_batch_api_answers_and_is_paid_once(tmp_path: Path, monkeypatch: pyt
 
 def test_an_endpoint_without_batches_says_so(endpoint: Endpoint, tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger, pytest.raises(EndpointError, match="the Batch API said"):
-        batch_api.ask_all(ledger, ledger.add(bodies(1)), base_url=endpoint.url)
+        ask_all(ledger, ledger.add(bodies(1)), Sending("m", endpoint.url, use_batches=True))
