@@ -1,6 +1,6 @@
 """Ziya-Visual: make and use bilingual vision-language models.
 
-``from ziya_visual import ZiyaVisual`` opens a checkpoint; the import of torch happens only then.
+``from ziya_visual import ZiyaVisual`` gives the class that opens a checkpoint; only this imports torch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """The whole system in miniature, offline: the page to read first.
 
-A world is drawn, its English is translated through the forge over HTTP by a tiny language model behind our
-own server, a vision-language model is trained in three stages on both languages, and Base and Chat are
-measured on new scenes and on shape-colour pairs that no picture ever showed. The same functions run at 14
-B.
+1. **Draw** a world of coloured shapes, with English captions, questions and dialogues.
+2. **Forge** the Chinese half: a tiny language model translates, behind our own HTTP server.
+3. **Train** a vision-language model in three stages on both languages.
+4. **Evaluate** Base and Chat on new scenes, and on shape-colour pairs that no training picture showed.
+
+The same functions train and evaluate models of 14 billion parameters.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ IMAGES, QUESTIONS, DIALOGUES = 3000, 8, 600
 TEXTS_PER_REQUEST, CONCURRENCY = 4, 160
 CHECKPOINTS = {"base": "base", "chat": "checkpoint"}  # stage -> folder
 
-# What the issue that asked for the miniature wants of it: floors gate CI, aims are where we want to be.
+# Floors gate CI; aims are where we want to be. All values are percentages.
 TARGETS = (
     Target("vqa", "accuracy", "new", floor=85, aim=95),
     Target("vqa", "accuracy", "unseen", floor=75, aim=90),
@@ -51,29 +53,29 @@ TARGETS = (
 
 
 def quickstart(out: Path, *, seed: int = 0, from_scratch: bool = False) -> dict[str, Any]:
-    """Draw, forge, train, measure, report; a killed run goes on where it was.
+    """Draw, forge, train, evaluate and report. A killed run resumes where it stopped.
 
     Args:
-        out: gets ``data/``, ``base/``, ``checkpoint/`` (Chat), ``results.json``, ``report.html``,
-            and ``leaderboard/``, Base against Chat by the truth of the scenes.
-        seed: of everything that is drawn or initialised.
-        from_scratch: pre-train the tiny ViT and LM too, instead of taking the shipped ones.
+        out: Receives ``data/``, ``base/``, ``checkpoint/`` (Chat), ``results.json``, ``report.html`` and
+            ``leaderboard/``, where Base and Chat are judged against the true scenes.
+        seed: Seed of everything that is drawn or initialised.
+        from_scratch: Also pre-train the tiny ViT and language model, instead of using the shipped ones.
 
     Returns:
         The content of ``results.json``.
     """
     seconds: dict[str, float] = {}
     with log.timed(seconds, "total"):
-        parts = _parts(out, seed, seconds) if from_scratch else SHIPPED
+        parts = _pretrain(out, seed, seconds) if from_scratch else SHIPPED
         with log.timed(seconds, "draw"):
             english = _draw(out, seed)
         with log.timed(seconds, "forge"):
-            forged = _forge(out, parts, english)
+            forge_metrics = _forge(out, parts, english)
         with log.timed(seconds, "train"):
             curve = _train(out, parts, seed)
         with log.timed(seconds, "evaluate"):
             suite = build_scenes(seed)
-            metrics = forged + _evaluate(out, suite, seed)
+            metrics = forge_metrics + _evaluate(out, suite, seed)
             judge_predictions(out / "predictions", ("base", "chat"), out=out / "judge")
             leaderboard([out / "judge"], out=out / "leaderboard", seed=seed)
     recorded = results(
@@ -93,15 +95,15 @@ def quickstart(out: Path, *, seed: int = 0, from_scratch: bool = False) -> dict[
     return recorded
 
 
-def _parts(out: Path, seed: int, seconds: dict[str, float]) -> Path:
-    """What a real user would download, made here."""
+def _pretrain(out: Path, seed: int, seconds: dict[str, float]) -> Path:
+    """Pre-train the image encoder and language model, which a real project would download."""
     with log.timed(seconds, "parts"):
         pretrain_parts(out / "parts", seed=seed)
     return out / "parts"
 
 
 def _draw(out: Path, seed: int) -> list[Example]:
-    """Pictures with English captions, questions and dialogues."""
+    """Draw the training pictures and write their English captions, questions and dialogues."""
     examples = dataset.write_training(
         out / "data", seed=seed, images=IMAGES, questions_per_image=QUESTIONS, dialogues=DIALOGUES
     )
@@ -110,11 +112,14 @@ def _draw(out: Path, seed: int) -> list[Example]:
 
 
 def _forge(out: Path, parts: Path, english: list[Example]) -> list[Metric]:
-    """The Chinese half: our server, its tiny LM, HTTP, ledger, checks; what is rejected is not trained on."""
-    strangers = [
-        m.content for e in english for m in e.messages if " " in m.content and not is_image_text(m.content)
+    """Translate the records into Chinese through a real endpoint; only accepted records are trained on."""
+    leaked = [
+        message.content
+        for example in english
+        for message in example.messages
+        if " " in message.content and not is_image_text(message.content)
     ]
-    assert not strangers, f"in the LM's own text: {strangers[:3]}"
+    assert not leaked, f"sentences that the language model was pre-trained to translate: {leaked[:3]}"
     folder = out / "data" / "forge"
     with running_server(parts / "lm") as base_url:
         report = translate(
@@ -133,7 +138,7 @@ def _forge(out: Path, parts: Path, english: list[Example]) -> list[Metric]:
 
 
 def _measure_forge(english: list[Example], chinese: list[Example]) -> list[Metric]:
-    """Accepted among all, and accepted but wrong by the grammar's own parser (used for this alone)."""
+    """Measure how many records were accepted, and how many of those are wrong by the grammar's own parser."""
     sources = {example.id: example for example in english}
     wrong = [
         100.0 * (not dataset.same_meaning(_text(sources[str(e.provenance.translated_from)]), _text(e)))
@@ -149,19 +154,19 @@ def _text(example: Example) -> str:
 
 
 def _train(out: Path, parts: Path, seed: int) -> list[dict[str, Any]]:
-    """Run the recipe: align, base, chat."""
+    """Run the three stages of the recipe: align, base and chat."""
     data = f"[{out / 'data' / 'english.jsonl'}, {out / 'data' / 'chinese.jsonl'}]"
     changes = [f"out={out / 'train'}", f"seed={seed}", f"data.path={data}"]
     changes += [f"model.vision={parts / 'vit'}", f"model.language_model={parts / 'lm'}"]
     run_recipe(load_recipe(RECIPE, changes))
     for stage, name in CHECKPOINTS.items():
-        with atomic_dir(out / name) as aside:
-            shutil.copytree(out / "train" / stage, aside, dirs_exist_ok=True)
+        with atomic_dir(out / name) as folder:
+            shutil.copytree(out / "train" / stage, folder, dirs_exist_ok=True)
     return list(read_json(out / "train" / "curve.json"))
 
 
 def _evaluate(out: Path, suite: Suite, seed: int) -> list[Metric]:
-    """Base and Chat, beside the most frequent answer and Chat on a blank picture."""
+    """Evaluate Base and Chat, beside the most frequent answer and Chat on a blank image."""
     metrics = majority(suite, out=out, seed=seed)
     for name, folder in CHECKPOINTS.items():
         model = ZiyaVisual.from_pretrained(out / folder)
