@@ -13,7 +13,7 @@ from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.quickstart import CHECKPOINTS, RECIPE
 from ziya_visual.scenes.dataset import write_training
 from ziya_visual.serve.server import running_server
-from ziya_visual.train.pretrain.shipped import SHIPPED, read_card
+from ziya_visual.train.pretrain import SHIPPED, read_card
 from ziya_visual.train.run import run_recipe
 
 IMAGES, QUESTIONS, DIALOGUES, STEPS = 24, 4, 8, 2

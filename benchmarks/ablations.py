@@ -32,7 +32,7 @@ from ziya_visual.scenes.language import QUESTION_TYPES, TRAIN_PHRASINGS, Languag
 from ziya_visual.scenes.parsing import parse
 from ziya_visual.train import run
 from ziya_visual.train.batches import Batches
-from ziya_visual.train.pretrain.shipped import SHIPPED
+from ziya_visual.train.pretrain import SHIPPED
 from ziya_visual.train.run import run_recipe
 
 OUT = Path("runs/ablations")

@@ -16,7 +16,7 @@ from ziya_visual.core.records import Example, ImageRef, Message
 from ziya_visual.model.checkpoint import save_checkpoint
 from ziya_visual.scenes import lessons
 from ziya_visual.serve.server import running_server
-from ziya_visual.train.pretrain.shipped import SHIPPED
+from ziya_visual.train.pretrain import SHIPPED
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 COLORS = ("red", "green", "blue")

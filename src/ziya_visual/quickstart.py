@@ -32,7 +32,7 @@ from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.scenes import dataset
 from ziya_visual.scenes.language import is_image_text
 from ziya_visual.serve.server import running_server
-from ziya_visual.train.pretrain.shipped import SHIPPED, pretrain_parts, read_card
+from ziya_visual.train.pretrain import SHIPPED, pretrain_parts, read_card
 from ziya_visual.train.run import run_recipe
 
 RECIPE = Path(__file__).parent / "recipes" / "quickstart.yaml"

@@ -17,7 +17,7 @@ from ziya_visual.core.errors import CheckpointError, DataError
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat.chat_format import IMAGE, ChatFormat, Turn, ziya_chat_template
 from ziya_visual.scenes import lessons
-from ziya_visual.train.pretrain.shipped import SHIPPED
+from ziya_visual.train.pretrain import SHIPPED
 
 Forms = dict[str, Any]  # conftest's Form by name
 NAMES = ("ziya", "chatml", "llama3", "vicuna")

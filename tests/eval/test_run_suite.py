@@ -15,7 +15,7 @@ from ziya_visual.core.records import Example, ImageRef, Message
 from ziya_visual.eval import suites
 from ziya_visual.eval.run import run_suite
 from ziya_visual.scenes.drawing import render, sample_scene
-from ziya_visual.train.pretrain.shipped import SHIPPED
+from ziya_visual.train.pretrain import SHIPPED
 from ziya_visual.train.run import run_recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"

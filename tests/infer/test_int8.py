@@ -17,7 +17,7 @@ from ziya_visual.infer.opening import open_model
 from ziya_visual.infer.quantized import FEW, Dtype, Int8Linear, quantize
 from ziya_visual.infer.text_model import TextModel
 from ziya_visual.model.checkpoint import save_checkpoint
-from ziya_visual.train.pretrain.shipped import SHIPPED
+from ziya_visual.train.pretrain import SHIPPED
 
 SIDE = 16
 

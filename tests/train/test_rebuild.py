@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ziya_visual.core.files import read_json
-from ziya_visual.train.pretrain.shipped import SHIPPED, read_card
+from ziya_visual.train.pretrain import SHIPPED, read_card
 
 pytestmark = pytest.mark.soak
 TOLERANCE = 5.0  # points: other cores add in another order, and a score is of a hundred questions or more

@@ -108,7 +108,7 @@ def pretrain_parts(
     out: Annotated[Path, typer.Option(help="Folder for vit/, lm/ and card.json.")], seed: Seed = 0
 ) -> None:
     """Pre-train the tiny ViT and LM that the quickstart starts from."""
-    from ziya_visual.train.pretrain.shipped import pretrain_parts as run
+    from ziya_visual.train.pretrain import pretrain_parts as run
 
     run(out, seed=seed)
 

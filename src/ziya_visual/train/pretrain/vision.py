@@ -1,9 +1,9 @@
 """The tiny ViT: a stock ``Blip2VisionModel`` taught to label the patches of drawn scenes.
 
-It stands for the image encoder that a real user downloads. It never sees a text, nor a held-out
+It takes the place of the image encoder that a real user downloads. It never sees a text or a held-out
 shape-colour pair.
 
-Legend: B pictures, P patches (N a side), D width.
+Legend: B images, S side in pixels, P patches (N a side), D width.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VIT_STEPS = 1000
 
 
 def vision_config() -> Blip2VisionConfig:
-    """1.5 M parameters: 4 layers of width 192 over 64 patches of 8 x 8 pixels."""
+    """Configure 1.5 M parameters: 4 layers of width 192 over 64 patches of 8 x 8 pixels."""
     return Blip2VisionConfig(
         hidden_size=192,
         intermediate_size=576,
@@ -43,10 +43,10 @@ def vision_config() -> Blip2VisionConfig:
 
 @dataclass(frozen=True, slots=True)
 class PatchLabels:
-    """What each patch shows: class indices int64[B, P] (-100: background) and centres float32[B, P, 2].
+    """The object in each patch: class indices int64[B, P] (-100: background), centres float32[B, P, 2].
 
-    ``pixels`` float32[B, P, 64] is 1 where a pixel belongs to an object: outlines are learnt first,
-    and shapes from them (docs/log.md).
+    ``pixels`` float32[B, P, 64] is 1 where a pixel belongs to an object: the ViT learns outlines first, and
+    shapes from them (docs/log.md).
     """
 
     shown: Tensor
@@ -59,7 +59,12 @@ class PatchLabels:
 
 
 def label_patches(scenes: list[Scene], owners: np.ndarray) -> PatchLabels:
-    """The object that covers most of each patch, if any covers an eighth. ``owners``: int64[B, S, S]."""
+    """Label each patch with the object that covers most of it, if it covers an eighth or more.
+
+    Args:
+        scenes: B of them.
+        owners: int64[B, S, S], the object of each pixel, -1 for the background.
+    """
     n, p = SIDE_PATCHES, PATCH
     patches = (
         owners.reshape(len(scenes), n, p, n, p).transpose(0, 1, 3, 2, 4).reshape(len(scenes), n * n, p * p)
@@ -82,14 +87,14 @@ def label_patches(scenes: list[Scene], owners: np.ndarray) -> PatchLabels:
     )
 
 
-def _right(logits: Tensor, target: Tensor) -> float:
-    """Accuracy in percent where there is a target."""
+def _accuracy(logits: Tensor, target: Tensor) -> float:
+    """Return the accuracy in percent where there is a target."""
     known = target >= 0
     return (logits.argmax(-1)[known] == target[known]).float().mean().item() * 100
 
 
 class PatchTeacher(nn.Module):
-    """The ViT with linear heads that are thrown away afterwards."""
+    """The ViT with linear heads that are discarded after training."""
 
     def __init__(self, config: Blip2VisionConfig) -> None:
         super().__init__()
@@ -99,7 +104,7 @@ class PatchTeacher(nn.Module):
         self.count = nn.Linear(config.hidden_size, 4)
 
     def forward(self, pixel_values: Tensor, labels: PatchLabels) -> tuple[Tensor, dict[str, float]]:
-        """The loss, and the accuracies in percent on object patches."""
+        """Return the loss, and the accuracies in percent on patches with an object."""
         states = self.vit(pixel_values=pixel_values).last_hidden_state
         shown, shape, color, size, centre = self.head(states[:, 1:]).float().split([1, 10, 8, 2, 2], -1)
         thing = labels.shown > 0
@@ -114,50 +119,52 @@ class PatchTeacher(nn.Module):
         ]  # fmt: skip
         with torch.no_grad():
             scores = {
-                "shape": _right(shape[thing], labels.shape[thing]),
-                "color": _right(color[thing], labels.color[thing]),
-                "size": _right(size[thing], labels.size[thing]),
-                "count": _right(self.count(states[:, 0]), labels.count),
+                "shape": _accuracy(shape[thing], labels.shape[thing]),
+                "color": _accuracy(color[thing], labels.color[thing]),
+                "size": _accuracy(size[thing], labels.size[thing]),
+                "count": _accuracy(self.count(states[:, 0]), labels.count),
                 "centre_error": (centre[thing] - labels.centre[thing]).abs().mean().item() * 100,
             }
             if not self.training:
                 held = thing & never_shown(labels.color).gather(-1, labels.shape.clamp(0)[..., None])[..., 0]
-                scores["held_out_shape"] = _right(shape[held], labels.shape[held])
+                scores["held_out_shape"] = _accuracy(shape[held], labels.shape[held])
         return torch.stack(losses).sum(), scores
 
 
 def never_shown(color: Tensor) -> Tensor:
-    """int64[B, P] -> bool[B, P, 10]: the shapes that no training picture shows in a patch's colour.
+    """Mark the shapes that no training image shows in a patch's colour: int64[B, P] -> bool[B, P, 10].
 
-    They are left out of that patch's choice: that a pair is never met must not teach that it cannot be. With
-    them in it the ViT read 95 % of the shapes in pairs that it had seen and 73 % in the others.
+    They are left out of the softmax of that patch, so that the absence of a pair does not teach that it
+    cannot exist. Otherwise the ViT recognized 95 % of the shapes in seen pairs and 73 % in the others.
     """
     table = torch.zeros(len(COLORS) + 1, len(SHAPES), dtype=torch.bool)
-    for shape, named in HELD_OUT:
-        table[COLORS.index(named), SHAPES.index(shape)] = True
+    for shape, held_out_color in HELD_OUT:
+        table[COLORS.index(held_out_color), SHAPES.index(shape)] = True
     return table[torch.where(color < 0, len(COLORS), color)]
 
 
 def draw_batch(
     rng: np.random.Generator, size: int, *, held_out: bool = False, odd: float = 0.0
 ) -> tuple[Tensor, PatchLabels]:
-    """Fresh scenes: pixel values float32[B, 3, S, S] and their patch labels.
+    """Draw scenes: pixel values float32[B, 3, S, S] and their patch labels.
 
-    A share ``odd`` of the pictures is painted in colours without a name, and its colour is not learnt: what
-    a shape looks like must not depend on the colours that it was met in.
+    A share ``odd`` of the images has colours without a name, which are not learnt: what a shape looks like
+    must not depend on the colours in which it was seen.
     """
     scenes = [sample_scene(rng, held_out=held_out) for _ in range(size)]
-    strange = rng.random(size) < odd
-    drawn = [render_with_labels(scene, odd_colors=bool(s)) for scene, s in zip(scenes, strange, strict=True)]
+    has_odd_colors = rng.random(size) < odd
+    drawn = [
+        render_with_labels(scene, odd_colors=bool(s)) for scene, s in zip(scenes, has_odd_colors, strict=True)
+    ]
     labels = label_patches(scenes, np.stack([d[1] for d in drawn]))
-    labels.color[torch.from_numpy(strange)] = -100
+    labels.color[torch.from_numpy(has_odd_colors)] = -100
     return normalise(np.stack([d[0] for d in drawn])), labels
 
 
 def pretrain_vit(
     *, seed: int, steps: int = VIT_STEPS, batch: int = 48
 ) -> tuple[Blip2VisionModel, dict[str, float]]:
-    """Train from scratch; returns the ViT and its scores in percent on 512 scenes with a held-out pair."""
+    """Train from scratch; return the ViT and its scores in percent on 512 scenes with a held-out pair."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     teacher = PatchTeacher(vision_config())
@@ -169,8 +176,8 @@ def pretrain_vit(
                 loss, scores = teacher(pixel_values, labels)
             optimizer.step(loss, lr=3e-3 * cosine(step, steps=steps, warmup=100))
             if step % 100 == 0:
-                said = " ".join(f"{name} {value:.0f}" for name, value in scores.items())
-                log.logger.info("vit step %d loss %.3f %s", step, loss.item(), said)
+                text = " ".join(f"{name} {value:.0f}" for name, value in scores.items())
+                log.logger.info("vit step %d loss %.3f %s", step, loss.item(), text)
             bar.advance()
     teacher.eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):

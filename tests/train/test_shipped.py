@@ -12,7 +12,7 @@ from ziya_visual.infer.decoder import generate
 from ziya_visual.infer.text_model import Asked, TextModel
 from ziya_visual.scenes import lessons
 from ziya_visual.scenes.parsing import parse
-from ziya_visual.train.pretrain.shipped import SHIPPED, data_hash, pretrain_parts, read_card
+from ziya_visual.train.pretrain import SHIPPED, data_hash, pretrain_parts, read_card
 
 LIMIT_BYTES = 12_000_000
 

@@ -31,7 +31,7 @@ stages:
       trains: [qformer, query_tokens, projection, alignment, lora],
       objectives: {{language_model: 1.0, contrastive: 1.0, matching: 0.5, grounded: 0.5}}}}
 """
-WORKER = Path(__file__).parent / "one_of_several.py"
+WORKER = Path(__file__).parent / "one_rank.py"
 
 
 @pytest.fixture(scope="module")

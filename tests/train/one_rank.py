@@ -1,6 +1,6 @@
 """A process of several, or the only one: the losses and gradients of one step, written to a file.
 
-python tests/train/one_of_several.py RECIPE OUT    as it is, or under torchrun
+python tests/train/one_rank.py RECIPE OUT    as it is, or under torchrun
 """
 
 import sys
