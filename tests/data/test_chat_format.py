@@ -196,7 +196,7 @@ def test_a_template_may_leave_out_what_was_thought(forms: Forms) -> None:
     ("template", "text"),
     [
         (None, "no chat_template"),
-        ("{% for m in messages %}{{ m.role + ':' + m.content + '\n' }}{% endfor %}", "behind an answer"),
+        ("{% for m in messages %}{{ m.role + ':' + m.content + '\n' }}{% endfor %}", "after an answer"),
         (
             "{% for m in messages %}{{ m.role }}<|im_end|>{% endfor %}",
             "does not write what a 'user' turn says",
@@ -223,11 +223,11 @@ def test_dialogues_that_cannot_be_written_are_refused(forms: Forms) -> None:
     chat = ChatFormat(forms["ziya"].tokenizer, image_position="inline")
     with pytest.raises(DataError, match="at least one turn"):
         chat.encode([])
-    with pytest.raises(DataError, match="shows 1 pictures, but there are 2"):
+    with pytest.raises(DataError, match="shows 1 images, but there are 2"):
         chat.encode([Turn("user", "a", (0,))], num_image_tokens=Q, num_images=2)
-    with pytest.raises(DataError, match="needs a user's turn"):
+    with pytest.raises(DataError, match="needs a user turn"):
         chat.encode([Turn("assistant", "a")], num_image_tokens=Q)
-    with pytest.raises(DataError, match="must begin with the picture's user turn"):
+    with pytest.raises(DataError, match="must begin with the image's user turn"):
         chat.branch([Turn("system", "a"), Turn("user", "b")], num_image_tokens=Q)
 
 

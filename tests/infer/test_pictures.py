@@ -84,7 +84,7 @@ def test_dialogues_that_are_decoded_together_are_answered_as_alone(
     for refused in (ask([Turn("user", "a", (0,))], pictures, 9), ask([], pictures[:1], 9)):
         error = refused.get(timeout=60)
         assert isinstance(error, DataError)
-        assert re.search(r"shows 1 pictures|at least one turn", str(error))
+        assert re.search(r"shows 1 images|at least one turn", str(error))
     scheduler.close()
     assert caplog.text == ""
     assert answers == [
@@ -105,5 +105,5 @@ def test_pictures_come_in_any_form(model: ZiyaVisual, pictures: list[Image.Image
     assert model.chat(clear, "What?", max_new_tokens=LENGTH) == model.chat(
         white, "What?", max_new_tokens=LENGTH
     )
-    with pytest.raises(DataError, match="shows 1 pictures, but there are 2"):
+    with pytest.raises(DataError, match="shows 1 images, but there are 2"):
         model.chat_about(pictures[:2], [Turn("user", "a", (0,))])

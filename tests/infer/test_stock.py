@@ -171,7 +171,7 @@ def test_what_cannot_be_processed_is_told_in_one_line(folder: Path, pictures: li
             ),
             "needs one of image, url, path, base64",
         ),
-        (lambda: processor(images=pictures, text=["a", "b"]), "places for 0 pictures, but there are 3"),
+        (lambda: processor(images=pictures, text=["a", "b"]), "places for 0 images, but there are 3"),
         (lambda: processor(), "text, images, or both"),
     ):
         with pytest.raises(DataError, match=text) as caught:

@@ -1,9 +1,8 @@
-r"""The chat format: the one function that turns a dialogue into token ids, for training and inference alike.
+r"""The chat format: one function turns a dialogue into token ids, for training and inference alike.
 
-A format is data: the Jinja chat template of the checkpoint's tokenizer, Ziya's for Ziya, the LLM's own for
-others. The pictures' tokens stand before everything (``first``, where stock ``Blip2Processor`` puts them) or
-where their turn shows them (``inline``). What all dialogues about a picture begin with is their shared
-prefix, the rest a branch::
+A format is the Jinja chat template of the checkpoint's tokenizer: Ziya's own for Ziya, the LLM's for others.
+Image tokens come before everything (``first``, as in stock ``Blip2Processor``) or where their turn shows the
+image (``inline``). Dialogues about one image begin with a shared prefix; the rest of each is a branch::
 
     first    <image>... <s> | <human>:question\n<bot>:answer</s>\n
     inline   <s><human>:<image>... | question\n<bot>:answer</s>\n
@@ -23,7 +22,7 @@ from typing import Any
 
 from .chat_template import ChatTemplate, CheckpointError, DataError, Turn, TurnLike, ziya_chat_template
 
-__all__ = ["BOT", "HUMAN", "IMAGE", "ChatFormat", "Encoded", "TurnLike", "Turn", "ziya_chat_template"]
+__all__ = ["BOT", "HUMAN", "IMAGE", "ChatFormat", "Encoded", "Turn", "TurnLike", "ziya_chat_template"]
 
 HUMAN, BOT, IMAGE = "<human>:", "<bot>:", "<image>"
 POSITIONS = ("first", "inline")
@@ -31,14 +30,14 @@ POSITIONS = ("first", "inline")
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids; whether each is trained on (assistant text and its end token); the spans of the pictures."""
+    """Token ids, whether each is trained on (assistant text and its end token), and the images' spans."""
 
     ids: list[int]
     supervised: list[bool]
     image_spans: tuple[tuple[int, int], ...] = ()
 
 
-_Placed = list[tuple[str, str, tuple[int, ...]]]  # role, content, places of its pictures
+_Placed = list[tuple[str, str, tuple[int, ...]]]  # role, content, positions of its images
 
 
 class ChatFormat:
@@ -48,9 +47,9 @@ class ChatFormat:
         """Take a fast tokenizer of transformers with a chat template.
 
         Raises:
-            CheckpointError: it has no ``<image>`` token, no template, or is not a fast one; or its template
-                ends an assistant's turn without a token of its own.
-            DataError: the template leaves out what is said, or refuses a question and its answer.
+            CheckpointError: it has no ``<image>`` token or template, is not fast, or its template does not
+                end an assistant's turn with a special token.
+            DataError: the template drops what a turn says, or refuses a question and its answer.
         """
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
@@ -81,37 +80,37 @@ class ChatFormat:
 
     @cached_property
     def _whole(self) -> Any:
-        """Reads the template's text; made when it is first needed, for copying a vocabulary takes a while."""
+        """Return the tokenizer for the template's text, made on demand since copying vocabularies is slow."""
         return _backend(self.tokenizer.backend_tokenizer, as_text=False)
 
     @cached_property
     def _plain(self) -> Any:
-        """Reads what is said; likewise."""
+        """Return the tokenizer for what turns say."""
         return _backend(self.tokenizer.backend_tokenizer, as_text=True)
 
     def __deepcopy__(self, memo: Any) -> ChatFormat:
-        """Itself, for it never changes: a processor is copied whenever it is shown or saved."""
+        """Return itself, which never changes: processors are copied whenever they are printed or saved."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As what it is made of, for other processes that load data."""
+        """Pickle the constructor's arguments, for data loading in other processes."""
         return partial(ChatFormat, image_position=self.image_position), (self.tokenizer,)
 
     def text_ids(self, text: str) -> list[int]:
-        """Token ids of plain text; special tokens spelt in it stay text."""
+        """Return the token ids of plain text; special tokens spelt in it stay text."""
         encoding = self._plain.encode(text, add_special_tokens=False)
         ids: list[int] = encoding.ids
         if self._control.isdisjoint(ids):
             return ids
         if len(text) == 1:
-            return []  # this character cannot be written but by a control token
-        # A vocabulary may hold a control token as a word too: take its first character apart.
-        found = [start for (start, _), i in zip(encoding.offsets, ids, strict=True) if i in self._control]
-        edges = sorted({0, *found, *(start + 1 for start in found), len(text)})
+            return []  # only a control token could write this character
+        # A vocabulary may also hold a control token as a word: split off its first character.
+        control = [start for (start, _), i in zip(encoding.offsets, ids, strict=True) if i in self._control]
+        edges = sorted({0, *control, *(start + 1 for start in control), len(text)})
         return [i for a, b in pairwise(edges) for i in self.text_ids(text[a:b])]
 
     def prefix_ids(self, num_image_tokens: int) -> list[int]:
-        """What every branch of a picture shares; without a picture the beginning of text alone."""
+        """Return what all branches of an image share; without an image only the beginning-of-text token."""
         images = [self.image_id] * num_image_tokens
         if self.image_position == "first" or not images:
             return images + self.bos_ids
@@ -120,24 +119,24 @@ class ChatFormat:
     def branch(
         self, messages: Sequence[TurnLike], *, num_image_tokens: int = 0, add_generation_prompt: bool = False
     ) -> Encoded:
-        """What follows ``prefix_ids(num_image_tokens)``; see :meth:`encode`.
+        """Encode what follows ``prefix_ids(num_image_tokens)``; see :meth:`encode`.
 
         Raises:
-            DataError: as :meth:`encode`; or the dialogue does not begin with the prefix.
+            DataError: as in :meth:`encode`, or the dialogue does not begin with the prefix.
         """
         prefix = self.prefix_ids(num_image_tokens)
         encoded = self.encode(
             messages, num_image_tokens=num_image_tokens, add_generation_prompt=add_generation_prompt
         )
         if encoded.ids[: len(prefix)] != prefix:
-            raise DataError("with image_position inline a dialogue must begin with the picture's user turn")
+            raise DataError("with image_position inline, a dialogue must begin with the image's user turn")
         return Encoded(encoded.ids[len(prefix) :], encoded.supervised[len(prefix) :])
 
     def has_prefix(self, messages: Sequence[TurnLike], num_images: int) -> bool:
-        """Whether the dialogue is about one picture and begins with its prefix.
+        """Tell whether the dialogue is about one image and begins with its prefix.
 
         Raises:
-            DataError: as :meth:`encode`.
+            DataError: as in :meth:`encode`.
         """
         if num_images != 1 or self.image_position == "first":
             return num_images == 1
@@ -152,17 +151,17 @@ class ChatFormat:
         num_images: int = 1,
         add_generation_prompt: bool = False,
     ) -> Encoded:
-        """A whole dialogue as token ids.
+        """Encode a whole dialogue as token ids.
 
         Args:
-            messages: the turns, oldest first. Pictures that no turn shows stand in the first user turn.
-            num_image_tokens: Q, the tokens of each picture; 0 without pictures.
-            num_images: how many pictures there are, where Q is not 0.
+            messages: the turns, oldest first. Images that no turn shows belong to the first user turn.
+            num_image_tokens: Q, the tokens of each image; 0 without images.
+            num_images: the number of images, if Q is not 0.
             add_generation_prompt: end where the assistant begins to speak.
 
         Raises:
-            DataError: there is no turn, or another number of pictures is shown than there are; or the
-                template refuses these turns, or rewrites what one says.
+            DataError: there is no turn, the turns show another number of images, or the template refuses the
+                turns or rewrites what one says.
         """
         images = num_images if num_image_tokens else 0
         ids, supervised = self._encode(self._place(messages, images), add_generation_prompt)
@@ -173,36 +172,38 @@ class ChatFormat:
     def render(
         self, messages: Sequence[TurnLike], *, num_images: int = 0, add_generation_prompt: bool = False
     ) -> str:
-        """The dialogue as text, one ``<image>`` for each picture."""
+        """Return the dialogue as text, one ``<image>`` for each image."""
         text = self._write(self._place(messages, num_images), add_generation_prompt)[1]
         return IMAGE * num_images + text if self.image_position == "first" else text
 
     def _place(self, messages: Sequence[TurnLike], images: int) -> _Placed:
-        """The turns, with the places of their pictures where these stand inline."""
+        """Return the turns with the positions of inline images."""
         if not messages:
             raise DataError("a dialogue needs at least one turn")
         turns = [(turn.role, turn.content, getattr(turn, "images", ())) for turn in messages]
         shown = sum(len(places) for _, _, places in turns)
         if shown not in (0, images):
-            raise DataError(f"the dialogue shows {shown} pictures, but there are {images}")
+            raise DataError(f"the dialogue shows {shown} images, but there are {images}")
         if self.image_position == "first":
             return [(role, content, ()) for role, content, _ in turns]
         if images and not shown:
             first = next((number for number, turn in enumerate(turns) if turn[0] == "user"), None)
             if first is None:
-                raise DataError("a picture needs a user's turn to stand in")
+                raise DataError("an image needs a user turn to belong to")
             turns[first] = (*turns[first][:2], (0,) * images)
         return turns
 
     def _write(self, turns: _Placed, generate: bool) -> tuple[tuple[str, ...], str, list[tuple[int, int]]]:
         roles = tuple(role for role, _, _ in turns)
-        return self._template.write(roles, [_shown(text, places) for _, text, places in turns], generate)
+        return self._template.write(
+            roles, [_with_images(text, places) for _, text, places in turns], generate
+        )
 
     def _encode(self, turns: _Placed, generate: bool) -> tuple[list[int], list[bool]]:
-        """Ids with one placeholder a picture, and what is trained on.
+        """Return ids with one placeholder per image, and which of them are trained on.
 
-        The text is tokenized as a whole, as stock ``apply_chat_template`` does. Where that gives other
-        control tokens than the template's own, a turn spells one, and each turn is tokenized as plain text.
+        The text is tokenized as a whole, as in stock ``apply_chat_template``. If that yields other control
+        tokens than the template's own, some turn spells one, and each turn is tokenized as plain text.
         """
         pieces, text, spans = self._write(turns, generate)
         control, tails = self._skeletons(pieces, tuple((role, len(places)) for role, _, places in turns))
@@ -221,11 +222,11 @@ class ChatFormat:
     def _skeleton(
         self, pieces: tuple[str, ...], shape: tuple[tuple[str, int], ...]
     ) -> tuple[list[int], list[int | None]]:
-        """Of the template's pieces around turns of these roles and numbers of pictures.
+        """Analyze the template's pieces around turns of these roles and numbers of images.
 
         Returns:
-            The control tokens among them, in order; and for each turn how many characters of the piece behind
-            it are trained on: those up to the end token behind an assistant's, None behind others.
+            Their control tokens in order; and for each assistant turn how many characters of the piece after
+            it, up to the end token, are trained on (None for other roles).
         """
         text = pieces[0] + "".join(
             IMAGE * images + "a" + piece for (_, images), piece in zip(shape, pieces[1:], strict=True)
@@ -239,29 +240,29 @@ class ChatFormat:
         return control, tails
 
     def _piecewise(
-        self, turns: _Placed, pieces: Sequence[str], tails: Sequence[int | None], said: Sequence[str]
+        self, turns: _Placed, pieces: Sequence[str], tails: Sequence[int | None], texts: Sequence[str]
     ) -> tuple[list[int], list[bool]]:
-        """Each turn as plain text between the template's pieces; ``said`` is what the template left of it."""
+        """Encode turns, ``texts`` as the template wrote them, as plain text between its pieces."""
         ids = self._ids(pieces[0])
         supervised = [False] * len(ids)
-        for (_, content, places), left, piece, tail in zip(turns, said, pieces[1:], tails, strict=True):
-            cut = _shown(content, places).find(left)
+        for (_, content, places), text, piece, tail in zip(turns, texts, pieces[1:], tails, strict=True):
+            cut = _with_images(content, places).find(text)
             own: list[int] = []
             at = 0
             for number, place in enumerate(places):
                 image = place + number * len(IMAGE) - cut
-                own += [*self.text_ids(left[at:image]), self.image_id]
+                own += [*self.text_ids(text[at:image]), self.image_id]
                 at = image + len(IMAGE)
-            own += self.text_ids(left[at:])
+            own += self.text_ids(text[at:])
             after = self._ids(piece)
-            learnt = after.index(self.eos_id) + 1 if tail else 0
+            trained = after.index(self.eos_id) + 1 if tail else 0
             ids += own + after
             supervised += [tail is not None] * len(own)
-            supervised += [True] * learnt + [False] * (len(after) - learnt)
+            supervised += [True] * trained + [False] * (len(after) - trained)
         return ids, supervised
 
     def _expand(self, ids: list[int], supervised: list[bool], num_image_tokens: int) -> Encoded:
-        """Each placeholder becomes the tokens of its picture."""
+        """Expand each placeholder to the tokens of its image."""
         spans = []
         for number, at in enumerate([at for at, i in enumerate(ids) if i == self.image_id]):
             start = at + number * (num_image_tokens - 1)
@@ -271,28 +272,28 @@ class ChatFormat:
         return Encoded(ids, supervised, tuple(spans))
 
     def _ids(self, text: str) -> list[int]:
-        """Token ids of the template's own text."""
+        """Return the token ids of the template's own text."""
         return list(self._whole.encode(text, add_special_tokens=False).ids)
 
     def _end_token(self, behind: str, ids: Sequence[int]) -> int:
-        """The id of the token that ends an assistant's turn: the first in the template's text behind it."""
+        """Return the id of the token that ends an assistant's turn, the first in the text behind it."""
         end = next((i for i in ids if i in self._control), None)
         if end is None or behind.partition(self.tokenizer.convert_ids_to_tokens(end))[0].strip():
             raise CheckpointError(
-                f"the chat template writes {behind!r:.60} behind an answer, expected a special token"
+                f"the chat template writes {behind!r:.60} after an answer, expected a special token"
             )
         return end
 
 
-def _shown(text: str, places: Sequence[int]) -> str:
-    """A turn's text with ``<image>`` where its pictures stand."""
+def _with_images(text: str, places: Sequence[int]) -> str:
+    """Insert ``<image>`` into a turn's text at its images' positions."""
     for place in reversed(places):
         text = text[:place] + IMAGE + text[place:]
     return text
 
 
 def _backend(backend: Any, *, as_text: bool) -> Any:
-    """A copy for us alone; ``as_text``: special tokens that a text spells stay text."""
+    """Copy a tokenizer; with ``as_text``, special tokens that a text spells stay text."""
     own = copy.deepcopy(backend)
     own.encode_special_tokens = as_text
     own.no_truncation()

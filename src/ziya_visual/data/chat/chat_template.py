@@ -1,11 +1,11 @@
-"""What a Jinja chat template writes, and where in it each turn's text stands.
+"""Render Jinja chat templates and locate each turn's text in the result.
 
-Stock ``apply_chat_template`` gives the text; training needs to know which of it the assistant said. A
-template is asked once for each sequence of roles what it writes around the turns (its pieces); what it writes
-for a dialogue is then read as these pieces with the turns' texts between.
+Stock ``apply_chat_template`` returns the text; training must know which of it the assistant said. A template
+is rendered once per sequence of roles to learn what it writes around the turns (its pieces). A dialogue is
+then read as these pieces with the turns' texts between them.
 
-A checkpoint carries this file as remote code, see :mod:`processing_ziya_visual`: it imports nothing of ours
-but the kinds of its errors.
+Checkpoints carry this file as remote code, see :mod:`processing_ziya_visual`, so it imports nothing of ours
+but the error kinds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ try:
 except ImportError:  # in a checkpoint, where this package is not installed
     CheckpointError = DataError = ValueError  # type: ignore[misc,assignment]
 
-__all__ = ["ChatTemplate", "CheckpointError", "DataError", "TurnLike", "Turn", "ziya_chat_template"]
+__all__ = ["ChatTemplate", "CheckpointError", "DataError", "Turn", "TurnLike", "ziya_chat_template"]
 
 Span = tuple[int, int]
 
@@ -30,7 +30,7 @@ Span = tuple[int, int]
 def ziya_chat_template(
     human_name: str = "<human>", assistant_name: str = "<bot>", prompt_prefix: str = ""
 ) -> str:
-    """Ziya's format; the published checkpoint keeps the three texts in its ``config.json``."""
+    """Return Ziya's template; the published checkpoint keeps the three texts in ``config.json``."""
     return (
         f"{{{{ bos_token }}}}{prompt_prefix}{{% for message in messages %}}"
         f"{{% if message['role'] == 'assistant' %}}{assistant_name}:{{{{ message['content'] }}}}"
@@ -45,16 +45,16 @@ class TurnLike(Protocol):
 
     @property
     def role(self) -> str:
-        """``system``, ``user`` or ``assistant``."""
+        """Return ``system``, ``user`` or ``assistant``."""
 
     @property
     def content(self) -> str:
-        """Its text."""
+        """Return its text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A turn that shows pictures: where in its text each stands, in characters, ascending."""
+    """A turn and the positions of its images in the text, in characters, ascending."""
 
     role: str
     content: str
@@ -65,7 +65,7 @@ class ChatTemplate:
     """The chat template of a tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Take a tokenizer of transformers; ``CheckpointError`` where it has no template."""
+        """Take a tokenizer of transformers; raise ``CheckpointError`` if it has no template."""
         if not tokenizer.chat_template:
             raise CheckpointError("the tokenizer has no chat_template; give it one, such as Ziya's")
         self._tokenizer = tokenizer
@@ -75,28 +75,28 @@ class ChatTemplate:
     def write(
         self, roles: tuple[str, ...], texts: Sequence[str], generate: bool
     ) -> tuple[tuple[str, ...], str, list[Span]]:
-        """A dialogue: the template's pieces, the whole text, and the span of each turn's text in it.
+        """Render a dialogue; return the template's pieces, the text, and the span of each turn's text in it.
 
         Raises:
-            DataError: the template refuses these roles, or rewrites a text; leaving some out is no rewriting.
+            DataError: the template refuses these roles or rewrites a text; dropping part of it is allowed.
         """
         pieces = self.pieces(roles, generate)
         if self._only_prints:
             text = pieces[0]
             spans = []
-            for said, piece in zip(texts, pieces[1:], strict=True):
-                spans.append((len(text), len(text) + len(said)))
-                text += said + piece
+            for content, piece in zip(texts, pieces[1:], strict=True):
+                spans.append((len(text), len(text) + len(content)))
+                text += content + piece
             return pieces, text, spans
         text = self._render(roles, texts, generate)
-        found = _locate(text, pieces, texts)
-        if found is None:  # a template that writes the date has other pieces after midnight
+        located = _locate(text, pieces, texts)
+        if located is None:  # a template that writes the date has other pieces after midnight
             self.pieces.cache_clear()
             pieces = self.pieces(roles, generate)
-            found = _locate(text, pieces, texts)
-        if found is None:
+            located = _locate(text, pieces, texts)
+        if located is None:
             raise DataError(f"the chat template rewrites what a turn says, in {' '.join(texts)!r:.120}")
-        return pieces, text, found
+        return pieces, text, located
 
     def _render(self, roles: Sequence[str], texts: Sequence[str], generate: bool) -> str:
         turns = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
@@ -109,7 +109,7 @@ class ChatTemplate:
         return text
 
     def _pieces(self, roles: tuple[str, ...], generate: bool) -> tuple[str, ...]:
-        """What stands before, between and behind turns of these roles, whatever they say."""
+        """Return what the template writes before, between and after turns of these roles."""
         marks = [f"\ue000{number}\ue001" for number in range(len(roles))]
         text = self._render(roles, marks, generate)
         pieces, at = [], 0
@@ -123,14 +123,14 @@ class ChatTemplate:
 
 
 def _locate(text: str, pieces: Sequence[str], texts: Sequence[str]) -> list[Span] | None:
-    """Where each turn's text stands, whole or a part of it; None where the template wrote something else."""
+    """Locate each turn's text, whole or in part; return None if the template wrote something else."""
     if not text.startswith(pieces[0]):
         return None
     spans: list[Span] = []
     at = len(pieces[0])
-    for said, piece in zip(texts, pieces[1:], strict=True):
+    for content, piece in zip(texts, pieces[1:], strict=True):
         last = len(spans) + 1 == len(texts)
-        end = next((end for end in _ends(text, at, said, piece, last) if text[at:end] in said), None)
+        end = next((end for end in _ends(text, at, content, piece, last) if text[at:end] in content), None)
         if end is None:
             return None
         spans.append((at, end))
@@ -138,15 +138,15 @@ def _locate(text: str, pieces: Sequence[str], texts: Sequence[str]) -> list[Span
     return spans
 
 
-def _ends(text: str, at: int, said: str, piece: str, last: bool) -> Iterator[int]:
-    """Where the text that begins at ``at`` may end: before its piece, as long as what was said at most."""
+def _ends(text: str, at: int, content: str, piece: str, last: bool) -> Iterator[int]:
+    """Yield where a turn's text from ``at`` may end: before its piece, no longer than the content."""
     if last:
         end = len(text) - len(piece)
         if at <= end and text.endswith(piece):
             yield end
         return
-    whole = at + len(said)
-    if text.startswith(said + piece, at):
+    whole = at + len(content)
+    if text.startswith(content + piece, at):
         yield whole
     end = text.find(piece, at)
     while 0 <= end <= whole:
@@ -155,10 +155,10 @@ def _ends(text: str, at: int, said: str, piece: str, last: bool) -> Iterator[int
 
 
 def _only_prints(template: str) -> bool:
-    """Whether a template does nothing with a turn's text but print it, so that its pieces say all.
+    """Tell whether a template only prints a turn's text, so that its pieces determine the result.
 
-    A sufficient condition, read off its syntax: ``message['content']`` stands alone in ``{{ }}``, and the
-    messages are used in no other way than by their role.
+    The syntax gives a sufficient condition: ``message['content']`` stands alone in ``{{ }}``, and nothing
+    else of the messages is used but their roles.
     """
     try:
         tree = Environment().parse(template)

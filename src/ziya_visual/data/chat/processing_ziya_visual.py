@@ -1,11 +1,11 @@
-"""A checkpoint's processor, pictures to pixels and dialogues to tokens, as a stock ``ProcessorMixin``.
+"""A checkpoint's processor, images to pixels and dialogues to tokens, as a stock ``ProcessorMixin``.
 
-``save_pretrained`` puts this file, ``chat_format.py`` and ``chat_template.py`` beside the weights as remote
-code: people without this package open the folder with ``AutoProcessor.from_pretrained(DIR,
-trust_remote_code=True)`` and run the same lines. So the three import nothing of ours but each other and the
-kinds of our errors.
+``save_pretrained`` copies this file, ``chat_format.py`` and ``chat_template.py`` beside the weights as remote
+code. People without this package open the folder with ``AutoProcessor.from_pretrained(DIR,
+trust_remote_code=True)`` and run the same code, so the three files import nothing of ours but each other and
+the error kinds.
 
-Legend: B dialogues, N pictures, S their side in pixels, Q query tokens, L tokens.
+Legend: N images, S their side in pixels, Q query tokens per image.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from .chat_template import CheckpointError, DataError, Turn
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-SOURCES = ("image", "url", "path", "base64")  # where a picture's part of a message says what it shows
+SOURCES = ("image", "url", "path", "base64")  # keys under which a message's image part names its image
 UNSUPPORTED = ("tools", "documents", "continue_final_message", "return_assistant_tokens_mask")
 
 
-def normalise(pictures: np.ndarray, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> torch.Tensor:
-    """uint8[N, S, S, 3] -> float32[N, 3, S, S]."""
-    array = (pictures.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
+def normalise(images: np.ndarray, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> torch.Tensor:
+    """Normalise pixels: uint8[N, S, S, 3] -> float32[N, 3, S, S]."""
+    array = (images.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 
 
@@ -61,19 +61,19 @@ class ZiyaProcessor(ProcessorMixin):  # type: ignore[misc]
         image_position: str = "first",
         chat_template: Any = None,
     ) -> None:
-        """Join the parts of a checkpoint's input.
+        """Join tokenizer and image processor.
 
         Args:
             tokenizer: a fast tokenizer with a chat template and an ``<image>`` token.
-            image_processor: a stock BLIP image processor, of which size, mean and standard deviation are
-                used; without it one of ``image_size`` is made.
-            image_size: S, where there is no ``image_processor``.
-            num_query_tokens: Q, the tokens of each picture.
-            image_position: where the pictures' tokens stand: ``first`` or ``inline``.
-            chat_template: takes the place of the tokenizer's.
+            image_processor: a stock BLIP image processor, whose size, mean and standard deviation are used;
+                without it one of ``image_size`` is made.
+            image_size: S, if there is no ``image_processor``.
+            num_query_tokens: Q.
+            image_position: where image tokens go: ``first`` or ``inline``.
+            chat_template: replaces the tokenizer's.
 
         Raises:
-            CheckpointError: a part is missing, or does not fit; see :class:`ChatFormat`.
+            CheckpointError: a part is missing or does not fit; see :class:`ChatFormat`.
         """
         if num_query_tokens is None or (image_processor is None and image_size is None):
             raise CheckpointError("processor_config.json: num_query_tokens or the image's size is missing")
@@ -93,28 +93,28 @@ class ZiyaProcessor(ProcessorMixin):  # type: ignore[misc]
 
     @property
     def image_size(self) -> int:
-        """S, in pixels."""
+        """Return S, in pixels."""
         return int(self.image_processor.size["height"])
 
     @image_size.setter
     def image_size(self, side: int) -> None:
         self.image_processor.size = {"height": side, "width": side}
 
-    def pixels(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        """RGB pictures of any size -> float32[N, 3, S, S], resized (bicubic), normalised as BLIP-2 does.
+    def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Resize (bicubic) and normalise RGB images of any size to float32[N, 3, S, S], as BLIP-2 does.
 
-        Pillow resizes, whatever backend the stock image processor has: another one gives other answers.
+        Pillow resizes, whatever the stock image processor's backend: another one gives other answers.
         """
         size = (self.image_size, self.image_size)
         arrays = [
-            np.asarray(picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC))
-            for picture in pictures
+            np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC))
+            for image in images
         ]
         return self.normalise(np.stack(arrays))
 
-    def normalise(self, pictures: np.ndarray) -> torch.Tensor:
-        """uint8[N, S, S, 3] -> float32[N, 3, S, S], by the checkpoint's mean and standard deviation."""
-        return normalise(pictures, self.image_processor.image_mean, self.image_processor.image_std)
+    def normalise(self, images: np.ndarray) -> torch.Tensor:
+        """Normalise uint8[N, S, S, 3] to float32[N, 3, S, S] by the checkpoint's mean and deviation."""
+        return normalise(images, self.image_processor.image_mean, self.image_processor.image_std)
 
     def apply_chat_template(
         self,
@@ -126,20 +126,20 @@ class ZiyaProcessor(ProcessorMixin):  # type: ignore[misc]
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Dialogues in stock form as text, or as the model's input.
+        """Render dialogues in stock form as text, or encode them as the model's input.
 
         Args:
             conversation: a list of messages, or a list of such lists. Their content is a string or a list of
                 ``{"type": "text", "text": ...}`` and ``{"type": "image", "image" | "url" | "path": ...}``.
-            chat_template: not supported: a checkpoint has one format.
+            chat_template: not supported, since a checkpoint has one format.
             add_generation_prompt: end where the assistant begins to speak.
-            tokenize: give tokens, not text. What a message says never becomes a special token.
-            return_dict: give ``pixel_values`` too, and with it a mapping.
+            tokenize: return tokens instead of text. A message's text never becomes a special token.
+            return_dict: return a mapping with ``pixel_values``.
             return_tensors: ``pt``, ``np`` or None.
-            kwargs: those of stock that change nothing here; batches are always padded, on the left.
+            kwargs: stock arguments without effect here; batches are always padded on the left.
 
         Raises:
-            DataError: an argument that is not supported, a message of another form, or as
+            DataError: an argument is not supported, a message has another form, or as in
                 :meth:`ChatFormat.encode`.
         """
         if refused := [name for name in UNSUPPORTED if kwargs.get(name)]:
@@ -149,60 +149,60 @@ class ZiyaProcessor(ProcessorMixin):  # type: ignore[misc]
                 "apply_chat_template: this checkpoint has one chat format; leave chat_template out"
             )
         many = bool(conversation) and not isinstance(conversation[0], dict)
-        read = [_read(messages) for messages in (conversation if many else [conversation])]
+        dialogues = [_parse_messages(messages) for messages in (conversation if many else [conversation])]
         if not tokenize:
             texts = [
-                self.chat.render(turns, num_images=len(shown), add_generation_prompt=add_generation_prompt)
-                for turns, shown in read
+                self.chat.render(turns, num_images=len(sources), add_generation_prompt=add_generation_prompt)
+                for turns, sources in dialogues
             ]
             return texts if many else texts[0]
         rows = [
             self.chat.encode(
                 turns,
-                num_image_tokens=self.num_query_tokens if shown else 0,
-                num_images=len(shown),
+                num_image_tokens=self.num_query_tokens if sources else 0,
+                num_images=len(sources),
                 add_generation_prompt=add_generation_prompt,
             ).ids
-            for turns, shown in read
+            for turns, sources in dialogues
         ]
-        pictures = [_open(source) for _, shown in read for source in shown]
-        made = self._batch(rows, pictures, None if return_tensors == "auto" else return_tensors)
-        return made if return_dict else made["input_ids"]
+        images = [_open(source) for _, sources in dialogues for source in sources]
+        batch = self._batch(rows, images, None if return_tensors == "auto" else return_tensors)
+        return batch if return_dict else batch["input_ids"]
 
     def __call__(
         self, images: Any = None, text: Any = None, return_tensors: str | None = None, **kwargs: Any
     ) -> BatchFeature:
-        """Texts as ``apply_chat_template`` writes them, with their pictures, as the model's input.
+        """Encode texts as ``apply_chat_template`` writes them, and their images, as the model's input.
 
-        Each ``<image>`` in a text is a picture's place; in texts without any, each begins with one picture,
-        as in stock ``Blip2Processor``. A text that is one alone may have many.
+        Each ``<image>`` in a text is an image's place. Texts without any begin with one image each, as in
+        stock ``Blip2Processor``; a single text may begin with several.
 
         Args:
-            images: pictures, paths or URLs, also nested, in the order of their places.
+            images: images, paths or URLs, also nested, in the order of their places.
             text: one text or several.
             return_tensors: ``pt``, ``np`` or None.
             kwargs: ``add_special_tokens`` goes to the tokenizer; by default it adds its own unless the text
-                begins with them. Others change nothing here; batches are always padded, on the left.
+                begins with them. Others have no effect; batches are always padded on the left.
 
         Raises:
-            DataError: there is neither, or there are more or fewer places than pictures.
+            DataError: neither is given, or the numbers of places and images differ.
         """
-        pictures = [_open(source) for source in _flat(images)]
+        opened = [_open(source) for source in _flat(images)]
         if text is None:
-            if not pictures:
+            if not opened:
                 raise DataError("give the processor text, images, or both")
-            return BatchFeature({"pixel_values": self.pixels(pictures)}, tensor_type=return_tensors)
+            return BatchFeature({"pixel_values": self.pixels(opened)}, tensor_type=return_tensors)
         texts = [text] if isinstance(text, str) else list(text)
-        places = sum(one.count(IMAGE) for one in texts)
-        if not places and pictures and (len(texts) == 1 or len(texts) == len(pictures)):
-            places = len(pictures)
-            texts = [IMAGE * (places // len(texts)) + one for one in texts]
-        if places != len(pictures):
-            raise DataError(f"the texts have places for {places} pictures, but there are {len(pictures)}")
-        return self._batch([self._text_ids(one, **kwargs) for one in texts], pictures, return_tensors)
+        places = sum(text.count(IMAGE) for text in texts)
+        if not places and opened and (len(texts) == 1 or len(texts) == len(opened)):
+            places = len(opened)
+            texts = [IMAGE * (places // len(texts)) + text for text in texts]
+        if places != len(opened):
+            raise DataError(f"the texts have places for {places} images, but there are {len(opened)}")
+        return self._batch([self._text_ids(text, **kwargs) for text in texts], opened, return_tensors)
 
     def _text_ids(self, text: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """A rendered text's ids; pictures at its head stay before the tokenizer's beginning of text."""
+        """Tokenize a rendered text; leading images stay before the tokenizer's beginning-of-text token."""
         rest = text
         while rest.startswith(IMAGE):
             rest = rest.removeprefix(IMAGE)
@@ -218,12 +218,12 @@ class ZiyaProcessor(ProcessorMixin):  # type: ignore[misc]
         ]
 
     def _batch(
-        self, rows: Sequence[list[int]], pictures: Sequence[Image.Image], tensors: str | None
+        self, rows: Sequence[list[int]], images: Sequence[Image.Image], tensors: str | None
     ) -> BatchFeature:
-        """Rows of ids padded on the left, and all pictures in their order.
+        """Pad rows of ids on the left and add all images in their order.
 
-        Stock ``Blip2ForConditionalGeneration`` cannot do without a picture: where there is none it gets a
-        blank one that no token stands for.
+        Stock ``Blip2ForConditionalGeneration`` needs an image: without one it gets a blank image that no
+        token refers to.
         """
         length = max(map(len, rows))
         data: dict[str, Any] = {
@@ -231,20 +231,20 @@ class ZiyaProcessor(ProcessorMixin):  # type: ignore[misc]
             "attention_mask": [[0] * (length - len(row)) + [1] * len(row) for row in rows],
         }
         blank = torch.zeros(1, 3, self.image_size, self.image_size)
-        data["pixel_values"] = self.pixels(pictures) if pictures else blank
+        data["pixel_values"] = self.pixels(images) if images else blank
         return BatchFeature(data, tensor_type=tensors)
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
         """Write tokenizer, chat template, settings and remote code in stock file formats.
 
-        The image settings stand in ``processor_config.json`` and, for older readers, in a file of their own.
+        The image settings go to ``processor_config.json`` and, for older readers, to a file of their own.
         """
         self.image_processor.save_pretrained(save_directory)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
-def _read(messages: Sequence[dict[str, Any]]) -> tuple[list[Turn], list[Any]]:
-    """Messages in stock form -> turns, and the sources of the pictures they show."""
+def _parse_messages(messages: Sequence[dict[str, Any]]) -> tuple[list[Turn], list[Any]]:
+    """Return the turns of messages in stock form and the sources of their images."""
     turns, sources = [], []
     for number, message in enumerate(messages):
         content = message.get("content")
@@ -275,22 +275,22 @@ def _flat(images: Any) -> list[Any]:
     if images is None:
         return []
     if isinstance(images, list | tuple):
-        return [image for some in images for image in _flat(some)]
+        return [image for nested in images for image in _flat(nested)]
     return [images]
 
 
 def _open(source: Any) -> Image.Image:
-    """A picture, array, path, URL or ``data:`` URI as RGB, turned as EXIF says, transparency over white."""
+    """Open an image, array, path, URL or ``data:`` URI as RGB, rotated by EXIF, on a white background."""
     if source is None:
-        raise DataError(f"a picture's part of a message needs one of {', '.join(SOURCES)}")
+        raise DataError(f"an image part of a message needs one of {', '.join(SOURCES)}")
     if isinstance(source, str) and source.startswith("data:image/"):
         source = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
     elif isinstance(source, str | os.PathLike):
         source = Image.open(source) if os.path.isfile(source) else load_image(str(source))
     elif not isinstance(source, Image.Image):
         source = to_pil_image(source)
-    picture = ImageOps.exif_transpose(source)
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        layered = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
-    return picture.convert("RGB")
+    image = ImageOps.exif_transpose(source)
+    if "A" in image.getbands() or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
+    return image.convert("RGB")
