@@ -69,23 +69,15 @@ def _by_image(examples: Sequence[Example]) -> Iterator[list[int]]:
 
 def write_predictions(out: Path, scope: Scope, examples: Sequence[Example], answers: Sequence[str]) -> Path:
     """Write one row per example with its prompt, answer and references, and return the path."""
+    rows = []
+    for e, answer in zip(examples, answers, strict=True):
+        prompt = next((turn.content for turn in reversed(e.messages) if turn.role == "user"), "")
+        rows.append(
+            Prediction(e.id, e.image_id, e.lang, e.task, prompt, answer.strip(), e.answers, dict(e.meta))
+        )
     path = predictions_path(out, scope)
-    write_records(path, [_prediction(*pair) for pair in zip(examples, answers, strict=True)])
+    write_records(path, rows)
     return path
-
-
-def _prediction(example: Example, answer: str) -> Prediction:
-    prompt = next((turn.content for turn in reversed(example.messages) if turn.role == "user"), "")
-    return Prediction(
-        example.id,
-        example.image_id,
-        example.lang,
-        example.task,
-        prompt,
-        answer.strip(),
-        example.answers,
-        dict(example.meta),
-    )
 
 
 def caption_questions(dataset: DataSet, content: Gallery, instruction: str) -> Questions:

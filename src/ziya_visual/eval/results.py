@@ -120,14 +120,8 @@ def differences(first: Scored, second: Scored) -> dict[str, dict[str, float]]:
 
         bounds = intervals(rows, gain, clusters=first.clusters_of(a))
         for name, x, y, (low, high) in zip(a.names, first_values, second_values, bounds, strict=True):
-            table[name] = {
-                "first": float(x),
-                "second": float(y),
-                "difference": float(y - x),
-                "low": float(low),
-                "high": float(high),
-                "n": float(len(a.items)),
-            }
+            row = {"first": x, "second": y, "difference": y - x, "low": low, "high": high, "n": len(a.items)}
+            table[name] = {key: float(value) for key, value in row.items()}
     return table
 
 

@@ -87,7 +87,10 @@ def compute(
     scored = _score(form, inputs)
     result = _result(scored, _card(form, inputs, scored, command) | {"intervals": find_intervals(scored)})
     if per_item:
-        result["per_item"] = _by_item(scored)
+        by_item = result["per_item"] = {}
+        for name, values in scored.items.items():
+            for item, value in values.items():
+                by_item.setdefault(item, {})[name] = value
     return result
 
 
@@ -142,14 +145,6 @@ def _call(form: str, function: Callable[..., Scored], inputs: Inputs) -> Scored:
 
 def _result(scored: Scored, card: dict[str, Any]) -> dict[str, Any]:
     return {"scores": dict(scored.scores), "failures": dict(scored.failures), "card": card}
-
-
-def _by_item(scored: Scored) -> dict[str, dict[str, float]]:
-    by_item: dict[str, dict[str, float]] = {}
-    for name, values in scored.items.items():
-        for item, value in values.items():
-            by_item.setdefault(item, {})[name] = value
-    return by_item
 
 
 def _side(form: str, system: Path, inputs: Inputs) -> Inputs:

@@ -168,14 +168,8 @@ def write_submission(
 def score_pope(*, predictions: Path, duplicates: str = "refuse") -> Scored:
     """Return POPE by category and as the mean of the categories; a missing prediction counts as wrong."""
     failures: Counter[str] = Counter()
-    rows = by_id(
-        read_rows(predictions),
-        "question_id",
-        predictions,
-        failures=failures,
-        duplicates=duplicates,
-        within="category",  # the original files count from 1 in each
-    )
+    options = {"duplicates": duplicates, "within": "category"}  # the original files count from 1 in each
+    rows = by_id(read_rows(predictions), "question_id", predictions, failures=failures, **options)
     categories = list(dict.fromkeys(str(row["category"]) for row in rows.values()))
     width = len(choice.POPE_COUNTS)
     counts = np.zeros((len(rows), len(categories) * width))

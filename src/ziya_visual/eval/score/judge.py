@@ -51,12 +51,10 @@ def score_judge(*, reviews: Path, stored: bool = False) -> Scored:
     failures = Counter({"unread": len(unread), "stored_disagrees": len(disagree)})
     scores, withheld = _summary(pairs, graded=rows[0].protocol == RUBRIC), ""
     if len(unread) > MAX_FAILURES * len(rows):
-        scores, withheld = (
-            {},
-            f"no scores in {len(unread)} of {len(rows)} reviews, more than {MAX_FAILURES:.0%}",
-        )
+        withheld = f"no scores in {len(unread)} of {len(rows)} reviews, more than {MAX_FAILURES:.0%}"
+        scores = {}
     notes = {"unread_questions": unread, "stored_disagrees": disagree, "withheld": withheld}
-    notes |= _beside(rows, pairs["all"]) if scores else {}
+    notes |= _notes(rows, pairs["all"]) if scores else {}
     rule = "stored scores" if stored else "scores read from the text"
     return Scored(scores | {"failures": float(len(unread))}, +failures, {}, rule, {}, notes)
 
@@ -64,7 +62,7 @@ def score_judge(*, reviews: Path, stored: bool = False) -> Scored:
 def _refuse_mixtures(rows: Sequence[Judgment], path: Path) -> None:
     protocols = sorted({row.protocol for row in rows})
     if len(protocols) > 1:
-        raise DataError(f"{path}: holds reviews of {' and '.join(protocols)}; score one protocol at a time")
+        raise DataError(f"{path}: has reviews of {' and '.join(protocols)}; score one protocol at a time")
     models = sorted({row.models for row in rows})
     if len(models) > 1:
         shown = "; ".join(" and ".join(names) for names in models[:3])
@@ -74,10 +72,10 @@ def _refuse_mixtures(rows: Sequence[Judgment], path: Path) -> None:
 
 
 def _summary(pairs: dict[str, list[tuple[float, ...]]], *, graded: bool) -> dict[str, float]:
-    """``all``, every category, and ten times the mean of either side as ``all/reference`` ..."""
+    """Return ``all``, every category, and ten times the mean of each side as ``all/reference`` ..."""
     scores = {}
-    for category, found in pairs.items():
-        means = [sum(side) / len(found) for side in zip(*found, strict=True)]
+    for category, scored in pairs.items():
+        means = [sum(side) / len(scored) for side in zip(*scored, strict=True)]
         if graded:
             scores[category] = round(100 * means[0], 1)
             continue
@@ -90,13 +88,13 @@ def _summary(pairs: dict[str, list[tuple[float, ...]]], *, graded: bool) -> dict
     return scores
 
 
-def _beside(rows: Sequence[Judgment], pairs: Sequence[tuple[float, ...]]) -> dict[str, Any]:
-    """What the score alone does not say."""
-    found = compute_controls(rows)
+def _notes(rows: Sequence[Judgment], pairs: Sequence[tuple[float, ...]]) -> dict[str, Any]:
+    """Return the interval, controls of the judge's biases, and warnings."""
+    controls = compute_controls(rows)
     notes: dict[str, Any] = {
         "interval": _interval(np.array(pairs)),
-        "controls": found,
-        "warnings": list_warnings(found, rows[0].protocol),
+        "controls": controls,
+        "warnings": list_warnings(controls, rows[0].protocol),
     }
     if rows[0].protocol != RUBRIC:
         notes["length_adjusted"] = length_adjusted_score(rows)
@@ -104,7 +102,7 @@ def _beside(rows: Sequence[Judgment], pairs: Sequence[tuple[float, ...]]) -> dic
 
 
 def _interval(pairs: Any) -> list[float] | None:
-    """The 95 % bootstrap interval of ``all`` over the reviews; ``None`` if the reference may score 0."""
+    """Return the 95 % bootstrap interval of ``all`` over the reviews; ``None`` if the reference may be 0."""
     draws = np.random.default_rng(0).integers(len(pairs), size=(_RESAMPLES, len(pairs)))
     means = pairs[draws].mean(axis=1)
     if pairs.shape[1] == 2 and means[:, 0].min() == 0:
