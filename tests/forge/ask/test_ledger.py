@@ -35,10 +35,9 @@ def test_any_changed_field_changes_the_key(tmp_path: Path) -> None:
 def test_a_dead_run_leaves_its_requests_pending_and_its_answers_paid(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         keys = ledger.add([{**BODY, "seed": n} for n in range(4)])
-        ledger.start(keys)
-        ledger.finish(
-            [Outcome(keys[0], "done", "一"), Outcome(keys[1], "failed"), Outcome(keys[2], "done", "二")]
-        )
+        ledger.record(keys)
+        outcomes = [Outcome(keys[0], "done", "一"), Outcome(keys[1], "failed")]
+        ledger.record(outcomes=[*outcomes, Outcome(keys[2], "done", "二")])
         ledger.reject({keys[2]: "not_json", keys[3]: "not answered: stays"})
     with Ledger(tmp_path) as ledger:
         assert ledger.waiting(keys) == [keys[1], keys[3]]

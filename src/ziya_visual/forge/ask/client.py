@@ -86,17 +86,12 @@ class _Committer:
         self._ended: list[Outcome] = []
         self._committed: asyncio.Future[None] | None = None
 
-    def start(self, key: str) -> asyncio.Future[None]:
-        """Return a future that is done once the ledger says that the request is in flight."""
-        self._started.append(key)
-        return self._scheduled()
-
-    def finish(self, outcome: Outcome) -> asyncio.Future[None]:
-        """Return a future that is done once the outcome is committed."""
-        self._ended.append(outcome)
-        return self._scheduled()
-
-    def _scheduled(self) -> asyncio.Future[None]:
+    def add(self, change: str | Outcome) -> asyncio.Future[None]:
+        """Return a future that is done once it is committed that a request is in flight, or how it ended."""
+        if isinstance(change, str):
+            self._started.append(change)
+        else:
+            self._ended.append(change)
         loop = asyncio.get_running_loop()
         if self._committed is None:
             self._committed = loop.create_future()
@@ -147,12 +142,12 @@ class _Pool:
                 body = self._ledger.body(key)
                 if self._budget is not None and not await self._budget.reserve(key, body):
                     return
-                await asyncio.shield(committer.start(key))
+                await asyncio.shield(committer.add(key))
                 self.sent += 1
                 outcome = await client.ask(key, body)
                 if self._budget is not None:
                     self._budget.settle(outcome)
-                await asyncio.shield(committer.finish(outcome))
+                await asyncio.shield(committer.add(outcome))
                 self._on_done(outcome)
                 self._count(outcome)
 
@@ -218,7 +213,7 @@ def _send_in_batches(
             for portion in _portions(ledger, ledger.waiting(keys), budget):
                 job_id = find_or_create_job(ledger, client, portion)
                 ledger.note_batch(job_id, url, done=False)
-                ledger.start(portion)
+                ledger.record(portion)
                 sent += len(portion)
                 collect(job_id)
         except openai.OpenAIError as error:
@@ -280,7 +275,7 @@ def _wait_for_job(
             lines = client.files.content(file).text.splitlines()
             rows = [json.loads(line) for line in lines if line.strip()]
             outcomes += [_read_row(row, time.monotonic() - started) for row in rows]
-    ledger.finish(outcomes)
+    ledger.record(outcomes=outcomes)
     ledger.note_batch(job_id, url, done=True)
     if job.status != "completed" and not outcomes:
         raise EndpointError(

@@ -205,16 +205,8 @@ class Ledger:
         body: dict[str, Any] = json.loads(row[0])
         return body
 
-    def start(self, keys: Sequence[str]) -> None:
-        """Mark requests as in flight."""
-        self.record(keys, ())
-
-    def finish(self, outcomes: Sequence[Outcome]) -> None:
-        """Commit how requests ended; once this returns, a kill loses none of them."""
-        self.record((), outcomes)
-
-    def record(self, started: Sequence[str], outcomes: Sequence[Outcome]) -> None:
-        """Mark requests as in flight and commit outcomes, in one transaction."""
+    def record(self, started: Sequence[str] = (), outcomes: Sequence[Outcome] = ()) -> None:
+        """Mark requests as in flight and commit outcomes, in one transaction that no kill can lose."""
         rows = [
             (o.state, o.answer, o.finish_reason, o.prompt_tokens, o.completion_tokens, o.seconds, o.attempts,
              o.reason, o.key)

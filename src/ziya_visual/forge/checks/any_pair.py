@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ziya_visual.forge.checks.closed_text import Lexicon, compare_closed
-from ziya_visual.forge.checks.dictionary import is_common
 from ziya_visual.forge.checks.free_text import CHARS_PER_WORD, compare_free
+from ziya_visual.forge.checks.names import is_common
 
 _CJK = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 # The letters of languages that do not write in Latin.
@@ -57,6 +57,7 @@ _REFUSING_SOURCE = re.compile(
     r"\bsorry\b|\bas an ai\b|unable|cannot|can't|抱歉|对不起|无法|不能", re.IGNORECASE
 )
 _ASKS_ZH = re.compile("[？?吗呢]|什么|哪|谁|怎|多少|几|为何|是否|是不是|有没有|能不能")
+_DOUBLED = re.compile(r"([。，、；：])\s*\1|[，、；：][。？]|([？！])\2")
 _CUT_OFF = re.compile(r"(?:[，、：；,;:（(《“「—]|(?:以及|或者|并且|因为|但是|而且|和|与))$")
 
 
@@ -103,52 +104,103 @@ def _units(text: str, lang: str) -> float:
     return dense + CHARS_PER_WORD * len(re.findall(r"[^\W_]+", re.sub(f"[{_CJK}\u3040-\u30ff]", " ", text)))
 
 
-def _language(pair: Pair) -> str | None:
+# --- checks: whether a pair has a fault ---
+
+
+def _wrong_language(pair: Pair) -> bool:
     if pair.target_lang in _SCRIPTS:
         ours, every = _letters(pair.target, pair.target_lang), _all_letters(pair.target)
         if not ours and _is_name_only(pair.source) and pair.source == pair.target:
-            return None
-        return "language" if every and ours < 0.5 * every else None
+            return False
+        return ours < 0.5 * every
     foreign = sum(len(re.findall(script, pair.target)) for lang, script in _SCRIPTS.items() if lang != "ja")
-    return "language" if foreign > 0.3 * max(1, foreign + _letters(pair.target, "en")) else None
+    return foreign > 0.3 * max(1, foreign + _letters(pair.target, "en"))
 
 
-def _leftover(pair: Pair) -> str | None:
+def _leftover(pair: Pair) -> bool:
     """Find source words left in the target; names, codes and units may stay.
 
     Between two languages in Latin letters, only if they are more than seven tenths of all words.
     """
     if pair.latin:
         ours, theirs = (re.findall(r"[^\W\d_]{3,}", side.lower()) for side in (pair.source, pair.target))
-        kept = sum(word in ours for word in theirs)
-        return "leftover_source" if len(theirs) >= 4 and kept > 0.7 * len(theirs) else None
+        return len(theirs) >= 4 and sum(word in ours for word in theirs) > 0.7 * len(theirs)
     if pair.target_lang in _SCRIPTS and pair.source_lang not in _SCRIPTS:
         plain = _PLACEHOLDER.sub(" ", pair.target)
         words = set(re.findall(r"(?<![A-Za-z0-9_<{/])[a-z][a-z'-]{2,}(?![A-Za-z_>}/])", plain))
-        known = {word for word in re.findall(r"[a-z][a-z-]{2,}", pair.source) if is_common(word)}
-        return "leftover_source" if words & known else None
-    if pair.source_lang in _SCRIPTS and pair.source_lang != pair.target_lang:
-        left = _letters(pair.target, pair.source_lang) and pair.target_lang != "ja"
-        return "leftover_source" if left else None
-    return None
+        return any(
+            is_common(word) for word in words.intersection(re.findall(r"[a-z][a-z-]{2,}", pair.source))
+        )
+    differ = pair.source_lang in _SCRIPTS and pair.source_lang != pair.target_lang
+    return differ and pair.target_lang != "ja" and _letters(pair.target, pair.source_lang) > 0
 
 
-def _length(pair: Pair) -> str | None:
+def _wrong_length(pair: Pair) -> bool:
     source, target = _units(pair.source, pair.source_lang), _units(pair.target, pair.target_lang)
     if source <= 3 * CHARS_PER_WORD:
-        return "length" if target > 8 + 3 * source else None
-    return "length" if target > 2.2 * source + 6 or target < 0.4 * source - 2 else None
+        return target > 8 + 3 * source
+    return target > 2.2 * source + 6 or target < 0.4 * source - 2
 
 
-def _placeholders(pair: Pair) -> str | None:
-    ours, theirs = (Counter(_PLACEHOLDER.findall(side)) for side in (pair.source, pair.target))
-    return "placeholders" if ours != theirs else None
+def _lost_placeholders(pair: Pair) -> bool:
+    return Counter(_PLACEHOLDER.findall(pair.source)) != Counter(_PLACEHOLDER.findall(pair.target))
 
 
-def _preamble(pair: Pair) -> str | None:
+def _preamble(pair: Pair) -> bool:
     before = _PREAMBLE.match(pair.target) and not re.search("[:：]", pair.source)
-    after = _AFTERWORD.search(pair.target) and not _AFTERWORD.search(pair.source)
-    return "preamble" if before or after else None
+    return bool(before or (_AFTERWORD.search(pair.target) and not _AFTERWORD.search(pair.source)))
+
+
+def _refusal(pair: Pair) -> bool:
+    return refuses(pair.target) and not _REFUSING_SOURCE.search(pair.source)
+
+
+def _echo(pair: Pair) -> bool:
+    source, target = (re.sub(r"\W+", "", side).lower() for side in (pair.source, pair.target))
+    shared = pair.latin and len(pair.source.split()) == 1  # "no" is Spanish too
+    echoed = source == target and not _is_name_only(pair.source) and not shared
+    return echoed or (len(source) >= 12 and source in target)
+
+
+def _repetition(pair: Pair) -> bool:
+    return repeats(pair.target) and not repeats(pair.source)
+
+
+def _bad_punctuation(pair: Pair) -> bool:
+    return bool(_DOUBLED.search(pair.target)) and not re.search(r"[?!.,]{2}", pair.source)
+
+
+def _truncated(pair: Pair) -> bool:
+    if not re.search(r"[.!?。！？]['\"”’)）]*$", pair.source):
+        return False
+    open_end = not re.search(r"[。！？.!?…~”’\"')）】]$", pair.target)
+    return bool(_CUT_OFF.search(pair.target)) or (len(re.findall(r"[。！？]", pair.target)) >= 2 and open_end)
+
+
+def _not_a_question(pair: Pair) -> bool:
+    if not pair.source.endswith(("?", "？")):
+        return False
+    if pair.target_lang == "zh":
+        return not _ASKS_ZH.search(pair.target)
+    return pair.latin and "?" not in pair.target
+
+
+CHECKS: dict[str, Callable[[Pair], bool]] = {
+    "language": _wrong_language,
+    "leftover_source": _leftover,
+    "length": _wrong_length,
+    "placeholders": _lost_placeholders,
+    "preamble": _preamble,
+    "refusal": _refusal,
+    "echo": _echo,
+    "repetition": _repetition,
+    "punctuation": _bad_punctuation,
+    "truncated": _truncated,
+    "not_a_question": _not_a_question,
+}
+
+
+# --- parts that other modules use ---
 
 
 def refuses(text: str) -> bool:
@@ -158,8 +210,7 @@ def refuses(text: str) -> bool:
 
 def in_language(text: str, lang: str) -> bool:
     """Return whether at least half of a text's letters, a Latin word as one, are in the language's script."""
-    pair = Pair("", text, "", lang.split("-")[0])
-    return _language(pair) is None
+    return not _wrong_language(Pair("", text, "", lang.split("-")[0]))
 
 
 def repeats(text: str) -> bool:
@@ -170,65 +221,15 @@ def repeats(text: str) -> bool:
     return len(set(sentences)) < len(sentences)
 
 
-def _refusal(pair: Pair) -> str | None:
-    return "refusal" if refuses(pair.target) and not _REFUSING_SOURCE.search(pair.source) else None
-
-
-def _echo(pair: Pair) -> str | None:
-    def squeeze(text: str) -> str:
-        return re.sub(r"\W+", "", text).lower()
-
-    shared = pair.latin and len(pair.source.split()) == 1  # "no" is Spanish too
-    echoed = squeeze(pair.source) == squeeze(pair.target) and not _is_name_only(pair.source) and not shared
-    contained = len(squeeze(pair.source)) >= 12 and squeeze(pair.source) in squeeze(pair.target)
-    return "echo" if echoed or contained else None
-
-
-def _repetition(pair: Pair) -> str | None:
-    return "repetition" if repeats(pair.target) and not repeats(pair.source) else None
-
-
-def _punctuation(pair: Pair) -> str | None:
-    doubled = re.compile(r"([。，、；：])\s*\1|[，、；：][。？]|([？！])\2")
-    return "punctuation" if doubled.search(pair.target) and not re.search(r"[?!.,]{2}", pair.source) else None
-
-
-def _truncation(pair: Pair) -> str | None:
-    if not re.search(r"[.!?。！？]['\"”’)）]*$", pair.source):
-        return None
-    several = len(re.findall(r"[。！？]", pair.target)) >= 2 and not re.search(
-        r"[。！？.!?…~”’\"')）】]$", pair.target
-    )
-    return "truncated" if _CUT_OFF.search(pair.target) or several else None
-
-
-def _question(pair: Pair) -> str | None:
-    if not pair.source.endswith(("?", "？")):
-        return None
-    if pair.target_lang == "zh":
-        return None if _ASKS_ZH.search(pair.target) else "not_a_question"
-    return "not_a_question" if pair.latin and "?" not in pair.target else None
+def has_end(text: str) -> bool:
+    """Return whether a text ends in a full stop or something equivalent."""
+    return bool(re.search(r"[.!?。！？…~](?:['\"”’)）】」]|<[^>]*>)*$", text))
 
 
 def _long_numbers(text: str) -> set[str]:
     """Return numbers of three or more digits in any notation: ``3,000``, ``3.000``, ``3 000``."""
     joined = re.sub(r"(?<=\d)[.,'\u00a0\u202f ](?=\d{3}(?!\d))", "", text)
     return set(re.findall(r"\d{3,}", _PLACEHOLDER.sub(" ", joined)))
-
-
-CHECKS: dict[str, Callable[[Pair], str | None]] = {
-    "language": _language,
-    "leftover_source": _leftover,
-    "length": _length,
-    "placeholders": _placeholders,
-    "preamble": _preamble,
-    "refusal": _refusal,
-    "echo": _echo,
-    "repetition": _repetition,
-    "punctuation": _punctuation,
-    "truncated": _truncation,
-    "not_a_question": _question,
-}
 
 
 def names(source_lang: str, target_lang: str) -> tuple[str, ...]:
@@ -262,7 +263,7 @@ def _check(pair: Pair, ends_matter: bool) -> tuple[str, ...]:
         return ("empty",) if pair.source else ()
     if not pair.source:
         return ("empty_source",)
-    reasons = [reason for judge in CHECKS.values() if (reason := judge(pair))]
+    reasons = [reason for reason, has_fault in CHECKS.items() if has_fault(pair)]
     if pair.bilingual and not {"language", "refusal"} & set(reasons):
         reasons += [reason for reason in _compare(pair, ends_matter) if reason not in reasons]
     elif not pair.bilingual and _long_numbers(pair.source) != _long_numbers(pair.target):
@@ -280,8 +281,3 @@ def _compare(pair: Pair, ends_matter: bool) -> list[str]:
         return compare_closed(reading, lexicon.read(chinese, "zh"))
     end_is_missing = ends_matter and has_end(pair.source) and not has_end(pair.target)
     return compare_free(english, chinese, backwards=backwards, end_is_missing=end_is_missing)
-
-
-def has_end(text: str) -> bool:
-    """Return whether a text ends in a full stop or something equivalent."""
-    return bool(re.search(r"[.!?。！？…~](?:['\"”’)）】」]|<[^>]*>)*$", text))

@@ -107,20 +107,6 @@ def content_stems(english: str) -> list[str]:
     ]
 
 
-@functools.lru_cache(maxsize=20_000)
-def is_common(word: str) -> bool:
-    """Return whether glosses use a word in lower case, so that its capital at a start says nothing."""
-    base = re.sub(r"(?:'s|ies|es|s|ed|ing)$", "", word)
-    base = re.sub(r"([lptngmr])\1$", r"\1", base) if word.endswith(("ed", "ing")) else base
-    return not {word, base, f"{base}e", f"{base}y"}.isdisjoint(_common_words())
-
-
-@functools.cache
-def _common_words() -> frozenset[str]:
-    glosses = (gloss for gloss, name in Dictionary.load().entries.values() if not name)
-    return frozenset(word for gloss in glosses for word in re.findall(r"(?<![A-Za-z])[a-z]+", gloss))
-
-
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """How many words of an English and a Chinese text have a counterpart in the other, and of how many."""

@@ -10,7 +10,7 @@ import functools
 import re
 import unicodedata
 
-from ziya_visual.forge.checks.dictionary import Dictionary, Word, is_common, word_list, word_map
+from ziya_visual.forge.checks.dictionary import Dictionary, Word, word_list, word_map
 
 # Consonants that transliteration keeps apart; the rest of a name is lost in it.
 _ENGLISH = [
@@ -46,6 +46,20 @@ def _english_names(english: str) -> list[str]:
             continue
         names.append(word)
     return names
+
+
+@functools.lru_cache(maxsize=20_000)
+def is_common(word: str) -> bool:
+    """Return whether glosses use a word in lower case, so that its capital at a start says nothing."""
+    base = re.sub(r"(?:'s|ies|es|s|ed|ing)$", "", word)
+    base = re.sub(r"([lptngmr])\1$", r"\1", base) if word.endswith(("ed", "ing")) else base
+    return not {word, base, f"{base}e", f"{base}y"}.isdisjoint(_common_words())
+
+
+@functools.cache
+def _common_words() -> frozenset[str]:
+    glosses = (gloss for gloss, name in Dictionary.load().entries.values() if not name)
+    return frozenset(word for gloss in glosses for word in re.findall(r"(?<![A-Za-z])[a-z]+", gloss))
 
 
 def _chinese_names(chinese: str) -> list[Word]:
