@@ -145,20 +145,13 @@ class Batches(Dataset[Batch]):
         """Select the texts of the tasks that have a weight.
 
         Args:
-            texts: of the training data.
-            chat: turns dialogues into tokens.
             tasks: the weight of each task in the draw.
-            images_per_step: of all ranks.
-            texts_per_image: drawn for each image.
-            num_image_tokens: of an image in the language model.
-            seed: of the stage.
+            images_per_step: of all ranks together.
             max_caption_tokens: where captions for the Q-Former are cut off.
-            caption_tokenizer: of these captions; the language model's tokenizer if None.
-            texts_per_step: texts without an image that each step has besides.
-            temperature: if given, images are drawn by their source (:mod:`~ziya_visual.data.mixture`).
-            varied: whether tasks are phrased in many ways.
-            rank: of this process.
-            world_size: the number of ranks.
+            caption_tokenizer: of these captions; None for the language model's tokenizer.
+            texts_per_step: texts without an image in each step, of all ranks together.
+            temperature: draw images by their source (:mod:`~ziya_visual.data.mixture`) if it is given.
+            varied: phrase tasks in many ways.
 
         Raises:
             DataError: no image, or no text without an image where each step needs some, has a text of these
