@@ -32,11 +32,12 @@ coverage: setup  ## the fast tests with their subprocesses measured; fails below
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-lint: setup  ## style, types, layers
+lint: setup  ## style, types, layers, and the measures of the tree
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/test_architecture.py
 
 hooks: setup  ## lint before every commit (pre-commit, with the tools of .venv)
 	$(BIN)/pre-commit install
