@@ -57,7 +57,7 @@ def without_lora(stages: Stages) -> Stages:
 
 
 def one_stage(stages: Stages) -> Stages:
-    """All losses, tasks and parts from the first step to the last."""
+    """Merge the stages into one that has all losses, tasks and parts from the first step."""
     align, base, chat = stages
     one = {**base, "name": chat["name"], "steps": sum(stage["steps"] for stage in stages)}
     one["tasks"] = base["tasks"] | {"dialogue": chat["tasks"]["dialogue"]}
@@ -80,7 +80,7 @@ VARIANTS: dict[str, Callable[[Stages], Stages]] = {
 
 
 class PlainBatches(Batches):
-    """Records as they are; of a class, for another process draws them."""
+    """Batches of the records as they are; a class, because another process draws them."""
 
     def _phrase(self, example: Example, seed: int) -> Example:
         return example
@@ -98,7 +98,7 @@ def make_data(seed: int) -> None:
 
 
 def run_variant(seed: int, variant: str, share: float) -> None:
-    """Train and measure it, unless that is done."""
+    """Train and evaluate a variant, unless its results exist."""
     folder = folder_of(seed, variant)
     if (folder / "results.json").is_file():
         return
@@ -119,7 +119,7 @@ def run_variant(seed: int, variant: str, share: float) -> None:
 
 
 def data_of(seed: int, variant: str) -> Iterable[Path]:
-    """The quickstart's files, or its Chinese made anew."""
+    """Return the data files of a variant: the quickstart's own, or with new Chinese records."""
     drawn = folder_of(seed, QUICKSTART) / "data"
     english, chinese = drawn / "english.jsonl", drawn / "chinese.jsonl"
     if variant == "English data only":
@@ -132,7 +132,7 @@ def data_of(seed: int, variant: str) -> Iterable[Path]:
 
 
 def by_grammar(example: Example) -> Example:
-    """The Chinese record that a flawless translator would write."""
+    """Return the Chinese record that a flawless translator would write."""
     turns = tuple(Message(turn.role, translated(turn.content)) for turn in example.messages)
     answers = tuple(translated(answer) for answer in example.answers)
     return example.with_messages(turns, id=f"{example.id}-zh", lang="zh", answers=answers)
@@ -151,7 +151,7 @@ def translated(text: str) -> str:
 
 
 def table(seeds: list[int]) -> str:
-    """Means over the seeds, English / Chinese, and half of what lies between the seeds."""
+    """Return the means over the seeds, English / Chinese, and half the range between the seeds."""
     lines = [f"| what | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
     for variant in VARIANTS:
         runs = [values(read_json(folder_of(seed, variant) / "results.json")["metrics"]) for seed in seeds]

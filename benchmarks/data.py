@@ -116,7 +116,7 @@ def make_records(folder: Path, count: int) -> None:
 
 
 def shuffling(folder: Path, rounds: int) -> dict[str, Any]:
-    """Records as training takes them, pictures not decoded; ``rows`` are those of `datasets` alone."""
+    """Measure shuffled reading as training does it, undecoded; ``rows`` is `datasets` alone."""
     from ziya_visual.data.stream import records, stream
 
     make_records(folder / "stream", STREAMED)
@@ -144,7 +144,7 @@ def shuffling(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def memory(folder: Path, rounds: int) -> dict[str, Any]:
-    """Peak of resident memory of a process that streams and decodes every picture."""
+    """Measure the peak resident memory of a process that streams and decodes every picture."""
     from ziya_visual.core.pictures import load_image
     from ziya_visual.data.stream import records, stream
 
@@ -163,7 +163,7 @@ def memory(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def make_memory(folder: Path, rounds: int) -> dict[str, Any]:
-    """A process of its own: what makes the files is not what is measured."""
+    """Write the files in a separate process, so that writing them is not measured."""
     make_records(folder / "memory", MEMORY)
     size = sum(file.stat().st_size for file in (folder / "memory").iterdir())
     return {"raw": {"gigabytes_100k": size / 1e9}}

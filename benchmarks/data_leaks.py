@@ -24,7 +24,7 @@ CROPS = 3  # of each picture
 
 
 def photographs() -> list[Image.Image]:
-    """4 parts of each photograph, 9 of the large ones."""
+    """Cut each photograph into 4 parts, and the large ones into 9."""
     import skimage
 
     found = []
@@ -39,7 +39,7 @@ def photographs() -> list[Image.Image]:
 
 
 def jpegs(count: int, size: tuple[int, int]) -> Iterator[bytes]:
-    """Encoded pictures that all differ: random windows of the photographs."""
+    """Yield different JPEG pictures: random windows of the photographs."""
     rng = np.random.default_rng(0)
     sources = photographs()
     for _ in range(count):
@@ -65,7 +65,7 @@ def leaks(folder: Path, rounds: int) -> dict[str, Any]:
         return Image.open(buffer).convert("RGB")
 
     def crop(picture: Image.Image) -> Image.Image:
-        """5 % of the width and 5 % of the height cut off, anywhere."""
+        """Cut off 5 % of the width and 5 % of the height, at a random place."""
         width, height = (round(side * 0.95) for side in picture.size)
         left, top = rng.integers(picture.width - width + 1), rng.integers(picture.height - height + 1)
         return picture.crop((left, top, left + width, top + height))
@@ -116,14 +116,14 @@ def leaks(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def nearest(one: Any, other: Any) -> int:
-    """The least bits of 256 that views of two fingerprints differ in, one of them being the whole picture."""
+    """Return the fewest of 256 bits by which the whole of one picture differs from a view of another."""
     return int(
         min(fine_distance(one.fine, other.fine[0]).min(), fine_distance(other.fine, one.fine[0]).min())
     )
 
 
 def scenes(count: int = 1000) -> float:
-    """Among drawn scenes, pairs of different pixels that are taken for one; as a part of all pairs."""
+    """Return the fraction of pairs of drawn scenes that are wrongly taken for copies."""
     from ziya_visual.data.fingerprints import fingerprint
     from ziya_visual.data.leaks import KnownPictures
     from ziya_visual.scenes.drawing import render, sample_scene

@@ -23,7 +23,7 @@ ROWS, STEPS = (1, 2, 4, 8, 16), 20
 
 
 def milliseconds(model: Any, rows: int) -> float:
-    """Of a step, the first two left out."""
+    """Measure the milliseconds of a decoding step, after two warm-up steps."""
     decoder = Decoder(model, eos_id=-1)
     decoder.add([Prompt(list(range(10, 60)), 100)] * rows, list(range(rows)))
     decoder.step()

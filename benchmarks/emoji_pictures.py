@@ -33,7 +33,7 @@ TRAIN, TEST = 12, 3  # renderings of each noun
 
 
 def paste(symbol: str, rng: np.random.Generator) -> Image.Image:
-    """One noun at a random size, place and rotation on a textured background."""
+    """Draw one noun at a random size, place and rotation on a textured background."""
     glyph = Image.new("RGBA", (136, 128))
     ImageDraw.Draw(glyph).text((0, 0), symbol, font=ImageFont.truetype(FONT, 109), embedded_color=True)
     glyph = glyph.crop(glyph.getbbox()).rotate(rng.uniform(-25, 25), Image.Resampling.BICUBIC, expand=True)

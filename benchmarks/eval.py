@@ -44,7 +44,7 @@ OUT = Path("runs/bench/eval.json")
 
 
 def caption_file(path: Path) -> None:
-    """5,000 candidates and 5 references each; a candidate shares words with one of its references."""
+    """Write 5,000 candidates with 5 references each; a candidate shares words with one reference."""
     rng = random.Random(0)
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     words = ["".join(rng.choices(letters, range(26, 0, -1), k=rng.randint(2, 9))) for _ in range(12_000)]
@@ -99,7 +99,7 @@ def caption_peer(path: Path) -> dict[str, Any]:
 
 
 def retrieval_file(path: Path) -> None:
-    """Embeddings in which a text is near its image, float32."""
+    """Write float32 embeddings in which a text is near its image."""
     rng = np.random.default_rng(0)
     image = rng.normal(size=(IMAGES, WIDTH)).astype(np.float32)
     owner = np.repeat(np.arange(IMAGES), TEXTS)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
-from train_setting import IMAGE_ID, QUERIES, Album, Packed, Single, album, collate
+from train_setting import IMAGE_ID, QUERIES, ImageTexts, Packed, Single, collate, draw_image_texts
 from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
@@ -42,7 +42,7 @@ BUDGET = 480  # seconds
 
 
 def config(tiny: bool) -> Blip2Config:
-    """ViT-g, Q-Former and LLaMA 13 B without dropout, or their like on a fingernail."""
+    """Return the config of ViT-g, Q-Former and LLaMA 13B without dropout, or of a tiny model."""
     layers, width, heads, inner = (2, 64, 4, 128) if tiny else (40, 5120, 40, 13824)
     eyes = (2, 32, 4, 64) if tiny else (39, 1408, 16, 6144)
     reader = (2, 32, 4, 64) if tiny else (12, 768, 12, 3072)
@@ -65,7 +65,7 @@ def config(tiny: bool) -> Blip2Config:
 
 
 def build(settings: Blip2Config, device: str) -> Any:
-    """LM and ViT in bfloat16 and frozen, LoRA and all else in float32."""
+    """Build the model: LM and ViT frozen in bfloat16, LoRA and everything else in float32."""
     torch.manual_seed(0)
     with torch.device(device):
         torch.set_default_dtype(torch.bfloat16)
@@ -85,7 +85,7 @@ def build(settings: Blip2Config, device: str) -> Any:
 class Bench:
     """The steps of both sides over the same pictures and texts."""
 
-    def __init__(self, model: Any, data: Album, device: str) -> None:
+    def __init__(self, model: Any, data: ImageTexts, device: str) -> None:
         self.model, self.data, self.device = model, data, device
         self.pixels = data.pixels.to(device)
         self.batch = Packed(data, len(data))[0]
@@ -93,7 +93,7 @@ class Bench:
         self.optimizer = torch.optim.AdamW(self.learning, lr=1e-5, fused=True)
 
     def ours(self, at_once: int) -> float:
-        """One step, the texts of ``at_once`` pictures at a time; its mean loss."""
+        """Run one step with the texts of ``at_once`` pictures at a time, and return its mean loss."""
         self.model.set_attn_implementation(PLAIN)
         total = 0.0
         for start in range(0, len(self.data), at_once):
@@ -108,7 +108,7 @@ class Bench:
         return total
 
     def stock(self, rows: int) -> float:
-        """The same step with one row a text, sorted by length, ``rows`` at a time."""
+        """Run the same step with one row per text, sorted by length, ``rows`` at a time."""
         self.model.set_attn_implementation("sdpa")
         records = Single(self.data)
         records = sorted((records[i] for i in range(len(records))), key=lambda one: len(one["input_ids"]))
@@ -136,7 +136,7 @@ class Bench:
         self.optimizer.zero_grad()
 
     def seconds(self, step: Callable[[int], float], size: int) -> float | None:
-        """Of a step; None where its memory is not there."""
+        """Return the seconds of a step, or None if memory runs out."""
         try:
             begun = time.perf_counter()
             step(size)
@@ -152,7 +152,7 @@ class Bench:
 def fastest(
     bench: Bench, step: Callable[[int], float], sizes: tuple[int, ...]
 ) -> tuple[int, dict[int, float]]:
-    """The size with the shortest second step."""
+    """Return the size with the shortest second step."""
     found = {}
     for size in sizes:
         if bench.seconds(step, size) is not None:
@@ -171,7 +171,7 @@ def main() -> None:
     begun = time.monotonic()
     images = 4 if chosen.tiny else IMAGES
     model = build(config(chosen.tiny), chosen.device)
-    bench = Bench(model, album(images, TEXTS), chosen.device)
+    bench = Bench(model, draw_image_texts(images, TEXTS), chosen.device)
     flops = StepCost.of(model).flops(bench.batch)
     with torch.no_grad():
         losses = {"ours": bench.ours(min(AT_ONCE)), "stock": bench.stock(min(ROWS))}

@@ -30,7 +30,7 @@ TOKENS = 32000
 
 
 def build(folder: Path, layers: int) -> None:
-    """Folders ``plain`` (stock), ``aligned`` (the same weights and an alignment) and ``lm``."""
+    """Write the folders ``plain`` (stock), ``aligned`` (with an alignment file) and ``lm``."""
     import torch
     from tokenizers import Tokenizer, models
     from transformers import (
@@ -112,7 +112,7 @@ def build(folder: Path, layers: int) -> None:
 
 
 def child(role: str, folder: Path) -> None:
-    """One opening; prints seconds and peak megabytes."""
+    """Open a checkpoint once and print the seconds and peak megabytes."""
     import torch
     from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
@@ -146,20 +146,20 @@ def child(role: str, folder: Path) -> None:
 
 
 def _status(name: str) -> int:
-    """A size of this process in kilobytes, as Linux counts it."""
+    """Return a memory size of this process in kilobytes, from Linux."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def _watch(peaks: list[int]) -> None:
-    """Keep the highest size of memory that is no mapped file, in kilobytes."""
+    """Record the peak of anonymous memory in kilobytes."""
     while True:
         peaks[0] = max(peaks[0], _status("RssAnon"))
         time.sleep(0.005)
 
 
 def run(role: str, folder: Path) -> dict[str, float]:
-    """A child's numbers."""
+    """Run a child process and return its numbers."""
     done = subprocess.run(
         [sys.executable, __file__, "--child", role, "--folder", str(folder)],
         capture_output=True,

@@ -46,7 +46,7 @@ class Run:
 
 
 def spread(found: list[float]) -> str:
-    """Lowest, median and highest."""
+    """Format the minimum, median and maximum."""
     return " / ".join(f"{value:.1f}" for value in (min(found), statistics.median(found), max(found)))
 
 

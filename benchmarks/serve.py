@@ -53,7 +53,7 @@ TRIALS = [("bfloat16", "sdpa"), ("bfloat16", "eager"), ("float32", "sdpa")]
 
 @dataclass(frozen=True)
 class Side:
-    """A server's command, and what it calls the model."""
+    """The command of a server, and its name for the model."""
 
     command: Sequence[str]
     name: str
@@ -61,7 +61,7 @@ class Side:
 
 @dataclass
 class Timed:
-    """Of one answer: seconds to its first token and to its end, and its tokens."""
+    """The times of one answer: seconds to its first token and to its end, and its number of tokens."""
 
     first: float
     whole: float
@@ -109,7 +109,7 @@ def ask(client: httpx.Client, address: str, name: str, seed: int, tokens: int) -
 
 
 def load(address: str, name: str, users: int, tokens: int, seed: int) -> dict[str, float]:
-    """Tokens a second, and the 95th percentile of the seconds to the first token."""
+    """Return tokens per second, and the 95th percentile of the seconds to the first token."""
     found: list[Timed] = []
 
     def user(number: int) -> None:
@@ -135,14 +135,14 @@ def load(address: str, name: str, users: int, tokens: int, seed: int) -> dict[st
 
 
 def many(side: Side, home: Path, tokens: int, seed: int) -> dict[str, float]:
-    """Sixteen users of one server."""
+    """Measure one server with sixteen users."""
     with server(side.command, home) as address:
         load(address, side.name, 2, 4, seed + 500_000)
         return load(address, side.name, USERS, tokens, seed)
 
 
 def alone(sides: Mapping[str, Side], home: Path, tokens: int, seed: int) -> dict[str, list[float]]:
-    """Tokens a second of each answer to one user, who asks all servers the same in turns."""
+    """Measure tokens per second for one user, who asks every server the same questions in turn."""
     found: dict[str, list[float]] = {who: [] for who in sides}
     with contextlib.ExitStack() as up:
         addresses = {who: up.enter_context(server(side.command, home)) for who, side in sides.items()}
@@ -157,7 +157,7 @@ def alone(sides: Mapping[str, Side], home: Path, tokens: int, seed: int) -> dict
 
 
 def second_turn(folder: Path, home: Path) -> int:
-    """Pictures encoded again when a dialogue goes on."""
+    """Count the pictures that are encoded again in the second turn of a dialogue."""
 
     def encoded() -> int:
         lines = httpx.get(f"{address}/metrics").text.splitlines()
@@ -177,7 +177,7 @@ def second_turn(folder: Path, home: Path) -> int:
 
 
 def answers_equal(folder: Path, home: Path) -> float:
-    """Mixed prompts (a picture and a question, several pictures' worth, text alone) beside ``generate``."""
+    """Compare answers to mixed prompts, with and without pictures, with those of ``generate``."""
     *_, processor = load_checkpoint(folder / "float32")
     stock = Blip2ForConditionalGeneration.from_pretrained(folder / "float32").eval()
     prompts: list[list[dict[str, Any]]] = []

@@ -24,7 +24,7 @@ from ziya_visual.model.processor import ZiyaProcessor, add_chat_template
 
 
 def build(folder: Path) -> None:
-    """The checkpoint in bfloat16; the end token's row is zero, so that its logit is never the highest."""
+    """Write the checkpoints. The end token's row is zero, so that its logit is never the highest."""
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<image>": 3}
     vocabulary |= {f"w{number}": number for number in range(4, 32_000)}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="w4"))
@@ -48,7 +48,7 @@ def build(folder: Path) -> None:
 
 @contextlib.contextmanager
 def server(command: Sequence[str], home: Path) -> Iterator[str]:
-    """A server's address while it runs."""
+    """Run a server and yield its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from spread import spread
 from torch.utils.flop_counter import FlopCounterMode
-from train_setting import LANGS, Album, Packed, Single, album, collate, models
+from train_setting import LANGS, ImageTexts, Packed, Single, collate, draw_image_texts, models
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ziya_visual.core.files import write_json
@@ -42,7 +42,7 @@ CURVE_STEPS, CURVE_IMAGES, CURVE_TEXTS = 50, 2, 4
 
 
 class Ours:
-    """Our loop's steps; with ``cached`` the ViT's states are kept, as the loop keeps them."""
+    """The steps of our loop; with ``cached`` it reads the ViT's features from a cache, as the loop does."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -56,8 +56,8 @@ class Ours:
         langs = list(LANGS)
         return compute_losses(self.model, none, batch, seen, weights=WEIGHTS, langs=langs, step=0)[0]
 
-    def epoch(self, data: Album, drawn: Iterator[Batch], *, cached: bool) -> tuple[float, float]:
-        """Seconds of ``STEPS`` steps, and of them those in which the next batch was waited for."""
+    def epoch(self, data: ImageTexts, drawn: Iterator[Batch], *, cached: bool) -> tuple[float, float]:
+        """Return the seconds of ``STEPS`` steps, and the part spent waiting for a batch."""
         features = self._features(data) if cached else None
         started, waited = time.perf_counter(), 0.0
         for _ in range(STEPS):
@@ -70,13 +70,13 @@ class Ours:
         return time.perf_counter() - started, waited
 
     @torch.no_grad()
-    def _features(self, data: Album) -> torch.Tensor:
+    def _features(self, data: ImageTexts) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return torch.cat([self.model.encode_images(some) for some in data.pixels.split(8)])
 
 
 class Clock(TrainerCallback):
-    """Seconds between the begin and the end of each step."""
+    """The seconds of each step."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -96,8 +96,8 @@ class Stock:
         self.model = model
         self.optimizer = Optimizer(model.named_parameters(), weight_decay=0.0, matrices="adamw")
 
-    def epoch(self, data: Album, *, attention: str, rows: int, steps: int = STEPS) -> float:
-        """Seconds of ``steps`` steps over the texts of as many pictures as ours."""
+    def epoch(self, data: ImageTexts, *, attention: str, rows: int, steps: int = STEPS) -> float:
+        """Return the seconds of ``steps`` steps over the texts of as many pictures as ours."""
         self.model.set_attn_implementation(attention)
         texts = len(data) * len(data.texts[0]) // STEPS
         rows = min(rows, texts)
@@ -118,23 +118,23 @@ class Stock:
 
 
 def flops(step: Any) -> int:
-    """Of the matrix products of a forward and a backward pass."""
+    """Count the FLOPs of the matrix products in a forward and a backward pass."""
     with FlopCounterMode(display=False) as counter, torch.autocast("cpu", torch.bfloat16):
         step().backward()
     return counter.get_total_flops()
 
 
-def stock_loss(model: Any, data: Album) -> torch.Tensor:
-    """The mean over all tokens of all texts, one row a text."""
+def stock_loss(model: Any, data: ImageTexts) -> torch.Tensor:
+    """Return the mean loss over all tokens of all texts, one row per text."""
     return model(**collate(list(Single(data)))).loss
 
 
 def compare_numbers(ours: Ours, stock: Stock) -> dict[str, float]:
-    """In float32: loss and gradients of the first step, and the loss over ``CURVE_STEPS`` steps of each."""
+    """Compare in float32 the first loss and gradients, and the losses of ``CURVE_STEPS`` steps."""
     stock.model.set_attn_implementation("sdpa")
     checks = {"curve_diff": 0.0}
     for step in range(CURVE_STEPS):
-        data = album(CURVE_IMAGES, CURVE_TEXTS, seed=100 + step)
+        data = draw_image_texts(CURVE_IMAGES, CURVE_TEXTS, seed=100 + step)
         losses = ours.loss(Packed(data, CURVE_IMAGES)[0], data.pixels), stock_loss(stock.model, data)
         apart = abs(losses[0].item() - losses[1].item())
         checks["curve_diff"] = max(checks["curve_diff"], apart)
@@ -150,9 +150,9 @@ def compare_numbers(ours: Ours, stock: Stock) -> dict[str, float]:
 
 
 def _relative(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:
-    """The largest difference of a parameter's gradient, relative to its norm.
+    """Return the largest difference of a parameter's gradient, relative to its norm.
 
-    Keys' biases change no attention: their gradients are rounding alone, and are left out by their size.
+    Key biases do not change attention: their gradients are pure rounding, and are left out by size.
     """
     least = 1e-6 * max(float(other.norm()) for other in others)
     return max(
@@ -173,7 +173,7 @@ def main() -> None:
     ours, stock = map(lambda side, model: side(model), (Ours, Stock), models())
     checks = compare_numbers(ours, stock)
     print(json.dumps(checks), flush=True)
-    data = {texts: album(IMAGES_PER_STEP * STEPS, texts) for texts in GROWTH}
+    data = {texts: draw_image_texts(IMAGES_PER_STEP * STEPS, texts) for texts in GROWTH}
     counted = {texts: count(ours, stock, texts) for texts in GROWTH}
     for trials in (TRIALS[:1], TRIALS):  # the first warms up
         seconds = {(a, r): stock.epoch(data[8], attention=a, rows=r, steps=1) for a, r in trials}
@@ -220,11 +220,11 @@ def main() -> None:
 
 
 def count(ours: Ours, stock: Stock, texts: int) -> dict[str, int]:
-    """FLOPs of a step on one picture: ours, ours with its states kept, stock without padding."""
-    one = album(1, texts)
+    """Count the FLOPs of a step per picture: ours, ours with cached features, stock without padding."""
+    one = draw_image_texts(1, texts)
     batch = Packed(one, 1)[0]
     features = ours._features(one)
-    apart = [Album(one.pixels, [[text]]) for text in one.texts[0]]  # no row is padded
+    apart = [ImageTexts(one.pixels, [[text]]) for text in one.texts[0]]  # no row is padded
     stock.model.set_attn_implementation("eager")  # torch counts no FLOPs of the CPU's fused attention
     return {
         "ours": flops(lambda: ours.loss(batch, one.pixels)),
@@ -234,7 +234,7 @@ def count(ours: Ours, stock: Stock, texts: int) -> dict[str, int]:
 
 
 def _named(counted: dict[int, dict[str, int]]) -> dict[str, dict[str, int]]:
-    """By the names of the ratios."""
+    """Key values by the names of the ratios."""
     return {
         f"{kind}_k{texts}": {"ours": found[name], "stock": found["stock"]}
         for texts, found in counted.items()

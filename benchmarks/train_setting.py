@@ -33,7 +33,7 @@ LANGS = ("en", "zh")
 
 
 def config() -> Blip2Config:
-    """Of both models, without dropout."""
+    """Return the config of both models, without dropout."""
     return Blip2Config(
         vision_config=Blip2VisionConfig(
             hidden_size=384, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=6,
@@ -55,7 +55,7 @@ def config() -> Blip2Config:
 
 
 def models() -> tuple[ZiyaVisualModel, Blip2ForConditionalGeneration]:
-    """Ours and stock with the same weights; only Q-Former, query tokens and projection are trained."""
+    """Build our model and stock with equal weights; Q-Former, query tokens and projection train."""
     torch.manual_seed(0)
     ours = ZiyaVisualModel(config())
     stock = Blip2ForConditionalGeneration(config())
@@ -68,8 +68,8 @@ def models() -> tuple[ZiyaVisualModel, Blip2ForConditionalGeneration]:
 
 
 @dataclass(frozen=True)
-class Album:
-    """Pictures uint8[N, 3, S, S] as float in [-1, 1], and the texts of each."""
+class ImageTexts:
+    """Images float32[N, 3, S, S] in [-1, 1], and the texts of each."""
 
     pixels: torch.Tensor
     texts: list[list[Branch]]
@@ -78,8 +78,8 @@ class Album:
         return len(self.texts)
 
 
-def album(images: int, texts: int, *, seed: int = 0) -> Album:
-    """Two captions and ``texts - 2`` questions an image; of one text a caption in either language."""
+def draw_image_texts(images: int, texts: int, *, seed: int = 0) -> ImageTexts:
+    """Draw two captions and ``texts - 2`` questions for every image; a single text is a caption."""
     rng = np.random.default_rng(seed)
     found = []
     for image in range(images):
@@ -92,32 +92,32 @@ def album(images: int, texts: int, *, seed: int = 0) -> Album:
             learnt = [False] * prompt + [True] * (size - prompt)
             own.append(Branch(Encoded(ids, learnt), (image + number) % 2))
         found.append(own)
-    return Album(torch.from_numpy(rng.uniform(-1, 1, (images, 3, SIDE, SIDE)).astype(np.float32)), found)
+    return ImageTexts(torch.from_numpy(rng.uniform(-1, 1, (images, 3, SIDE, SIDE)).astype(np.float32)), found)
 
 
 @dataclass(frozen=True)
 class Packed(Dataset[Batch]):
-    """Our batches: of each step its pictures and their packed texts."""
+    """Our batches: the images of each step with their packed texts."""
 
-    album: Album
+    data: ImageTexts
     images_per_step: int
 
     def __len__(self) -> int:
-        return len(self.album) // self.images_per_step
+        return len(self.data) // self.images_per_step
 
     def __getitem__(self, step: int) -> Batch:
         rows = np.arange(self.images_per_step) + step % len(self) * self.images_per_step
         prefix = [IMAGE_ID] * QUERIES + [BOS]
-        texts = pack([Row(prefix, self.album.texts[row]) for row in rows])
+        texts = pack([Row(prefix, self.data.texts[row]) for row in rows])
         return Batch(rows, texts, {}, int((texts.labels != IGNORE).sum()))
 
 
 class Single(Dataset[dict[str, Any]]):
-    """Stock's records: a picture with one of its texts."""
+    """The samples of stock: an image with one of its texts."""
 
-    def __init__(self, album: Album) -> None:
-        self._pixels = album.pixels
-        self._records = [(row, branch) for row, texts in enumerate(album.texts) for branch in texts]
+    def __init__(self, data: ImageTexts) -> None:
+        self._pixels = data.pixels
+        self._records = [(row, branch) for row, texts in enumerate(data.texts) for branch in texts]
 
     def __len__(self) -> int:
         return len(self._records)
@@ -132,7 +132,7 @@ class Single(Dataset[dict[str, Any]]):
 
 
 def collate(records: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Padded to the longest of the batch."""
+    """Pad the samples to the longest of the batch."""
     ids, mask = pad([record["input_ids"] for record in records], PAD)
     labels, _ = pad([record["labels"] for record in records], IGNORE)
     arrays = {"input_ids": ids, "attention_mask": mask, "labels": labels}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train_setting import BOS, IMAGE_ID, PAD, QUERIES, album, models
+from train_setting import BOS, IMAGE_ID, PAD, QUERIES, draw_image_texts, models
 
 from ziya_visual.data.text_batch import pad
 from ziya_visual.infer.decoder import Prompt, compute_prefixes, generate
@@ -38,13 +38,13 @@ class Setting:
         self.stock.eval()
         self.stock.generation_config.eos_token_id = None  # every answer has its full length
         self.stock.generation_config.pad_token_id = PAD
-        made = album(PICTURES, QUESTIONS + 2)
+        made = draw_image_texts(PICTURES, QUESTIONS + 2)
         self.pixels = made.pixels
         self.questions = [[text.encoded.ids for text in texts[2:]] for texts in made.texts]
 
     @torch.inference_mode()
     def answer_ours(self, length: int) -> list[list[int]]:
-        """As the engine does it: a prefix a picture, all its questions behind it."""
+        """Answer as the engine does: one prefix per picture, followed by all its questions."""
         tokens = self.ours.image_prefix(self.ours.query_images(self.ours.encode_images(self.pixels)))
         ids = torch.tensor([IMAGE_ID] * QUERIES + [BOS])
         embeds = self.ours.language_model.get_input_embeddings()(ids).repeat(PICTURES, 1, 1)
@@ -59,7 +59,7 @@ class Setting:
 
     @torch.inference_mode()
     def answer_stock(self, length: int, batch: int) -> list[list[int]]:
-        """A row a question."""
+        """Answer with one row per question."""
         rows = [
             (place, [IMAGE_ID] * QUERIES + [BOS] + question)
             for place, some in enumerate(self.questions)
@@ -88,7 +88,7 @@ def timed(work: Any, *arguments: int) -> tuple[float, list[list[int]]]:
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """In turns, after a round that is not counted."""
+    """Time both sides in turns, after a warm-up round."""
     setting = Setting()
     timed(setting.answer_ours, 2)
     trial = dict.fromkeys(BATCHES, float("inf"))

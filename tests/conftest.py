@@ -11,7 +11,7 @@ settings.load_profile("ziya-visual")
 
 @pytest.fixture
 def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``main`` sets of the log is set back: other tests listen to it."""
+    """Restore the log settings that ``main`` changes, because other tests capture the log."""
     monkeypatch.setattr(log, "console", log.console)
     for name, value in (("handlers", [*log.logger.handlers]), ("propagate", log.logger.propagate)):
         monkeypatch.setattr(log.logger, name, value)

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class JsonServer:
-    """Runs from the start until :meth:`close`; :meth:`answer` says what it gives."""
+    """A server that runs until :meth:`close`; :meth:`answer` defines its replies."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -42,7 +42,7 @@ class JsonServer:
         return f"http://127.0.0.1:{self.server.server_address[1]}/v1"
 
     def answer(self, body: dict[str, Any], headers: Mapping[str, str]) -> tuple[int, dict[str, str], str]:
-        """Status, headers and text of the reply to a request."""
+        """Return the status, headers and text of the reply to a request."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class JsonServer:
 
 
 def completion(content: str, *, finish: str = "stop", prompt_tokens: int = 10, tokens: int = 5) -> str:
-    """A chat completion as OpenAI's API gives it."""
+    """Return a chat completion in the format of OpenAI's API."""
     message = {"role": "assistant", "content": content}
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": tokens}
     return json.dumps({"choices": [{"message": message, "finish_reason": finish}], "usage": usage})

@@ -53,7 +53,7 @@ HEADS = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddi
 
 
 def tokenizer(*, image: bool = False) -> Any:
-    """A byte-level tokenizer as language models have; with ``<image>`` as stock processors leave it."""
+    """Train a byte-level tokenizer; ``image`` adds ``<image>`` as stock processors do."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -72,7 +72,7 @@ def tokenizer(*, image: bool = False) -> Any:
 
 
 def bert_tokenizer(extra: str = "") -> Any:
-    """A tokenizer by characters as BERT's, with ``[CLS]`` and ``[SEP]`` around every text."""
+    """Build a character tokenizer that puts ``[CLS]`` and ``[SEP]`` around every text, as BERT does."""
     letters = sorted(set("".join([*TEXTS, extra])) - {" "})
     words = {token: number for number, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters])}
     inner = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
@@ -86,7 +86,7 @@ def bert_tokenizer(extra: str = "") -> Any:
 
 
 def lm_config(kind: str, vocabulary: int, width: int = WIDTH) -> Any:
-    """Of ``opt`` (tied embeddings), ``llama`` or ``qwen2``."""
+    """Return the config of a tiny ``opt`` (with tied embeddings), ``llama`` or ``qwen2``."""
     ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     common = {"vocab_size": vocabulary, "hidden_size": width, **HEADS, **ends}
     if kind == "opt":
@@ -96,7 +96,7 @@ def lm_config(kind: str, vocabulary: int, width: int = WIDTH) -> Any:
 
 
 def shaken(model: Any, seed: int = 0) -> Any:
-    """Every weight far from its initial value, so that none can hide behind it."""
+    """Move every weight far from its initial value, so that a missing weight shows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -105,7 +105,7 @@ def shaken(model: Any, seed: int = 0) -> Any:
 
 
 def llm_folder(folder: Path, kind: str = "llama", *, width: int = WIDTH, dtype: Any = None) -> Any:
-    """A language model's folder; returns the model."""
+    """Write the folder of a language model, and return the model."""
     words = tokenizer()
     kinds = {"opt": OPTForCausalLM, "llama": LlamaForCausalLM, "qwen2": Qwen2ForCausalLM}
     torch.manual_seed(1)
@@ -116,7 +116,7 @@ def llm_folder(folder: Path, kind: str = "llama", *, width: int = WIDTH, dtype: 
 
 
 def blip2(kind: str = "llama", **changes: Any) -> Any:
-    """Stock BLIP-2 with a language model of a kind."""
+    """Build a stock BLIP-2 with a language model of the given kind."""
     words = tokenizer(image=True)
     torch.manual_seed(0)
     config = Blip2Config(
@@ -131,7 +131,7 @@ def blip2(kind: str = "llama", **changes: Any) -> Any:
 
 
 def blip2_folder(folder: Path, kind: str = "llama", **saving: Any) -> Any:
-    """Its folder; returns the model."""
+    """Write the folder of a stock BLIP-2, and return the model."""
     model = blip2(kind)
     model.save_pretrained(folder, **saving)
     tokenizer(image=True).save_pretrained(folder)
@@ -139,7 +139,7 @@ def blip2_folder(folder: Path, kind: str = "llama", **saving: Any) -> Any:
 
 
 def instructblip_folder(folder: Path, kind: str = "llama") -> Any:
-    """Stock InstructBLIP, the Q-Former's tokenizer in its folder; returns the model."""
+    """Write a stock InstructBLIP folder with its Q-Former tokenizer, and return the model."""
     words, reader = tokenizer(image=True), bert_tokenizer()
     torch.manual_seed(0)
     config = InstructBlipConfig(
@@ -157,7 +157,7 @@ def instructblip_folder(folder: Path, kind: str = "llama") -> Any:
 
 
 def retrieval_folder(folder: Path) -> Any:
-    """Stock retrieval, BERT's tokenizer at its top; returns the model."""
+    """Write a stock retrieval folder with a BERT tokenizer, and return the model."""
     reader = bert_tokenizer()
     torch.manual_seed(0)
     config = Blip2Config(
@@ -173,7 +173,7 @@ def retrieval_folder(folder: Path) -> Any:
 
 
 def ziya_folder(folder: Path) -> Any:
-    """The published Ziya layout: one pickle, no language model, three keys of its own; returns the model."""
+    """Write the published Ziya layout (one pickle, no language model), and return the model."""
     model = blip2("llama")
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("language_model.")}
     folder.mkdir(parents=True)
@@ -188,7 +188,7 @@ def ziya_folder(folder: Path) -> Any:
 
 
 def pickled(folder: Path, state: dict[str, Any], shards: int) -> None:
-    """A folder's weights as several ``.bin`` files and their index, as older checkpoints have them."""
+    """Write weights as several ``.bin`` files with an index, as older checkpoints have them."""
     mapped = {}
     for number in range(shards):
         name = f"pytorch_model-{number + 1:05d}-of-{shards:05d}.bin"
@@ -199,6 +199,6 @@ def pickled(folder: Path, state: dict[str, Any], shards: int) -> None:
 
 
 def picture(seed: int = 0) -> Image.Image:
-    """Coloured noise."""
+    """Return an image of coloured noise."""
     noise = torch.randint(0, 256, (SIDE, SIDE, 3), generator=torch.Generator().manual_seed(seed))
     return Image.fromarray(noise.to(torch.uint8).numpy())

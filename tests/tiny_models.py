@@ -44,7 +44,7 @@ LANGUAGE_MODELS: dict[str, Any] = {
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A small real one."""
+    """Train a small real tokenizer."""
     return train_tokenizer(corpus_texts(np.random.default_rng(0), 30))
 
 
@@ -58,7 +58,7 @@ def tiny(
     attention: str | None = None,
     image_position: str = "first",
 ) -> tuple[ZiyaVisualModel, Alignment, ZiyaProcessor]:
-    """A whole model in evaluation mode, no weight at its initial value; mappings change its parts."""
+    """Build a whole model in evaluation mode with no weight at its initial value."""
     tokenizer = tokenizer or tiny_tokenizer()
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
@@ -86,7 +86,7 @@ def tiny(
 
 
 def talking(context: int = 512) -> ZiyaVisual:
-    """A model whose answers are long and no two alike: weights so large that it is sure of what it says."""
+    """Build a model whose answers are long and all different, because its weights are large."""
     return ZiyaVisual(
         *tiny(
             vision={"num_hidden_layers": 1},
@@ -101,7 +101,7 @@ def talking(context: int = 512) -> ZiyaVisual:
 
 
 def seeing(tokenizer: Any, image_position: str = "first") -> ZiyaVisual:
-    """A model whose answers depend on what it sees."""
+    """Build a model whose answers depend on the image."""
     model, alignment, processor = tiny(
         tokenizer=tokenizer,
         vision={"num_hidden_layers": 2, "initializer_range": 0.2},
@@ -122,7 +122,7 @@ def seeing(tokenizer: Any, image_position: str = "first") -> ZiyaVisual:
 
 
 def write_base_and_pictures(folder: Path, colors: Sequence[str]) -> None:
-    """``folder/base``, a tiny checkpoint, and ``folder/pictures``, one of each colour with a caption."""
+    """Write ``folder/base``, a tiny checkpoint, and ``folder/pictures``, one captioned image per colour."""
     model, alignment, processor = tiny()
     save_checkpoint(folder / "base", model=model, alignment=alignment, processor=processor)
     (folder / "pictures").mkdir()
@@ -134,7 +134,7 @@ def write_base_and_pictures(folder: Path, colors: Sequence[str]) -> None:
 
 
 def logits(model: Any, processor: ZiyaProcessor) -> torch.Tensor:
-    """Of one picture and a line of text in both languages."""
+    """Return the logits for one image and a line of text in both languages."""
     ids = torch.tensor([processor.chat.prefix_ids(QUERIES) + processor.chat.text_ids("红色 circle")])
     pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
