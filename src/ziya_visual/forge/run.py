@@ -170,9 +170,8 @@ def translate_on_ray(
         raise ConfigError(f"{out} was made with more than {partitions} partitions; keep their number")
     _split(in_path, folders)
     limits = ("budget_usd", "requests_per_minute", "tokens_per_minute")
-    values = {name: getattr(sending, name) for name in limits}
-    share = {name: value / partitions for name, value in values.items() if value is not None}
-    shared = replace(sending, **share)
+    shares = {name: value / partitions for name in limits if (value := getattr(sending, name)) is not None}
+    shared = replace(sending, **shares)
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
 

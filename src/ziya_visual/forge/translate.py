@@ -203,13 +203,12 @@ class Rounds:
         by_key = self._first_verdicts(records, asks)
         unreadable: dict[str, str] = {}
         for key, verdict in by_key.items():
-            own = [ask.request for ask in asks[key][1:]]
+            own = asks[key][1:]
             if verdict.repairable and own:
-                outcomes = self.ledger.outcomes(own)
-                repaired = judge_own(records[key], [outcomes[request] for request in own], self.settings)
-                by_key[key] = repaired
+                outcomes = self.ledger.outcomes([ask.request for ask in own])
+                by_key[key] = repaired = judge(records[key], own, outcomes, self.settings)
                 if repaired.unreadable:
-                    unreadable.update(dict.fromkeys(own, repaired.reasons[0]))
+                    unreadable.update(dict.fromkeys(outcomes, repaired.reasons[0]))
         self.ledger.reject(unreadable)
         verdicts |= {n: by_key[record.key] for n, record in record_by_id.items() if n not in verdicts}
         for name in self._opinions:
@@ -220,10 +219,7 @@ class Rounds:
         self, records: Mapping[str, Record], asks: Mapping[str, list[Ask]]
     ) -> dict[str, Verdict]:
         outcomes = self.ledger.outcomes([asks[key][0].request for key in records])
-        return {
-            key: judge_shared(record, outcomes[asks[key][0].request], self.settings, asks[key][0])
-            for key, record in records.items()
-        }
+        return {key: judge(record, asks[key][:1], outcomes, self.settings) for key, record in records.items()}
 
     def _repairs(self, record: Record, ask: Ask, verdict: Verdict) -> Iterator[dict[str, Any]]:
         by_text = self.settings.prompt.plain and ask.lines == len(record.texts)
@@ -289,23 +285,17 @@ def read_lines(outcome: Outcome, count: int, *, plain: bool) -> tuple[list[str] 
     return [line.strip() for line in lines], ""
 
 
-def judge_shared(record: Record, outcome: Outcome, settings: Settings, ask: Ask) -> Verdict:
-    """Judge a record whose texts are some of the lines of a shared request."""
-    lines, reason = read_lines(outcome, ask.lines, plain=settings.prompt.plain)
-    if lines is None:
-        return Verdict(None, (reason,), outcome.answer)
-    return judge_texts(record, tuple(lines[ask.line : ask.line + len(record.texts)]), settings)
-
-
-def judge_own(record: Record, outcomes: Sequence[Outcome], settings: Settings) -> Verdict:
-    """Judge a record by its own requests: one for all its texts, or one per text."""
-    each = len(record.texts) // len(outcomes)
+def judge(
+    record: Record, asks: Sequence[Ask], outcomes: Mapping[str, Outcome], settings: Settings
+) -> Verdict:
+    """Judge a record by its lines of a shared request, or by its own requests."""
     target: list[str] = []
-    for outcome in outcomes:
-        lines, reason = read_lines(outcome, each, plain=settings.prompt.plain)
+    for ask in asks:
+        outcome = outcomes[ask.request]
+        lines, reason = read_lines(outcome, ask.lines, plain=settings.prompt.plain)
         if lines is None:
             return Verdict(None, (reason,), outcome.answer)
-        target += lines
+        target += lines[ask.line : ask.line + len(record.texts)]
     return judge_texts(record, tuple(target), settings)
 
 

@@ -56,8 +56,13 @@ def ask_all(
             if shown is not None:
                 shown.advance()
 
-        send = _send_in_batches if sending.use_batches else _send_through_workers
-        sent = send(ledger, waiting, sending, budget, on_done)
+        if sending.use_batches:
+            sent = _send_in_batches(ledger, waiting, sending, budget, on_done)
+        else:
+            pool = _Pool(ledger, sending, budget, on_done)
+            if waiting:
+                asyncio.run(pool.run(waiting))
+            sent = pool.sent
     if budget is not None and budget.exhausted:
         logger.warning("forge: the budget of $%.2f is used up; the rest is not sent", budget.limit_usd)
     return sent
@@ -120,11 +125,7 @@ class _Pool:
     """
 
     def __init__(
-        self,
-        ledger: Ledger,
-        sending: Sending,
-        budget: Budget | None,
-        on_done: Callable[[Outcome], None],
+        self, ledger: Ledger, sending: Sending, budget: Budget | None, on_done: Callable[[Outcome], None]
     ) -> None:
         self._ledger = ledger
         self._sending = sending
@@ -170,19 +171,6 @@ class _Pool:
                 f"{', '.join(self._sending.urls)}: gave up after {outcome.attempts} attempts"
                 f" ({outcome.reason}); all answers so far are kept, run the same command again to continue"
             )
-
-
-def _send_through_workers(
-    ledger: Ledger,
-    keys: Sequence[str],
-    sending: Sending,
-    budget: Budget | None,
-    on_done: Callable[[Outcome], None],
-) -> int:
-    pool = _Pool(ledger, sending, budget, on_done)
-    if keys:
-        asyncio.run(pool.run(keys))
-    return pool.sent
 
 
 # --- through the Batch API ---
