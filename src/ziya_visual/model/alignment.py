@@ -79,26 +79,27 @@ class Alignment(nn.Module):
         self, model: ZiyaVisualModel, image_embeds: Tensor, input_ids: Tensor, mask: Tensor
     ) -> Tensor:
         """Return float[B, 2] (no match, match): queries and text see each other, queries see the image."""
-        queries = model.query_tokens.expand(len(input_ids), -1, -1)
-        count = queries.shape[1]
-        visible = torch.cat([mask.new_ones(len(mask), count), mask], 1)[:, None, None, :]
-        hidden = torch.cat([queries, self.embeddings(input_ids)], 1)
-        hidden = self._run_layers(model, hidden, count, visible, image_embeds)
+        hidden, count, real = self._joint_input(model, input_ids, mask)
+        hidden = self._run_layers(model, hidden, count, real, image_embeds)
         return self.itm_head(hidden[:, :count]).mean(1)
 
     def grounded_logits(
         self, model: ZiyaVisualModel, image_embeds: Tensor, input_ids: Tensor, mask: Tensor
     ) -> Tensor:
         """Return float[B, T, V]: queries see queries and image, text sees queries and the text before it."""
-        queries = model.query_tokens.expand(len(input_ids), -1, -1)
-        count, length = queries.shape[1], input_ids.shape[1]
-        visible = torch.zeros(count + length, count + length, dtype=mask.dtype, device=mask.device)
+        hidden, count, real = self._joint_input(model, input_ids, mask)
+        visible = torch.ones(hidden.shape[1], hidden.shape[1], dtype=mask.dtype, device=mask.device).tril()
         visible[:, :count] = 1
-        visible[count:, count:] = torch.ones(length, length, dtype=mask.dtype, device=mask.device).tril()
-        real = torch.cat([mask.new_ones(len(mask), count), mask], 1)[:, None, None, :]
-        hidden = torch.cat([queries, self.embeddings(input_ids)], 1)
-        hidden = self._run_layers(model, hidden, count, visible[None, None] * real, image_embeds)
+        hidden = self._run_layers(model, hidden, count, visible * real, image_embeds)
         return F.linear(hidden[:, count:], self.embeddings.word_embeddings.weight, self.lm_bias)
+
+    def _joint_input(
+        self, model: ZiyaVisualModel, input_ids: Tensor, mask: Tensor
+    ) -> tuple[Tensor, int, Tensor]:
+        """Return queries and text float[B, L, Dq], the number of queries, and the mask [B, 1, 1, L]."""
+        queries = model.query_tokens.expand(len(input_ids), -1, -1)
+        real = torch.cat([mask.new_ones(len(mask), queries.shape[1]), mask], 1)[:, None, None, :]
+        return torch.cat([queries, self.embeddings(input_ids)], 1), queries.shape[1], real
 
     def _run_layers(
         self, model: ZiyaVisualModel, hidden: Tensor, queries: int, visible: Tensor, image: Tensor | None
