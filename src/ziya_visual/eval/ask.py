@@ -163,7 +163,7 @@ class Retrieval:
         self, image_ids: Sequence[str], texts: Sequence[str], chosen: npt.NDArray[np.bool_], title: str
     ) -> Floats:
         """Return matching logits float32[N, M] of the ``chosen`` pairs, 0 elsewhere."""
-        pairs = [
+        requests = [
             (name, [texts[position] for position in np.flatnonzero(row).tolist()])
             for name, row in zip(image_ids, chosen, strict=True)
         ]
@@ -172,7 +172,7 @@ class Retrieval:
             return np.concatenate(self._model.match(self._images, part))
 
         logits = np.zeros(chosen.shape, np.float32)
-        blocks = self._blocks(pairs, match, _IMAGES_PER_BLOCK, f"{title} matching")
+        blocks = self._blocks(requests, match, _IMAGES_PER_BLOCK, f"{title} matching")
         logits[chosen] = np.concatenate(list(blocks))
         return logits
 

@@ -99,8 +99,8 @@ def find_intervals(scored: Scored) -> dict[str, list[float]]:
     for statistic in [means(scored.items), *scored.statistics]:
         clusters = scored.clusters_of(statistic)
         if len(set(clusters)) > 1:
-            found = intervals(statistic.rows, statistic.score, clusters=clusters)
-            bounds.update(dict(zip(statistic.names, found.tolist(), strict=True)))
+            limits = intervals(statistic.rows, statistic.score, clusters=clusters)
+            bounds.update(dict(zip(statistic.names, limits.tolist(), strict=True)))
     return bounds
 
 
@@ -132,13 +132,13 @@ def _paired_statistics(first: Scored, second: Scored) -> Iterator[tuple[Statisti
         if shared:
             a, b = ({name: {item: side.items[name][item] for item in shared}} for side in (first, second))
             yield means(a), means(b)
-    for one in first.statistics:
-        for other in second.statistics:
-            names = [name for name in one.names if name in other.names]
-            known = set(other.items)
-            items = [item for item in one.items if item in known]
+    for left in first.statistics:
+        for right in second.statistics:
+            names = [name for name in left.names if name in right.names]
+            known = set(right.items)
+            items = [item for item in left.items if item in known]
             if names and items:
-                yield one.pick(names, items), other.pick(names, items)
+                yield left.pick(names, items), right.pick(names, items)
 
 
 def results(

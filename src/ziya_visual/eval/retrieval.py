@@ -122,7 +122,7 @@ def _wrong_ahead(scores: npt.NDArray[np.floating], text2image: Ints, *, by_image
     right = scores[images, texts]
     limit = np.full(scores.shape[0 if by_image else 1], -np.inf, scores.dtype)
     np.maximum.at(limit, queries, right)
-    found = limit > -np.inf
+    has_right = limit > -np.inf
     limit -= TIE
     ahead: Ints = -np.bincount(queries[right >= limit[queries]], minlength=len(limit))
     for start in range(0, len(scores), _BLOCK_ROWS):
@@ -131,7 +131,7 @@ def _wrong_ahead(scores: npt.NDArray[np.floating], text2image: Ints, *, by_image
             ahead[rows] += np.count_nonzero(scores[rows] >= limit[rows, None], axis=1)
         else:
             ahead += np.count_nonzero(scores[rows] >= limit, axis=0)
-    ahead[~found] = CUT_OFF
+    ahead[~has_right] = CUT_OFF
     return ahead
 
 

@@ -159,15 +159,15 @@ def _side(form: str, system: Path, inputs: Inputs) -> Inputs:
 
 
 def _compare(form: str, first: Inputs, second: Inputs, command: str) -> dict[str, Any]:
-    one, other = _score(form, first), _score(form, second)
-    table = differences(one, other)
-    for name in one.scores:
-        if name in other.scores and name not in table:  # without items there is no interval
-            x, y = one.scores[name], other.scores[name]
+    a, b = _score(form, first), _score(form, second)
+    table = differences(a, b)
+    for name in a.scores:
+        if name in b.scores and name not in table:  # without items there is no interval
+            x, y = a.scores[name], b.scores[name]
             table[name] = {"first": x, "second": y, "difference": y - x}
     scored = Scored({f"{name}/{key}": value for name, row in table.items() for key, value in row.items()})
-    scored.rule, scored.packages, scored.notes = one.rule, one.packages, {"rule_of_second": other.rule}
-    for side, side_scored in zip(_SIDES, (one, other), strict=True):
+    scored.rule, scored.packages, scored.notes = a.rule, a.packages, {"rule_of_second": b.rule}
+    for side, side_scored in zip(_SIDES, (a, b), strict=True):
         scored.failures.update({f"{side}/{reason}": count for reason, count in side_scored.failures.items()})
     inputs = {
         f"{side}.{name}": value

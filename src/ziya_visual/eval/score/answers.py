@@ -55,10 +55,10 @@ def score_vqa(
     """Return the VQA accuracy over all annotated questions; a missing answer is wrong and counted."""
     check_choice("--rule", rule, vqa.RULES)
     failures: Counter[str] = Counter()
-    asked = by_id(read_object(questions, "questions"), "question_id", questions, failures=failures)
+    questions_by_id = by_id(read_object(questions, "questions"), "question_id", questions, failures=failures)
     truths = by_id(read_object(annotations, "annotations"), "question_id", annotations, failures=failures)
     rows = by_id(read_rows(predictions), "question_id", predictions, failures=failures, duplicates=duplicates)
-    failures["annotation_without_question"] += sum(item not in asked for item in truths)
+    failures["annotation_without_question"] += sum(item not in questions_by_id for item in truths)
     accuracies: dict[str, float] = {}
     for item in match_ids(truths, rows, predictions, failures):
         answers = _annotators(truths[item], annotations, failures)
@@ -80,7 +80,7 @@ def score_vqa(
         +failures,
         {name: {item: 100 * accuracies[item] for item in members} for name, members in groups.items()},
         rule,
-        clusters=_images(truths, "image_id") | _images(asked, "image_id"),
+        clusters=_images(truths, "image_id") | _images(questions_by_id, "image_id"),
     )
 
 
@@ -154,13 +154,15 @@ def write_submission(
     predicted = read_rows(predictions)
     # VizWiz asks one question per image, and its own files name the image only.
     key = "image" if kind == "vizwiz" and "question_id" not in predicted[0] else "question_id"
-    asked = by_id(listed, key, questions, failures=failures)
+    questions_by_id = by_id(listed, key, questions, failures=failures)
     answered = by_id(predicted, key, predictions, failures=failures, duplicates=duplicates)
     name = "image" if kind == "vizwiz" else "question_id"
     upload = []
-    for item in match_ids(asked, answered, predictions, failures):
+    for item in match_ids(questions_by_id, answered, predictions, failures):
         text = answer_of(answered.get(item), "answer", predictions, failures) or ""
-        upload.append({name: need(asked[item], name, questions), "answer": vqa.normalize_evalai(text)})
+        upload.append(
+            {name: need(questions_by_id[item], name, questions), "answer": vqa.normalize_evalai(text)}
+        )
     write_json(out, upload)
     return Scored({"answers": float(len(upload))}, +failures, rule=f"upload for {kind}, answers as EvalAI's")
 
