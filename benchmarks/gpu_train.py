@@ -102,7 +102,7 @@ class Bench:
             with torch.autocast(self.device, torch.bfloat16):
                 queries = self.model.query_images(self.model.encode_images(self.pixels[start:end]))
                 sums = self.model.packed_loss(queries, texts)
-            loss = torch.stack([part.total for part in sums.values()]).sum() / self.batch.learnt
+            loss = torch.stack([part.total for part in sums.values()]).sum() / self.batch.supervised
             total += self._learnt(loss)
         self._update()
         return total
@@ -118,7 +118,7 @@ class Bench:
             learnt = int((inputs["labels"][:, 1:] != IGNORE).sum())
             with torch.autocast(self.device, torch.bfloat16):
                 loss = Blip2ForConditionalGeneration.forward(self.model, **inputs).loss
-            total += self._learnt(loss * (learnt / self.batch.learnt))
+            total += self._learnt(loss * (learnt / self.batch.supervised))
         self._update()
         return total
 
