@@ -1,48 +1,62 @@
-"""``ziya-visual doctor``: what is here, what fits, what to change. It writes nothing to disk."""
+"""``ziya-visual doctor``: predict what fits on this machine and advise what to change; nothing is written.
+
+Start reading at :func:`examine`, which every report comes from; ``memory.py`` counts the memory of a step. It
+may import everything below ``quickstart`` but ``serve``, and steps with the functions of ``train``.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from ziya_visual.core.errors import ConfigError, ZiyaError
 from ziya_visual.core.recipe import load_recipe
+from ziya_visual.doctor.machine import examine_machine, format_bytes, version_problems
+
+FORMS = {"cpu": "CPU", "gpu": "one GPU", "ddp": "DDP", "fsdp": "FSDP"}
+MEMORY = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer state",
+    "activations": "activations",
+    "casts": "bfloat16 copies of weights",
+    "pictures": "pictures (CPU)",
+}
 
 
 def doctor(
     target: Path | None, changes: Sequence[str] = (), *, gpus: int | None = None, json_output: bool = False
 ) -> int:
-    """Examine the machine and a recipe or checkpoint, and print what was found.
+    """Examine the machine and a recipe or checkpoint, and print the report.
 
     Args:
         target: a recipe file, a checkpoint folder, or None for the machine alone.
-        changes: ``key=value`` on the recipe, as ``train`` takes them.
+        changes: ``key=value`` changes to the recipe, as for ``train``.
         gpus: how many GPUs to plan a recipe for.
         json_output: print one JSON object instead of tables; sizes in bytes.
 
     Returns:
-        The exit code: 0, or 2 after a line on standard error for each thing that keeps it from working.
+        The exit code: 0, or 2 after a line on standard error for each problem.
     """
     report = examine(target, changes, gpus=gpus)
     if json_output:
         print(json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False))
     else:
-        from ziya_visual.doctor.show import show
-
-        show(report)
+        print_report(report)
     for line in report["problems"]:
         print(f"error: {line}", file=sys.stderr)
     return 2 if report["problems"] else 0
 
 
 def examine(target: Path | None, changes: Sequence[str] = (), *, gpus: int | None = None) -> dict[str, Any]:
-    """The report: ``machine``, ``checkpoint`` or ``recipe``, ``advice``, ``notes``, ``problems``."""
-    from ziya_visual.doctor.machine import examine_machine, version_problems
-
+    """Return the report: ``machine``, ``checkpoint`` or ``recipe``, ``advice``, ``notes``, ``problems``."""
     machine = examine_machine()
     report: dict[str, Any] = {
         "machine": machine,
@@ -53,7 +67,7 @@ def examine(target: Path | None, changes: Sequence[str] = (), *, gpus: int | Non
     if target is None or report["problems"]:
         return report
     try:
-        with warnings.catch_warnings():  # of peft about transformers' names
+        with warnings.catch_warnings():  # peft warns about transformers' names
             warnings.simplefilter("ignore", FutureWarning)
             _examine_target(target, changes, gpus, report)
     except ZiyaError as error:
@@ -65,11 +79,11 @@ def _examine_target(target: Path, changes: Sequence[str], gpus: int | None, repo
     if not target.exists():
         raise ConfigError(f"{target}: not found; give a recipe file or a checkpoint folder")
     if target.is_dir() and (changes or gpus):
-        raise ConfigError(f"{target}: key=value and --gpus go with a recipe file, this is a folder")
+        raise ConfigError(f"{target}: key=value and --gpus need a recipe file, but this is a folder")
     recipe = None if target.is_dir() else load_recipe(target, changes)
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # what transformers would say about keys is said by us
+    logging.set_verbosity_error()  # we report keys ourselves
     logging.disable_progress_bar()
     if recipe is None:
         from ziya_visual.doctor.checkpoint import examine_checkpoint
@@ -80,6 +94,166 @@ def _examine_target(target: Path, changes: Sequence[str], gpus: int | None, repo
     else:
         from ziya_visual.doctor.recipe import examine_recipe
 
-        found = examine_recipe(recipe, report["machine"], gpus=gpus)
-        report |= {"recipe": found.facts, "advice": found.advice, "notes": found.notes}
-        report["problems"] += found.problems
+        examined = examine_recipe(recipe, report["machine"], gpus=gpus)
+        report |= {"recipe": examined.facts, "advice": examined.advice, "notes": examined.notes}
+        report["problems"] += examined.problems
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """Print the report's tables to standard output."""
+    console = Console(highlight=False)
+    _machine(console, report["machine"])
+    if "checkpoint" not in report and "recipe" not in report:
+        _versions(console, report["machine"])
+    if "checkpoint" in report:
+        _checkpoint(console, report["checkpoint"])
+    if "recipe" in report:
+        _recipe(console, report["recipe"])
+    for row in report["advice"]:
+        effect = "then the stage fits" if row["fits"] else "not enough alone"
+        where = f"stage {row['stage']}, {_form(row['form'])}"
+        line = f"advice: {row['change']} saves {format_bytes(row['saves_bytes'])} ({where}; {effect})"
+        console.print(line, markup=False, soft_wrap=True)
+    for note in report["notes"]:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    if not report["problems"]:
+        console.print("all is well")
+
+
+def format_seconds(count: float) -> str:
+    """Return a duration with its unit.
+
+    >>> format_seconds(0.25), format_seconds(90), format_seconds(9000)
+    ('0.25 s', '1.5 min', '2.5 h')
+    """
+    if count < 60:
+        return f"{count:.2f} s"
+    return f"{count / 60:.1f} min" if count < 3600 else f"{count / 3600:,.1f} h"
+
+
+def _form(key: str) -> str:
+    kind, _, count = key.partition(" ")
+    return f"{FORMS[kind]} {count}".strip()
+
+
+def _table(console: Console, title: str, columns: list[str], rows: list[list[str]]) -> None:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number and len(columns) > 2 else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, markup=False)
+
+
+def _machine(console: Console, machine: Mapping[str, Any]) -> None:
+    cpu, ram = machine["cpu"], machine["ram"]
+    units = ", ".join(machine["vector_units"]) or "no bfloat16 units known"
+    rows = [
+        [
+            "CPU",
+            f"{cpu['cores']} cores, {cpu['threads']} usable, {machine['torch_threads']} threads; {units}",
+        ],
+        ["memory", f"{format_bytes(ram['available_bytes'])} free of {format_bytes(ram['total_bytes'])}"],
+        ["disk", f"{format_bytes(machine['disk']['free_bytes'])} free"],
+    ]
+    for gpu in machine["cuda"]:
+        sizes = f"{format_bytes(gpu['free_bytes'])} free of {format_bytes(gpu['total_bytes'])}"
+        rows.append(["GPU", f"{gpu['name']}, {sizes}"])
+    if not machine["cuda"]:
+        rows.append(["GPU", "Apple (MPS)" if machine["mps"] else "none that torch sees"])
+    _table(console, "machine", ["what", "found"], rows)
+
+
+def _versions(console: Console, machine: Mapping[str, Any]) -> None:
+    versions = {**machine["versions"], **machine["optional"]}
+    rows = [[name, version or "not installed"] for name, version in versions.items()]
+    _table(console, "versions", ["package", "found"], rows)
+    missing = [[row["package"], row["for"], row["install"]] for row in machine["missing"]]
+    if missing:
+        _table(console, "missing, and for what", ["package", "for", "to install"], missing)
+
+
+def _checkpoint(console: Console, facts: Mapping[str, Any]) -> None:
+    rows = [[name, format_bytes(count)] for name, count in facts["files"].items()]
+    _table(console, facts["path"], ["file", "size"], rows)
+    chat = facts.get("chat_format")
+    rows = [
+        ["layout", facts["layout"]],
+        ["for", facts["usable_for"]],
+        ["keys", facts.get("keys", "not compared, a file cannot be read")],
+        ["tensors", ", ".join(f"{count} in {name}" for name, count in facts["dtypes"].items())],
+        ["chat format", repr(chat) if chat else "not ours"],
+    ]
+    _table(console, "what it is", ["what", "found"], rows)
+    rows = [[name, f"{count:,}"] for name, count in facts["parameters"].items()]
+    rows.append(["all", f"{sum(facts['parameters'].values()):,}"])
+    _table(console, "parameters", ["part", "count"], rows)
+    rows = [
+        [
+            name,
+            format_bytes(row["weights_bytes"]),
+            format_bytes(row["total_bytes"]),
+            _yes(row["fits_ram"]),
+            _yes(row["fits_gpu"]),
+        ]
+        for name, row in facts["memory_to_run"].items()
+    ]
+    columns = ["precision", "weights", "with a dialogue", "fits in memory", "on a GPU here"]
+    _table(console, "memory to run", columns, rows)
+
+
+def _recipe(console: Console, facts: Mapping[str, Any]) -> None:
+    rows = []
+    for source in facts["data"]:
+        counts = ", ".join(f"{key} {count}" for key, count in source.get("by_task_and_lang", {}).items())
+        pictures = f"{source.get('pictures', 0)} ({source.get('decoded', 0)} decoded)"
+        rows.append([source["path"], str(source["records"]), counts, pictures, str(source.get("rejects", 0))])
+    _table(console, "data", ["path", "records", "by task/language", "pictures", "rejects"], rows)
+    stages = facts.get("stages")
+    if stages:
+        _stages(console, facts, stages)
+    probe = facts["probe"]
+    if isinstance(probe, str):
+        console.print(probe, markup=False)
+        return
+    rows = [
+        [
+            row["stage"],
+            format_seconds(row["seconds_per_step"]),
+            format_seconds(row["seconds"]),
+            format_bytes(row["process_bytes"]),
+        ]
+        for row in stages or ()
+    ]
+    _table(console, "time on this machine, probed", ["stage", "a step", "all steps", "memory seen"], rows)
+    seconds_ahead = format_seconds(probe["seconds_ahead"])
+    console.print(
+        f"in all {format_seconds(probe['seconds'])}, {seconds_ahead} of it to encode the pictures ahead"
+    )
+
+
+def _stages(console: Console, facts: Mapping[str, Any], stages: list[Mapping[str, Any]]) -> None:
+    names = [row["stage"] for row in stages]
+    rows = [
+        [part, f"{count:,}", *(f"{row['trained'].get(part, 0):,}" for row in stages)]
+        for part, count in facts["parameters"].items()
+    ]
+    if any(row["trained"].get("lora") for row in stages):
+        rows.append(["lora", "0", *(f"{row['trained'].get('lora', 0):,}" for row in stages)])
+    rows.append(["frozen", "", *(f"{row['frozen']:,}" for row in stages)])
+    _table(console, "parameters, and how many each stage trains", ["part", "all", *names], rows)
+    rows = []
+    for kind, title in MEMORY.items():
+        sizes = [row["memory_bytes"][kind] for row in stages]
+        sums = [sum(size.values()) if isinstance(size, dict) else size for size in sizes]
+        rows.append([title, *map(format_bytes, sums)])
+    for form, verdict in facts.get("fits", {}).items():
+        text = {True: "fits", False: "does not fit", None: "no such GPUs here"}[verdict]
+        rows.append(
+            [f"in all, {_form(form)}: {text}", *(format_bytes(row["needed_bytes"][form]) for row in stages)]
+        )
+    _table(console, f"memory of a step, {facts['precision']}", ["what", *names], rows)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

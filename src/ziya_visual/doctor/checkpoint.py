@@ -1,4 +1,4 @@
-"""What is in a checkpoint folder and whether it can run here, from the files' headers alone."""
+"""The contents of a checkpoint folder and whether it runs on this machine, from file headers alone."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from ziya_visual.core.errors import CheckpointError, DataError, one_line
 from ziya_visual.core.files import read_json
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat.chat_format import ChatFormat
-from ziya_visual.doctor.memory import RESERVE
-from ziya_visual.doctor.skeleton import by_part, count
+from ziya_visual.doctor.memory import RESERVE, by_part, count
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.build.layouts import ALIGNMENT
 from ziya_visual.model.build.weights import Weights, open_file, open_weights
 from ziya_visual.model.network import ZiyaVisualModel
 
-CONTEXT = 1024  # tokens of the dialogue whose keys and values are counted
+CONTEXT = 1024  # tokens whose keys and values are counted
 OURS, BLIP2 = "ziya-visual", "blip-2"
 TRAINABLE = (OURS, BLIP2)
 ZIYA = "ziya-blip2, as published: no language model inside"
-LAYOUTS = {  # layout: what it is for
+LAYOUTS = {  # layout -> the commands that accept it
     OURS: "chat, serve, web, eval, train",
     BLIP2: "chat, serve, web, train, init --bridge",
     "instructblip": "chat, serve, web, init --bridge",
@@ -37,53 +36,53 @@ LAYOUTS = {  # layout: what it is for
 
 
 @dataclass(slots=True)
-class CheckpointFound:
-    """JSON-ready facts, and a line for each thing that keeps it from working."""
+class CheckpointReport:
+    """JSON-ready facts, and a line for each problem."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
-def examine_checkpoint(folder: Path, machine: dict[str, Any]) -> CheckpointFound:
-    """Examine a folder; no weight is loaded.
+def examine_checkpoint(folder: Path, machine: dict[str, Any]) -> CheckpointReport:
+    """Examine a checkpoint folder; no weight is loaded.
 
     Raises:
-        CheckpointError: there is no readable ``config.json``, or it is of a kind that we cannot use.
+        CheckpointError: there is no readable ``config.json``, or its architecture is not supported.
     """
-    found = CheckpointFound()
+    report = CheckpointReport()
     layout, model, alignment = _architecture(folder)
-    found.facts = {
+    report.facts = {
         "path": str(folder),
         "layout": layout,
         "usable_for": LAYOUTS[layout],
         "files": {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()},
     }
-    stored = _headers(open_weights, folder, found)
+    stored = _headers(open_weights, folder, report)
     if "quantization_config" in read_json(folder / "config.json"):
-        found.facts["keys"] = "not compared, the weights are quantised"
-    elif not found.problems:
-        found.problems += _compare(folder, layout, model, stored)
-        found.facts["keys"] = "compared"
+        report.facts["keys"] = "not compared, the weights are quantized"
+    elif not report.problems:
+        report.problems += _compare(folder, layout, model, stored)
+        report.facts["keys"] = "compared"
     if alignment is not None:
-        beside = _headers(open_file, folder / ALIGNMENT, found)
-        found.problems += _compare_alignment(folder / ALIGNMENT, alignment, beside)
-        stored |= beside
+        alignment_tensors = _headers(open_file, folder / ALIGNMENT, report)
+        report.problems += _compare_alignment(folder / ALIGNMENT, alignment, alignment_tensors)
+        stored |= alignment_tensors
     parts = _parts(layout, model, alignment)
-    found.facts["parameters"] = {name: count(some) for name, some in parts.items()}
-    found.facts["dtypes"] = dict(Counter(str(t.dtype).removeprefix("torch.") for t in stored.values()))
-    _chat(folder, layout, found)
-    found.facts["memory_to_run"] = _memory(model, parts, machine)
-    if not any(row["fits_ram"] or row["fits_gpu"] for row in found.facts["memory_to_run"].values()):
-        found.problems.append(
-            f"{folder}: too large for this machine even in int8; see the table, and close other programs"
+    report.facts["parameters"] = {name: count(part) for name, part in parts.items()}
+    report.facts["dtypes"] = dict(Counter(str(t.dtype).removeprefix("torch.") for t in stored.values()))
+    _chat(folder, layout, report)
+    report.facts["memory_to_run"] = _memory(model, parts, machine)
+    if not any(row["fits_ram"] or row["fits_gpu"] for row in report.facts["memory_to_run"].values()):
+        report.problems.append(
+            f"{folder}: too large for this machine even in int8; see the table, or close other programs"
         )
-    return found
+    return report
 
 
 def _architecture(folder: Path) -> tuple[str, nn.Module, Alignment | None]:
-    """The layout, and the network on the meta device."""
+    """Return the layout, and the network on the meta device."""
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: no config.json there; give the folder of a checkpoint")
+        raise CheckpointError(f"{folder}: no config.json; give the folder of a checkpoint")
     try:
         stored = read_json(folder / "config.json")
         config = AutoConfig.from_pretrained(folder)
@@ -101,7 +100,7 @@ def _architecture(folder: Path) -> tuple[str, nn.Module, Alignment | None]:
             return "language model", AutoModelForCausalLM.from_config(config), None
     except (OSError, ValueError, TypeError, DataError) as error:
         raise CheckpointError(
-            f"{folder / 'config.json'}: no configuration that we can use ({one_line(error, 160)})"
+            f"{folder / 'config.json'}: not a supported configuration ({one_line(error, 160)})"
         ) from error
 
 
@@ -114,12 +113,12 @@ def _parts(layout: str, model: nn.Module, alignment: Alignment | None) -> dict[s
     return parts
 
 
-def _headers(opened: Callable[[Path], Weights], path: Path, found: CheckpointFound) -> dict[str, Tensor]:
-    """Name -> a meta tensor of the stored shape and dtype; what cannot be read becomes a problem."""
+def _headers(opened: Callable[[Path], Weights], path: Path, report: CheckpointReport) -> dict[str, Tensor]:
+    """Return name -> meta tensor of the stored shape and dtype; an unreadable file becomes a problem."""
     try:
         entries = opened(path)
     except CheckpointError as error:
-        found.problems.append(str(error))
+        report.problems.append(str(error))
         return {}
     return {
         name: torch.empty(entry.shape, dtype=entry.dtype, device="meta") for name, entry in entries.items()
@@ -127,7 +126,7 @@ def _headers(opened: Callable[[Path], Weights], path: Path, found: CheckpointFou
 
 
 def _compare(folder: Path, layout: str, model: Any, stored: dict[str, Tensor]) -> list[str]:
-    """Lines for keys that are missing, too many or of another shape, by the names that transformers loads."""
+    """Return lines for missing, unexpected and mismatched keys, under the names that transformers loads."""
     _, info = type(model).from_pretrained(
         None,
         config=model.config,
@@ -139,20 +138,20 @@ def _compare(folder: Path, layout: str, model: Any, stored: dict[str, Tensor]) -
     missing = info["missing_keys"]
     if layout == ZIYA:
         missing = {key for key in missing if not key.startswith("language_model.")}
-    shapes = {name: (tuple(was), tuple(wanted)) for name, was, wanted in info["mismatched_keys"]}
+    shapes = {name: (tuple(actual), tuple(expected)) for name, actual, expected in info["mismatched_keys"]}
     return _lines(folder, missing, set(info["unexpected_keys"]), shapes)
 
 
 def _compare_alignment(path: Path, alignment: Alignment, stored: dict[str, Tensor]) -> list[str]:
     if not stored:
-        return []  # the file cannot be read, which is a problem already
-    wanted = {name: tuple(tensor.shape) for name, tensor in alignment.state_dict().items()}
+        return []  # an unreadable file is a problem already
+    expected = {name: tuple(tensor.shape) for name, tensor in alignment.state_dict().items()}
     shapes = {
         name: (tuple(stored[name].shape), shape)
-        for name, shape in wanted.items()
+        for name, shape in expected.items()
         if name in stored and tuple(stored[name].shape) != shape
     }
-    return _lines(path, wanted.keys() - stored.keys(), stored.keys() - wanted.keys(), shapes)
+    return _lines(path, expected.keys() - stored.keys(), stored.keys() - expected.keys(), shapes)
 
 
 def _lines(where: Path, missing: Any, unexpected: Any, shapes: dict[str, tuple[Any, Any]]) -> list[str]:
@@ -163,33 +162,33 @@ def _lines(where: Path, missing: Any, unexpected: Any, shapes: dict[str, tuple[A
         )
     if unexpected:
         first = min(unexpected)
-        lines.append(f"{where}: {len(unexpected)} keys that this architecture has not, such as {first!r}")
+        lines.append(f"{where}: {len(unexpected)} keys unknown to this architecture, such as {first!r}")
     if shapes:
-        name, (was, wanted) = min(shapes.items())
+        name, (actual, expected) = min(shapes.items())
         lines.append(
-            f"{where}: {len(shapes)} keys of another shape, such as {name!r}: found {list(was)}, "
-            f"expected {list(wanted)} by config.json"
+            f"{where}: {len(shapes)} keys with the wrong shape, such as {name!r}: found {list(actual)}, "
+            f"expected {list(expected)} from config.json"
         )
     return lines
 
 
-def _chat(folder: Path, layout: str, found: CheckpointFound) -> None:
-    """How a question is put to it, written out; what only the tokenizer lacks is no problem elsewhere."""
+def _chat(folder: Path, layout: str, report: CheckpointReport) -> None:
+    """Add the chat format, written out; only a checkpoint of ours must have a usable tokenizer."""
     try:
         chat = ChatFormat(AutoTokenizer.from_pretrained(folder))
         ids = chat.branch([Message("user", "…")], add_generation_prompt=True).ids
-        found.facts["chat_format"] = chat.tokenizer.decode(ids)
+        report.facts["chat_format"] = chat.tokenizer.decode(ids)
     except (OSError, ValueError, CheckpointError) as error:
-        found.facts["chat_format"] = None
+        report.facts["chat_format"] = None
         if layout == OURS:
-            found.problems.append(f"{folder}: the tokenizer: {one_line(error, 160)}")
+            report.problems.append(f"{folder}: the tokenizer: {one_line(error, 160)}")
 
 
 def _memory(
     model: nn.Module, parts: dict[str, list[nn.Parameter]], machine: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Bytes by precision: weights, and keys and values of a dialogue of ``CONTEXT`` tokens."""
-    total = sum(count(some) for some in parts.values())
+    """Return the bytes of weights, and of keys and values of ``CONTEXT`` tokens, by precision."""
+    total = sum(count(part) for part in parts.values())
     linear, rows = _linear(model) if "language_model" in parts else (0, 0)
     weights = {"fp32": 4 * total, "bf16": 2 * total, "int8": 2 * (total - linear) + linear + 4 * rows}
     table = {}
@@ -205,13 +204,13 @@ def _memory(
 
 
 def _linear(model: nn.Module) -> tuple[int, int]:
-    """Weights and rows of the linear layers that int8 stores in one byte: those of the LM's blocks."""
-    found = [
+    """Return the numbers of weights and rows in the LM blocks' linear layers, which int8 stores in a byte."""
+    layers = [
         layer
         for name, layer in getattr(model, "language_model", model).named_modules()
         if isinstance(layer, nn.Linear) and any(piece.isdigit() for piece in name.split("."))
     ]
-    return sum(layer.weight.numel() for layer in found), sum(layer.out_features for layer in found)
+    return sum(layer.weight.numel() for layer in layers), sum(layer.out_features for layer in layers)
 
 
 def _keys_and_values(config: Any, *, bytes_each: int) -> int:

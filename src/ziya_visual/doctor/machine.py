@@ -1,6 +1,6 @@
-"""What is here: versions, processors, memory, and what is missing for which command.
+"""This machine: versions, processors, memory, and the packages that single commands still need.
 
-Torch is imported inside, so that a broken installation can still be examined.
+Torch is imported inside a function, so that a broken installation can be examined too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXTRAS = {  # extra of pyproject.toml -> commands that need it
     "web": "web",
     "quantize": "export --quantize",
 }
-BESIDE = {"pycocoevalcap": "score caption (METEOR)"}  # packages of no extra: what they are for
+BESIDE = {"pycocoevalcap": "score caption (METEOR)"}  # packages outside the extras -> their use
 CGROUP = Path("/sys/fs/cgroup")
 CGROUPS = (  # limit, in use, statistics: version 2, version 1
     ("memory.max", "memory.current", "memory.stat"),
@@ -29,13 +29,25 @@ CGROUPS = (  # limit, in use, statistics: version 2, version 1
 )
 
 
+def format_bytes(count: float) -> str:
+    """Return a size with its unit.
+
+    >>> format_bytes(3 * 2**30), format_bytes(1536)
+    ('3.0 GiB', '1.5 KiB')
+    """
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} GiB"
+
+
 def examine_machine() -> dict[str, Any]:
-    """Versions, devices, memory and the disk of this folder, JSON-ready; sizes in bytes."""
+    """Return versions, devices, memory and the free disk of this folder, JSON-ready; sizes in bytes."""
     core = [Requirement(line) for line in requires("ziya-visual") or ()]
     names = ["ziya-visual", *(needed.name for needed in core if _wanted(needed, ""))]
-    found = {"python": platform.python_version(), **{name: _version(name) for name in names}}
     return {
-        "versions": found,
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in names}},
         "optional": {name: _version(name) for name in OPTIONAL} | {"java": shutil.which("java")},
         "cpu": {
             "name": platform.processor() or platform.machine(),
@@ -50,18 +62,18 @@ def examine_machine() -> dict[str, Any]:
 
 
 def version_problems(machine: dict[str, Any]) -> list[str]:
-    """A line for each package that we cannot do without and that is absent or too old."""
+    """Return a line for each required package that is missing or too old."""
     lines = []
     for needed in map(Requirement, requires("ziya-visual") or ()):
-        found = _version(needed.name)
-        if _wanted(needed, "") and (found is None or not needed.specifier.contains(found, prereleases=True)):
+        installed = _version(needed.name)
+        if _wanted(needed, "") and not (installed and needed.specifier.contains(installed, prereleases=True)):
             lines.append(
-                f"{needed.name} {found or 'is not installed'}, expected {needed.name}{needed.specifier}; "
+                f"{needed.name} {installed or 'is not installed'}, expected {needed.name}{needed.specifier}; "
                 f"pip install '{needed.name}{needed.specifier}'"
             )
-    return (
-        lines if machine["torch"] else [*lines, "torch cannot be imported; python -c 'import torch' says why"]
-    )
+    if not machine["torch"]:
+        lines.append("torch cannot be imported; run python -c 'import torch' to see why")
+    return lines
 
 
 def _version(name: str) -> str | None:
@@ -76,12 +88,12 @@ def _wanted(needed: Requirement, extra: str) -> bool:
 
 
 def _missing(core: list[Requirement]) -> list[dict[str, str]]:
-    """Rows of package, commands that need it, and the line to type."""
+    """Return rows of package, commands that need it, and the command that installs it."""
     rows = []
     for extra, commands in EXTRAS.items():
         for needed in core:
-            only_there = _wanted(needed, extra) and not _wanted(needed, "")
-            if only_there and _version(needed.name) is None:
+            only_in_extra = _wanted(needed, extra) and not _wanted(needed, "")
+            if only_in_extra and _version(needed.name) is None:
                 install = f"pip install 'ziya-visual[{extra}]'"
                 rows.append({"package": needed.name, "for": commands, "install": install})
     for name, commands in BESIDE.items():
@@ -98,8 +110,7 @@ def _devices() -> dict[str, Any]:
         import torch
     except (ImportError, OSError):
         return {"torch": False, "torch_threads": 0, "vector_units": [], "cuda": [], "mps": False}
-    can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    fast = [name for name in ("amx_bf16", "avx512_bf16", "avx512_f") if can.get(name)]
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     gpus = []
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
@@ -108,14 +119,14 @@ def _devices() -> dict[str, Any]:
     return {
         "torch": True,
         "torch_threads": torch.get_num_threads(),
-        "vector_units": fast,
+        "vector_units": [n for n in ("amx_bf16", "avx512_bf16", "avx512_f") if capabilities.get(n)],
         "cuda": gpus,
         "mps": torch.backends.mps.is_available(),
     }
 
 
 def _ram() -> dict[str, int]:
-    """The machine's, or less where a container is given less."""
+    """Return the machine's memory, or a container's if its limit is lower."""
     memory = psutil.virtual_memory()
     total, available = int(memory.total), int(memory.available)
     for names in CGROUPS:
@@ -133,6 +144,6 @@ def _ram() -> dict[str, int]:
 
 
 def disk_free(path: Path) -> int:
-    """Bytes free on the disk where ``path`` is or would be made."""
+    """Return the free bytes of the disk on which ``path`` is or would be created."""
     path = path.absolute()
     return shutil.disk_usage(path).free if path.exists() else disk_free(path.parent)

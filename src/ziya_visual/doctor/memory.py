@@ -1,82 +1,166 @@
-"""The memory of a training step, counted by taking the step on fake tensors: real shapes, no numbers.
+"""The memory of a training step, counted by running the step on fake tensors: real shapes, no values.
 
-Forward, backward and update run through torch's own code, so that weights, gradients and optimizer state are
-what torch would allocate, and activations are what autograd would keep. docs/doctor.md has the formulas.
+The step is training's own, so weights, gradients and optimizer state are what torch would allocate, and
+activations are what autograd would save. docs/doctor.md lists what is counted.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from ziya_visual.core.recipe import Lora, Stage
-from ziya_visual.data.packing import Lengths
-from ziya_visual.doctor.skeleton import by_part, count
-from ziya_visual.model.lora import add_lora, freeze_all_but
-from ziya_visual.model.packed.attention import PLAIN, round_up
-from ziya_visual.model.packed.forward import causal_lm, decoder_hidden_states, token_losses
+from ziya_visual.core.recipe import Recipe
+from ziya_visual.data.packing import IGNORE, Lengths, PackedBatch
+from ziya_visual.model.packed.attention import PLAIN
+from ziya_visual.train.batches import TrainingTexts
+from ziya_visual.train.loop import forward_backward
 from ziya_visual.train.model import BuiltModel, llm_blocks
-from ziya_visual.train.objectives import (
-    CaptionBatch,
-    Scores,
-    contrastive_loss,
-    grounded_loss,
-    matching_loss,
-    similarity_scores,
-)
+from ziya_visual.train.objectives import Batch, CaptionBatch, ImageFeatures
 from ziya_visual.train.optimizer import Optimizer
+from ziya_visual.train.run import (
+    build_batches,
+    build_features,
+    build_optimizer,
+    loss_weights,
+    prepare_stage,
+    trains_vision,
+)
 
-RESERVE = 0.1  # of a device's memory is left for what is not counted: temporaries, fragments
+RESERVE = 0.1  # share of a device's memory that stays free for temporaries and fragmentation
+DRAWN_BATCHES = 8  # of each stage
+PARTS = {
+    "vision_model": "vision",
+    "qformer": "qformer",
+    "query_tokens": "query_tokens",
+    "language_projection": "projection",
+    "language_model": "language_model",
+}
 Bytes = dict[str, int]
+
+
+def by_part(model: nn.Module, alignment: nn.Module | None) -> dict[str, list[nn.Parameter]]:
+    """Return all parameters by part; weights that two layers share are listed once."""
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        part = "lora" if "lora_" in name else PARTS.get(name.split(".")[0], "other")
+        parts.setdefault(part, []).append(parameter)
+    if alignment is not None:
+        parts["alignment"] = list(alignment.parameters())
+    return parts
+
+
+def count(parameters: Iterable[nn.Parameter]) -> int:
+    """Return the number of values in some parameters."""
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def feature_shape(built: BuiltModel) -> tuple[int, int]:
+    """Return the shape of the ViT's features of one image: patches + 1, width."""
+    vision = built.model.config.vision_config
+    return (built.processor.image_size // vision.patch_size) ** 2 + 1, vision.hidden_size
+
+
+def first_batches(recipe: Recipe, number: int, built: BuiltModel, texts: TrainingTexts) -> list[Batch]:
+    """Return the first batches of a stage, as training draws them.
+
+    Raises:
+        DataError: no image has a text of the stage's tasks.
+    """
+    batches = build_batches(recipe, number, built, texts)
+    return [batches[step] for step in range(min(DRAWN_BATCHES, recipe.stages[number].steps))]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The size of a step, the largest of a few that were drawn.
+    """The size of a batch.
 
     Attributes:
         images: B.
-        lengths: of the packed rows, one a picture.
-        supervised: S, tokens of all rows that are learnt.
-        pairs: (pairs, tokens a text) of each language's captions.
+        lengths: of the packed rows, one for each image; empty if the batch has no texts for the LM.
+        supervised: S, the number of supervised tokens in all rows.
+        captions: (captions, tokens of each) by language.
     """
 
     images: int
     lengths: Lengths
     supervised: int
-    pairs: tuple[tuple[int, int], ...]
+    captions: tuple[tuple[int, int], ...]
 
-    def share(self, processes: int) -> Shape:
-        """What one of several processes gets of it."""
-        pairs = tuple((-(-count // processes), length) for count, length in self.pairs)
-        images = -(-self.images // processes)
+    @classmethod
+    def largest(cls, batches: list[Batch]) -> Shape:
+        """Return the size of a batch whose every dimension is the largest of these batches."""
+        captions: dict[int, tuple[int, int]] = {}
+        for lang, caption_batch in itertools.chain(*(batch.captions.items() for batch in batches)):
+            rows, length = captions.get(lang, (0, 0))
+            captions[lang] = (
+                max(rows, caption_batch.input_ids.shape[0]),
+                max(length, caption_batch.input_ids.shape[1]),
+            )
+        texts = [batch.texts for batch in batches if batch.texts is not None]
+        return cls(
+            images=max(len(batch.images) for batch in batches),
+            lengths=max((text.lengths for text in texts), key=lambda rows: sum(map(sum, rows))),
+            supervised=max(batch.supervised for batch in batches),
+            captions=tuple(captions[lang] for lang in sorted(captions)),
+        )
+
+    def share(self, world_size: int) -> Shape:
+        """Return the largest share that one of several ranks gets."""
+        captions = tuple((-(-rows // world_size), length) for rows, length in self.captions)
+        images = -(-self.images // world_size)
         return replace(
             self,
             images=images,
             lengths=self.lengths[:images],
-            supervised=-(-self.supervised // processes),
-            pairs=tuple(pair for pair in pairs if pair[0] > 1),
+            supervised=-(-self.supervised // world_size),
+            captions=tuple(size for size in captions if size[0] > 1),
         )
+
+    def micro_batches(self, size: int | None, *, align: bool) -> list[Shape]:
+        """Return the largest micro-batch of each kind that :meth:`Batch.micro_batches` makes."""
+        if size is None:
+            return [self]
+        longest = tuple(sorted(self.lengths, key=sum, reverse=True)[:size])
+        supervised = min(-(-self.supervised * size // self.images), self.supervised)
+        texts = Shape(min(size, self.images), longest, supervised, ())
+        return [texts, replace(self, lengths=())] if align and self.captions else [texts]
+
+    def batch(self, built: BuiltModel) -> Batch:
+        """Return a batch of this size; its tokens mean nothing."""
+        tokens, image_id = sum(map(sum, self.lengths)), built.model.image_id
+        ids, zeros = np.full(tokens, image_id + 1), np.zeros(tokens, np.int64)
+        ids[: self.images * built.processor.num_query_tokens] = image_id
+        labels = np.where(np.arange(tokens) < self.supervised, 0, IGNORE)
+        texts = PackedBatch(ids, zeros, labels, zeros, self.lengths) if self.lengths else None
+        captions = {lang: _caption_batch(*size) for lang, size in enumerate(self.captions)}
+        return Batch(np.arange(self.images), texts, captions, self.supervised)
+
+
+def _caption_batch(rows: int, length: int) -> CaptionBatch:
+    ids, images = torch.zeros(rows, length, dtype=torch.long), torch.zeros(rows, dtype=torch.long)
+    return CaptionBatch(ids, torch.ones_like(ids), images, torch.arange(rows), 0, rows * (length - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of one step: by part of the model, and what autograd keeps.
+    """Bytes of one step, by part of the model where that makes sense.
 
     Attributes:
-        trained: numbers that learn, by part; some may get no gradient from the stage's objectives.
-        frozen: how many do not.
-        activations: what autograd keeps for the backward pass, without ``casts``.
-        casts: bfloat16 copies of float32 weights that autograd keeps too.
-        blocks: bytes of the frozen weights of each transformer block that ``shard`` spreads.
+        trained: the number of trained values by part; some may get no gradient from the stage's objectives.
+        frozen: the number of frozen values.
+        activations: what autograd saves for the backward pass, without ``casts``.
+        casts: bfloat16 copies of float32 weights that autograd saves too.
+        blocks: bytes of the frozen weights of each transformer block that ``shard`` splits.
     """
 
     trained: dict[str, int]
@@ -90,202 +174,183 @@ class Memory:
 
     @property
     def states(self) -> int:
-        """Weights, gradients and optimizer state."""
+        """Return the bytes of weights, gradients and optimizer state."""
         return sum(itertools.chain(*(x.values() for x in (self.weights, self.gradients, self.optimizer))))
 
     def one_process(self) -> int:
-        """Bytes on the one device, or on each of several that hold the whole model (DDP)."""
+        """Return the bytes on a device that holds the whole model: a single one, or each of several (DDP)."""
         return self.states + self.activations + self.casts
 
-    def sharded(self, processes: int) -> int:
-        """Bytes on each of N devices with ``shard`` (FSDP).
+    def sharded(self, world_size: int) -> int:
+        """Return the bytes on each of several devices with ``shard`` (FSDP).
 
-        Frozen blocks are split; two of them, one computing and one on its way, are whole besides.
+        Frozen blocks are split; two of them, one computing and one in transit, are whole in addition.
         """
         split = sum(self.blocks)
-        return self.one_process() - split + split // processes + 2 * max(self.blocks, default=0)
+        return self.one_process() - split + split // world_size + 2 * max(self.blocks, default=0)
 
 
-def dry_step(
-    bones: BuiltModel,
-    stage: Stage,
-    shape: Shape,
-    *,
-    lora: Lora | None,
-    precision: str,
-    cached: bool,
-    matrices: Literal["muon", "adamw"] = "muon",
-) -> Memory:
-    """Take a step of a stage on fake tensors.
+def dry_step(recipe: Recipe, number: int, built: BuiltModel, shape: Shape) -> Memory:
+    """Run a step of a stage on fake tensors and return its memory.
 
     Args:
-        bones: the model; stays as it is.
-        stage: what trains, by which objectives.
+        recipe: of the stage.
+        number: of the stage.
+        built: the model on the meta device; it does not change.
         shape: of the batch.
-        lora: the adapters that the language model has by then.
-        precision: ``bf16`` computes in bfloat16 over float32 weights, as training does.
-        cached: whether the frozen ViT's states are kept, so that it does not run.
-        matrices: by what they are trained, see :class:`Optimizer`.
     """
-    model, alignment = copy.deepcopy((bones.model, bones.alignment))
+    model, alignment = copy.deepcopy((built.model, built.alignment))
     model.set_attn_implementation(PLAIN)
-    if lora is not None:
-        with torch.device("meta"):
-            add_lora(model, rank=lora.rank, alpha=lora.alpha)
-    freeze_all_but(model, alignment, stage.trains)
-    spread = _spread(model)
+    built = replace(built, model=model, alignment=alignment)
+    plain_recipe = recipe.model_copy(update={"compile": False, "recompute": False})
+    with torch.device("meta"):
+        for earlier in range(number + 1):
+            prepare_stage(plain_recipe, earlier, built)
+    blocks = [
+        _bytes(p for p in block.parameters() if not p.requires_grad)
+        for block in llm_blocks(model.language_model)
+    ]
+    batch = shape.batch(built)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        _to_fake([model, alignment])
+        _to_fake(model, alignment)
         parts = by_part(model, alignment)
-        weights = [p for found in parts.values() for p in found]
-        buffers = [*model.buffers(), *alignment.buffers()]
-        casts = _Casts(weights)
-        named = [*model.named_parameters(), *alignment.named_parameters()]
-        optimizer = Optimizer(named, matrices=matrices)
-        kept = _Kept()
-        with (
-            torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
-            casts,
-        ):
-            loss = _loss(replace(bones, model=model, alignment=alignment), stage, shape, cached)
-        loss.backward()
+        weights = [parameter for parameters in parts.values() for parameter in parameters]
+        optimizer = build_optimizer(recipe, number, built)
+        saved, mode = _SavedTensors(), _DryRunMode(weights)
+        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor), mode:
+            _forward_backward(recipe, number, built, batch)
         optimizer.update(lr=0.0)
-        state = _state_by_parameter(optimizer)
-        return Memory(
-            trained={name: count(p for p in found if p.requires_grad) for name, found in parts.items()},
-            frozen=count(p for p in weights if not p.requires_grad),
-            weights={name: _sum(found) for name, found in parts.items()},
-            gradients={name: _sum(p.grad for p in found) for name, found in parts.items()},
-            optimizer={name: sum(state.get(id(p), 0) for p in found) for name, found in parts.items()},
-            activations=kept.bytes(without=[*weights, *buffers, *casts.made]),
-            casts=kept.bytes(of=casts.made),
-            blocks=spread,
-        )
+    state = _state_by_parameter(optimizer)
+    not_activations = [*weights, *model.buffers(), *alignment.buffers(), *mode.casts]
+    return Memory(
+        trained={name: count(p for p in part if p.requires_grad) for name, part in parts.items()},
+        frozen=count(p for p in weights if not p.requires_grad),
+        weights={name: _bytes(part) for name, part in parts.items()},
+        gradients={name: _bytes(p.grad for p in part) for name, part in parts.items()},
+        optimizer={name: sum(state.get(id(p), 0) for p in part) for name, part in parts.items()},
+        activations=saved.bytes(without=not_activations),
+        casts=saved.bytes(of=mode.casts),
+        blocks=blocks,
+    )
 
 
-def _loss(bones: BuiltModel, stage: Stage, shape: Shape, cached: bool) -> Tensor:
-    """Add up the losses of the stage as :func:`objectives.compute_losses` does, on fake tensors."""
-    model, alignment, objectives = bones.model, bones.alignment, stage.objectives
-    side = bones.processor.image_size
-    if cached:
-        vision = model.config.vision_config
-        dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
-        patches = (side // vision.patch_size) ** 2 + 1
-        embeds = torch.empty(shape.images, patches, vision.hidden_size, dtype=dtype)
-    else:
-        embeds = model.encode_images(torch.empty(shape.images, 3, side, side))
-    queries = model.query_images(embeds)
-    losses = []
-    if objectives.language_model:
-        losses.append(_language_model_loss(model, queries, shape))
-    texts = [_pairs(count, length) for count, length in shape.pairs]
-    scores: list[Scores] = []
-    if objectives.contrastive or objectives.matching:
-        features = alignment.image_features(queries)
-        scores = [similarity_scores(model, alignment, features, pairs) for pairs in texts]
-    if objectives.contrastive:
-        losses += [contrastive_loss(found) for found in scores]
-    if texts:  # one language a step: the one with the longest texts
-        turn = max(range(len(texts)), key=lambda number: texts[number].input_ids.numel())
-        if objectives.matching:
-            shown = embeds[texts[turn].image_rows]
-            losses.append(matching_loss(model, alignment, shown, texts[turn], scores[turn]).total)
-        if objectives.grounded:
-            shown = embeds[texts[turn].image_rows]
-            losses.append(grounded_loss(model, alignment, shown, texts[turn]).total)
-    return torch.stack(losses).sum()
+def _forward_backward(recipe: Recipe, number: int, built: BuiltModel, batch: Batch) -> None:
+    """Run training's forward and backward pass with features that the cache or the ViT would provide."""
+    side, stage = built.processor.image_size, recipe.stages[number]
+    encode = build_features(recipe, built, np.zeros((len(batch.images), side, side, 3), np.uint8)).encode
+
+    def get_features(images: np.ndarray) -> ImageFeatures:
+        if trains_vision(recipe):
+            embeds = encode(images)
+        else:
+            dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+            embeds = torch.empty(len(images), *feature_shape(built), dtype=dtype)
+        return ImageFeatures(embeds, built.model.query_images(embeds))
+
+    # Costly losses take the languages in turn: count the step of the language with the most tokens.
+    sizes = [captions.input_ids.numel() for captions in batch.captions.values()]
+    forward_backward(
+        built.model,
+        built.alignment,
+        batch,
+        get_features,
+        weights=loss_weights(stage),
+        langs=[str(lang) for lang in range(max(1, len(sizes)))],
+        step=sizes.index(max(sizes)) if sizes else 0,
+        precision=recipe.precision,
+        images_at_once=None,
+    )
 
 
-def _language_model_loss(model: Any, queries: Tensor, shape: Shape) -> Tensor:
-    """As :func:`packed.packed_loss`."""
-    language_model = model.language_model
-    inner = causal_lm(language_model)
-    ids = torch.zeros(sum(map(sum, shape.lengths)), dtype=torch.long)
-    embeds = inner.get_input_embeddings()(ids)
-    embeds = embeds.masked_scatter((ids == 1).unsqueeze(-1), model.image_prefix(queries).to(embeds.dtype))
-    states = decoder_hidden_states(language_model, embeds, ids, shape.lengths)
-    learnt = torch.zeros(round_up(shape.supervised), dtype=torch.long)
-    return token_losses(inner.get_output_embeddings(), states[learnt], learnt).sum()
-
-
-def _pairs(count: int, length: int) -> CaptionBatch:
-    ids = torch.zeros(count, length, dtype=torch.long)
-    rows = torch.zeros(count, dtype=torch.long)
-    return CaptionBatch(ids, torch.ones_like(ids), rows, torch.arange(count), 0, count * (length - 1))
-
-
-class _Kept:
-    """The tensors that autograd keeps, by storage: views of one are counted once."""
+class _SavedTensors:
+    """The tensors that autograd saves, by storage: views of one are counted once."""
 
     def __init__(self) -> None:
         self._tensors: dict[int, Tensor] = {}
 
     def pack(self, tensor: Tensor) -> Tensor:
+        """Record a tensor that is being saved."""
         self._tensors[_storage(tensor)] = tensor
         return tensor
 
-    def bytes(self, *, of: Any = None, without: Any = ()) -> int:
-        """Of all storages, or of those of ``of`` alone, but not of those of ``without``."""
-        left_out = {_storage(tensor) for tensor in without}
-        wanted = self._tensors.keys() - left_out
+    def bytes(self, *, of: Iterable[Tensor] | None = None, without: Iterable[Tensor] = ()) -> int:
+        """Return the bytes of all storages, or those of some tensors, except those of others."""
+        selected = self._tensors.keys() - {_storage(tensor) for tensor in without}
         if of is not None:
-            wanted &= {_storage(tensor) for tensor in of}
-        return sum(self._tensors[key].untyped_storage().nbytes() for key in wanted)
+            selected &= {_storage(tensor) for tensor in of}
+        return sum(self._tensors[key].untyped_storage().nbytes() for key in selected)
 
 
-class _Casts(TorchDispatchMode):
-    """Notes every copy of a weight in another precision."""
+class _DryRunMode(TorchDispatchMode):
+    """Let a step that looks at values run on fake tensors, and record bfloat16 copies of weights.
+
+    The batch and all masks are real: an operation on real tensors alone is computed, so that the step can
+    count its tokens. Every other result is fake, and the value of a fake loss is 0.
+    """
 
     def __init__(self, weights: list[nn.Parameter]) -> None:
         super().__init__()
-        self.made: list[Tensor] = []
+        self.casts: list[Tensor] = []
         self._weights = {_storage(weight) for weight in weights}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if tensors and not any(isinstance(tensor, FakeTensor) for tensor in tensors):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 0.0
+        if func is torch.ops.aten.index.Tensor:
+            args = (args[0], [_positions(index) for index in args[1]])
+        result = func(*args, **kwargs)
         if func is torch.ops.aten._to_copy.default and _storage(args[0]) in self._weights:
-            self.made.append(result)
+            self.casts.append(result)
         return result
+
+
+def _positions(index: Tensor | None) -> Tensor | None:
+    """Replace a real mask over one dimension by the positions it selects: fake tensors cannot count them."""
+    if index is None or isinstance(index, FakeTensor) or index.dtype != torch.bool or index.ndim != 1:
+        return index
+    with unset_fake_temporarily():
+        return index.nonzero()[:, 0]
 
 
 def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _to_fake(modules: list[nn.Module]) -> None:
-    """Put a fake tensor in the place of every meta one; what was shared stays shared."""
-    made: dict[int, Tensor] = {}
+def _to_fake(*networks: nn.Module) -> None:
+    """Replace every meta tensor by a fake one; shared tensors stay shared."""
+    replacements: dict[int, Tensor] = {}
 
     def fake(old: Tensor) -> Tensor:
-        if id(old) not in made:
+        if id(old) not in replacements:
             new = torch.empty(old.shape, dtype=old.dtype)
-            made[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
-        return made[id(old)]
+            replacements[id(old)] = (
+                nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+            )
+        return replacements[id(old)]
 
-    for module in itertools.chain(*(root.modules() for root in modules)):
-        for place in (module._parameters, module._buffers):
-            for name, tensor in place.items():
+    for module in itertools.chain(*(network.modules() for network in networks)):
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
                 if tensor is not None:
-                    place[name] = fake(tensor)  # type: ignore[assignment]
+                    tensors[name] = fake(tensor)  # type: ignore[assignment]
 
 
 def _state_by_parameter(optimizer: Optimizer) -> dict[int, int]:
-    """id(parameter) -> bytes of its state."""
-    found, start = {}, 0
+    """Return id(parameter) -> bytes of its optimizer state."""
+    sizes, start = {}, 0
     for part in optimizer.state_dict():
         for number, state in part["state"].items():
-            found[id(optimizer.parameters[start + number])] = _sum(state.values())
+            sizes[id(optimizer.parameters[start + number])] = _bytes(state.values())
         start += sum(len(group["params"]) for group in part["param_groups"])
-    return found
+    return sizes
 
 
-def _sum(values: Any) -> int:
+def _bytes(values: Iterable[Any]) -> int:
     return sum(v.numel() * v.element_size() for v in values if isinstance(v, Tensor))
-
-
-def _spread(model: Any) -> list[int]:
-    """Bytes of the frozen weights of each block: see :func:`~.model.shard_llm_blocks`."""
-    return [_sum(p for p in b.parameters() if not p.requires_grad) for b in llm_blocks(model.language_model)]

@@ -1,29 +1,51 @@
-"""Whether a recipe can be run: its data, its model, the memory of every stage, and the time of a step."""
+"""Whether a recipe can be run: its data, its model, the memory of each stage, and the time of a step."""
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
+
 from ziya_visual.core import log
-from ziya_visual.core.errors import ZiyaError, one_line
-from ziya_visual.core.recipe import Recipe
+from ziya_visual.core.errors import DataError, ZiyaError, nearest, one_line
+from ziya_visual.core.pictures import open_picture
+from ziya_visual.core.recipe import Recipe, Stage
+from ziya_visual.core.records import TASKS, Example
+from ziya_visual.data.dataset import iter_records
+from ziya_visual.data.templates import Templates
 from ziya_visual.doctor.advice import Plan, advise, fits
 from ziya_visual.doctor.checkpoint import TRAINABLE, examine_checkpoint
-from ziya_visual.doctor.data import DataFound, examine_data, examine_tasks
-from ziya_visual.doctor.machine import disk_free
-from ziya_visual.doctor.memory import RESERVE
-from ziya_visual.doctor.probe import probe
-from ziya_visual.doctor.show import size
-from ziya_visual.doctor.skeleton import by_part, count
-from ziya_visual.train.batches import group_by_image
-from ziya_visual.train.run import build_model
+from ziya_visual.doctor.machine import disk_free, format_bytes
+from ziya_visual.doctor.memory import RESERVE, by_part, count, first_batches
+from ziya_visual.train.batches import TrainingTexts, group_by_image, load_images
+from ziya_visual.train.image_features import Encode
+from ziya_visual.train.loop import forward_backward
+from ziya_visual.train.model import BuiltModel
+from ziya_visual.train.objectives import ImageFeatures
+from ziya_visual.train.run import (
+    build_features,
+    build_model,
+    build_optimizer,
+    loss_weights,
+    prepare_stage,
+    trains_vision,
+)
 from ziya_visual.train.run_state import KEPT_STATES, STATES
+
+DECODED_IMAGES = 8  # of each dataset
+LISTED_REJECTS = 3  # of each dataset
+PROBE_STEPS = 3  # of each stage; the first warms up and is not timed
+ENCODED_IMAGES = 32  # on which the ViT is timed
 
 
 @dataclass(slots=True)
-class RecipeFound:
-    """JSON-ready facts, what would make it fit, and a line for each thing that keeps it from working."""
+class RecipeReport:
+    """JSON-ready facts, advice that would make it fit, and a line for each problem that stops training."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     advice: list[dict[str, Any]] = field(default_factory=list)
@@ -31,94 +53,174 @@ class RecipeFound:
     problems: list[str] = field(default_factory=list)
 
 
-def examine_recipe(recipe: Recipe, machine: dict[str, Any], *, gpus: int | None) -> RecipeFound:
+def examine_recipe(recipe: Recipe, machine: dict[str, Any], *, gpus: int | None) -> RecipeReport:
     """Examine a recipe; nothing is written.
 
     Args:
-        recipe: what would be trained.
-        machine: what :func:`examine_machine` found.
+        recipe: the recipe.
+        machine: the report of :func:`examine_machine`.
         gpus: how many GPUs to plan for besides this machine's CPU, or None.
     """
-    found = RecipeFound()
-    data = examine_data(recipe)
-    found.problems += data.problems
-    found.facts = {
-        "name": recipe.name,
-        "precision": recipe.precision,
-        "data": data.sources,
-    }
+    report = RecipeReport()
+    examples, sources = examine_data(recipe, report.problems)
+    report.facts = {"name": recipe.name, "precision": recipe.precision, "data": sources}
     if any((recipe.out / STATES).glob("*.pt")):
-        found.notes.append(f"{recipe.out / STATES} is there: training goes on from it")
+        report.notes.append(f"{recipe.out / STATES} has saved states: training will resume from them")
     if recipe.model.quantize:
-        found.notes.append("model.quantize: 4 bits are counted as 16, the weights' bytes are about a quarter")
-    plan = _plan(recipe, data, machine, found)
-    rows = [] if plan is None else _stages(plan, gpus, found)
+        report.notes.append("model.quantize: 4-bit weights are counted as 16 bits; they take about a quarter")
+    plan = _plan(recipe, examples, machine, report)
+    rows = [] if plan is None else _stages(plan, gpus, report)
     if plan is not None and len(rows) == len(recipe.stages):
-        _judge(plan, rows, machine, gpus, found)
-        _disk(plan, rows, found.problems if gpus is None else found.notes, found.facts)
-    if plan is None or found.problems:
-        found.facts["probe"] = "not probed: what is wrong has to be mended first"
-    elif not found.facts["fits"]["cpu"]:
-        found.facts["probe"] = "not probed: a step does not fit in this machine's memory"
+        _compare_with_devices(plan, rows, machine, gpus, report)
+        _disk(plan, rows, report.problems if gpus is None else report.notes, report.facts)
+    if plan is None or report.problems:
+        report.facts["probe"] = "not probed: solve the problems first"
+    elif not report.facts["fits"]["cpu"]:
+        report.facts["probe"] = "not probed: a step does not fit in this machine's memory"
     else:
-        _probe(plan, data, rows, found)
-    return found
+        _probe(plan, examples, rows, report)
+    return report
 
 
-def _plan(recipe: Recipe, data: DataFound, machine: dict[str, Any], found: RecipeFound) -> Plan | None:
-    """Data and model together, or None where one of them is not to be had."""
+def examine_data(recipe: Recipe, problems: list[str]) -> tuple[list[Example], list[dict[str, Any]]]:
+    """Read all records of ``data.path``, look for every image, and decode the first few of each dataset.
+
+    Args:
+        recipe: the recipe.
+        problems: gets a line for everything that stops training.
+
+    Returns:
+        The records, and a JSON-ready row for each dataset.
+    """
+    examples: list[Example] = []
+    rows: list[dict[str, Any]] = []
+    for path in recipe.data.path:
+        rows.append({"path": str(path), "records": 0})
+        try:
+            records = list(iter_records(path))
+        except DataError as error:
+            problems.append(f"data.path: {error}")
+            continue
+        own = [record for record in records if isinstance(record, Example)]
+        rejects = [record for record in records if not isinstance(record, Example)]
+        rows[-1] |= {
+            "records": len(own),
+            "by_task_and_lang": dict(sorted(Counter(f"{e.task}/{e.lang}" for e in own).items())),
+            "rejects": len(rejects),
+            "first_rejects": [f"{reject.where}: {reject.reason}" for reject in rejects[:LISTED_REJECTS]],
+        }
+        if rejects and not own:
+            problems.append(
+                f"data.path: {path}: none of {len(rejects)} rows is a record, the first at "
+                f"{rejects[0].where}: {rejects[0].reason}"
+            )
+        problems += _examine_images(own, rows[-1])
+        examples += own
+    return examples, rows
+
+
+def _examine_images(examples: list[Example], row: dict[str, Any]) -> list[str]:
+    """Count the images and decode the first; return a line for missing and one for broken images."""
+    images: dict[str, Example] = {}
+    for example in examples:
+        if example.image is not None and example.image_id is not None:
+            images.setdefault(example.image_id, example)
+    paths = {name: example.image.path for name, example in images.items() if example.image}
+    absent = {name: path for name, path in paths.items() if path is not None and not Path(path).is_file()}
+    broken = []
+    tried = [example for name, example in images.items() if name not in absent][:DECODED_IMAGES]
+    for example in tried:
+        try:
+            open_picture(example)
+        except DataError as error:
+            broken.append(str(error))
+    row |= {
+        "pictures": len(images),
+        "absent": len(absent),
+        "decoded": len(tried) - len(broken),
+        "broken": len(broken),
+    }
+    lines = [f"data.path: {row['path']}: {line}" for line in broken[:1]]
+    if absent:
+        lines.append(
+            f"data.path: {row['path']}: {len(absent)} of {len(images)} pictures do not exist, the first is "
+            f"{next(iter(absent.values()))}; paths are relative to the folder in which you run the command"
+        )
+    return lines
+
+
+def _examine_tasks(stage: Stage, examples: list[Example]) -> list[str]:
+    """Return a line for each task of a stage that is unknown or that no record has."""
+    lines = []
+    for task in stage.tasks:
+        if task not in TASKS:
+            lines.append(f"stage {stage.name}: tasks: unknown task {task!r}{nearest(task, TASKS)}")
+        elif not any(example.task == task for example in examples):
+            lines.append(f"stage {stage.name}: tasks: no record has the task {task!r}; remove it")
+    for lang in sorted(
+        {e.lang for e in examples if e.task in ("caption", "vqa") and stage.tasks.get(e.task)}
+    ):
+        try:
+            Templates.load(lang)
+        except DataError as error:
+            lines.append(f"stage {stage.name}: {error}")
+    return lines
+
+
+def _plan(
+    recipe: Recipe, examples: list[Example], machine: dict[str, Any], report: RecipeReport
+) -> Plan | None:
+    """Return data and model together, or None if either is unusable."""
     for stage in recipe.stages:
-        found.problems += examine_tasks(stage, data.examples) if data.examples else []
+        report.problems += _examine_tasks(stage, examples) if examples else []
     try:
         if recipe.model.checkpoint is not None:
             checkpoint = examine_checkpoint(recipe.model.checkpoint, machine)
-            found.problems += checkpoint.problems
+            report.problems += checkpoint.problems
             if checkpoint.facts["layout"] not in TRAINABLE:
-                found.problems.append(
-                    f"model.checkpoint: {recipe.model.checkpoint} is of the layout "
-                    f"{checkpoint.facts['layout']!r}, training needs {' or '.join(TRAINABLE)}; "
-                    "ziya-visual init makes one"
+                report.problems.append(
+                    f"model.checkpoint: {recipe.model.checkpoint} has the layout "
+                    f"{checkpoint.facts['layout']!r}, but training needs {' or '.join(TRAINABLE)}; "
+                    "create one with ziya-visual init"
                 )
-        bones = build_model(recipe, meta=True)
-        found.facts["parameters"] = {
-            name: count(some) for name, some in by_part(bones.model, bones.alignment).items()
-        }
-        texts = group_by_image(data.examples) if data.examples else None
+        built = build_model(recipe, meta=True)
+        parts = by_part(built.model, built.alignment)
+        report.facts["parameters"] = {name: count(parameters) for name, parameters in parts.items()}
+        return Plan(recipe, built, group_by_image(examples)) if examples else None
     except ZiyaError as error:
-        found.problems.append(str(error))
+        report.problems.append(str(error))
         return None
-    return None if texts is None else Plan(recipe, bones, texts)
 
 
-def _stages(plan: Plan, gpus: int | None, found: RecipeFound) -> list[dict[str, Any]]:
-    """A row a stage: what trains, and the memory of a step by part and by form."""
+def _stages(plan: Plan, gpus: int | None, report: RecipeReport) -> list[dict[str, Any]]:
+    """Return a row for each stage: its trained parts, and the memory of a step by part and form."""
     rows: list[dict[str, Any]] = []
-    found.facts["stages"] = rows
+    report.facts["stages"] = rows
     with log.progress("dry steps", len(plan.recipe.stages)) as bar:
         for number, stage in enumerate(plan.recipe.stages):
             try:
                 rows.append(_stage(plan, number, gpus))
-            except Exception as error:  # whatever a dry step raises, a real one would
-                found.problems.append(f"stage {stage.name}: {_said(error)}")
+            except Exception as error:  # a real step would raise the same
+                report.problems.append(f"stage {stage.name}: {_describe(error)}")
                 break
             bar.advance()
-            found.notes += [
+            report.notes += [
                 f"stage {stage.name}: trains {part}, but none of its objectives reaches it"
-                for part, reached in rows[-1]["memory_bytes"]["gradients"].items()
-                if reached == 0 and rows[-1]["trained"].get(part)
+                for part, gradient_bytes in rows[-1]["memory_bytes"]["gradients"].items()
+                if gradient_bytes == 0 and rows[-1]["trained"].get(part)
             ]
     return rows
 
 
 def _stage(plan: Plan, number: int, gpus: int | None) -> dict[str, Any]:
     shape = plan.shape(number)
-    memory = plan.step(number, "cpu")
+    memory = plan.step(number)
     needed = {"cpu": plan.total(memory, "cpu", 1)}
     if gpus is not None:
-        needed["gpu"] = plan.needed(number, "gpu")
+        needed["gpu"] = plan.total(memory, "gpu", 1)
     if gpus is not None and gpus > 1:
-        each = plan.step(number, "ddp", gpus)
-        needed |= {f"{form} {gpus}": plan.total(each, form, gpus) for form in ("ddp", "fsdp")}
+        share = plan.step(number, gpus)
+        needed |= {f"{form} {gpus}": plan.total(share, form, gpus) for form in ("ddp", "fsdp")}
     return {
         "stage": plan.recipe.stages[number].name,
         "trained": memory.trained,
@@ -134,97 +236,181 @@ def _stage(plan: Plan, number: int, gpus: int | None) -> dict[str, Any]:
             "optimizer": memory.optimizer,
             "activations": memory.activations,
             "casts": memory.casts,
-            "pictures": plan.pictures(),
+            "pictures": plan.pixel_bytes(),
         },
         "needed_bytes": needed,
     }
 
 
-def _judge(
-    plan: Plan, rows: list[dict[str, Any]], machine: dict[str, Any], gpus: int | None, found: RecipeFound
+def _compare_with_devices(
+    plan: Plan, rows: list[dict[str, Any]], machine: dict[str, Any], gpus: int | None, report: RecipeReport
 ) -> None:
-    """Hold what each form needs against the devices that are here.
+    """Compare the memory that each form needs with this machine's devices.
 
-    Without GPUs to plan for, training is to run on the CPU; with them, the form that needs least has to fit.
+    Without GPUs to plan for, training must fit on the CPU; with them, the form that needs least must fit.
     """
     memory = int(machine["ram"]["available_bytes"])
-    cards = sorted((int(gpu["total_bytes"]) for gpu in machine["cuda"]), reverse=True)
-    count = gpus or 1
-    card = cards[count - 1] if len(cards) >= count else None
+    gpu_bytes = sorted((int(gpu["total_bytes"]) for gpu in machine["cuda"]), reverse=True)
+    world_size = gpus or 1
+    smallest_gpu = gpu_bytes[world_size - 1] if len(gpu_bytes) >= world_size else None
     needed = {form: max(row["needed_bytes"][form] for row in rows) for form in rows[0]["needed_bytes"]}
-    have = {form: memory if form == "cpu" else card for form in needed}
-    known = {form: None if room is None else fits(needed[form], room) for form, room in have.items()}
-    found.facts["fits"] = known
-    judged = min(list(needed)[1:], key=lambda form: needed[form]) if gpus else "cpu"
-    room = have[judged]
-    if room is not None and not known[judged]:
-        _what_to_change(plan, rows, judged, count, room, found)
-    if known[judged] and known.get(f"ddp {count}") is False:
-        saved = needed[f"ddp {count}"] - needed[judged]
-        row = {"change": f"shard=true on {count} GPUs", "saves_bytes": saved, "fits": True}
-        found.advice.append({"form": f"ddp {count}", "stage": "the largest", **row})
+    available = {form: memory if form == "cpu" else smallest_gpu for form in needed}
+    verdicts = {form: None if size is None else fits(needed[form], size) for form, size in available.items()}
+    report.facts["fits"] = verdicts
+    best = min(list(needed)[1:], key=lambda form: needed[form]) if gpus else "cpu"
+    room = available[best]
+    if room is not None and not verdicts[best]:
+        _advise_stages(plan, rows, best, world_size, room, report)
+    if verdicts[best] and verdicts.get(f"ddp {world_size}") is False:
+        saved = needed[f"ddp {world_size}"] - needed[best]
+        row = {"change": f"shard=true on {world_size} GPUs", "saves_bytes": saved, "fits": True}
+        report.advice.append({"form": f"ddp {world_size}", "stage": "the largest", **row})
 
 
-def _what_to_change(
-    plan: Plan, rows: list[dict[str, Any]], form: str, gpus: int, room: int, found: RecipeFound
+def _advise_stages(
+    plan: Plan, rows: list[dict[str, Any]], form: str, gpus: int, available: int, report: RecipeReport
 ) -> None:
-    """A problem and advice for each stage that does not fit."""
+    """Add a problem and advice for each stage that does not fit."""
     kind = form.partition(" ")[0]
-    with log.progress("look for what would fit", None) as bar:
+    with log.progress("look for changes that would fit", None) as bar:
         for number, row in enumerate(rows):
             needed = row["needed_bytes"][form]
-            if fits(needed, room):
+            if fits(needed, available):
                 continue
-            found.problems.append(
-                f"stage {row['stage']}: needs {size(needed)} on {form}, {size(room)} are there "
-                f"({RESERVE:.0%} of them are kept free); the advice says what to change"
+            report.problems.append(
+                f"stage {row['stage']}: needs {format_bytes(needed)} on {form}, but only "
+                f"{format_bytes(available)} are available, of which {RESERVE:.0%} must stay free; "
+                "the advice lists what to change"
             )
-            for advice in advise(plan, number, kind, 1 if kind == "gpu" else gpus, room):
-                found.advice.append({"form": form, "stage": row["stage"], **advice})
+            for advice in advise(plan, number, kind, 1 if kind == "gpu" else gpus, available):
+                report.advice.append({"form": form, "stage": row["stage"], **advice})
             bar.advance()
 
 
 def _disk(plan: Plan, rows: list[dict[str, Any]], lines: list[str], facts: dict[str, Any]) -> None:
-    """A checkpoint a stage; the states to go on from, with the one that is being written; the ViT's states.
+    """Add the disk space of checkpoints, saved states (one more while it is being written) and features.
 
     Args:
-        plan: where it writes, and of how many pictures.
+        plan: of the recipe.
         rows: of the stages.
-        lines: gets one where the disk is too small.
-        facts: get the bytes.
+        lines: gets a line if the disk is too small.
+        facts: gets the bytes.
     """
     weights, optimizer = (rows[-1]["memory_bytes"][name] for name in ("weights", "optimizer"))
-    whole = sum(each for part, each in weights.items() if part != "lora")
-    state = sum(each for part, each in weights.items() if part != "language_model") + sum(optimizer.values())
-    needed = whole * len(rows) + (KEPT_STATES + 1) * state + plan.features()
+    checkpoint = sum(part for name, part in weights.items() if name != "lora")
+    state = sum(part for name, part in weights.items() if name != "language_model") + sum(optimizer.values())
+    needed = checkpoint * len(rows) + (KEPT_STATES + 1) * state + plan.feature_bytes()
     out = plan.recipe.out
     free = disk_free(out)
     facts["disk_bytes"] = needed
     if needed > free:
-        lines.append(f"out: {out} will take {size(needed)}, {size(free)} are free there; give another out=")
+        lines.append(
+            f"out: {out} will take {format_bytes(needed)}, but only {format_bytes(free)} are free there; "
+            "choose another folder with out="
+        )
 
 
-def _probe(plan: Plan, data: DataFound, rows: list[dict[str, Any]], found: RecipeFound) -> None:
-    """Take real steps and add their times to the rows."""
+def _probe(plan: Plan, examples: list[Example], rows: list[dict[str, Any]], report: RecipeReport) -> None:
+    """Run real steps and add their times to the rows."""
     try:
-        probed = probe(plan.recipe, data.examples)
-    except Exception as error:  # whatever a step raises here, training would meet
-        found.facts["probe"] = "not probed: a step failed"
-        found.problems.append(f"a real step: {_said(error)}")
+        times = time_stages(plan.recipe, examples)
+    except Exception as error:  # training would raise the same
+        report.facts["probe"] = "not probed: a step failed"
+        report.problems.append(f"a real step: {_describe(error)}")
         return
-    ahead = probed[0]["seconds_per_picture"] * len(plan.texts.examples)
-    for row, stage, timed in zip(rows, plan.recipe.stages, probed, strict=True):
-        row |= timed
-        row["seconds"] = timed["seconds_per_step"] * stage.steps
-        if not timed["finite"]:
-            found.problems.append(
-                f"stage {stage.name}: the loss or its gradient is not finite at the first steps; "
-                "the weights are broken, or precision=fp32 is needed"
+    seconds_ahead = times[0]["seconds_per_picture"] * len(plan.texts.examples)
+    for row, stage, stage_times in zip(rows, plan.recipe.stages, times, strict=True):
+        row |= stage_times
+        row["seconds"] = stage_times["seconds_per_step"] * stage.steps
+        if not stage_times["finite"]:
+            report.problems.append(
+                f"stage {stage.name}: the loss or a gradient is not finite in the first steps; "
+                "the weights are damaged, or precision=fp32 is needed"
             )
-    found.facts["probe"] = {"seconds_ahead": ahead, "seconds": ahead + sum(row["seconds"] for row in rows)}
+    total = seconds_ahead + sum(row["seconds"] for row in rows)
+    report.facts["probe"] = {"seconds_ahead": seconds_ahead, "seconds": total}
 
 
-def _said(error: Exception) -> str:
-    """What an error of ours says, or what a foreign one is, in one line."""
-    said = one_line(error)
-    return said if isinstance(error, ZiyaError) else f"fails: {type(error).__name__}: {said}"
+def _describe(error: Exception) -> str:
+    """Return an error on one line, with its type if it is not one of ours."""
+    text = one_line(error)
+    return text if isinstance(error, ZiyaError) else f"fails: {type(error).__name__}: {text}"
+
+
+def time_stages(recipe: Recipe, examples: list[Example]) -> list[dict[str, Any]]:
+    """Time a few real steps of every stage on the first images; weights and disk do not change.
+
+    Returns:
+        A row for each stage: ``seconds_per_step``, ``seconds_per_picture`` that is encoded ahead (0 if the
+        ViT runs in every step), ``process_bytes`` after the steps, and whether all gradients were ``finite``.
+    """
+    built = build_model(recipe)
+    data = load_images(_first_images(recipe, examples), image_size=built.processor.image_size)
+    built.model.requires_grad_(False)
+    encode = build_features(recipe, built, data.pixels).encode
+    get_embeds: Encode = encode
+    seconds_per_image = 0.0
+    if not trains_vision(recipe):
+        seconds_per_image = _time_encoding(encode, min(ENCODED_IMAGES, len(data.pixels)))
+        get_embeds = encode(np.arange(len(data.pixels))).__getitem__
+    rows = []
+    for number in range(len(recipe.stages)):
+        prepare_stage(recipe, number, built)
+        seconds, finite = _time_steps(recipe, number, built, data.texts, get_embeds)
+        rows.append(
+            {
+                "seconds_per_step": seconds,
+                "seconds_per_picture": seconds_per_image,
+                "process_bytes": psutil.Process().memory_info().rss,
+                "finite": finite,
+            }
+        )
+    return rows
+
+
+def _first_images(recipe: Recipe, examples: list[Example]) -> list[Example]:
+    """Return the records of as many images as a step of each stage takes."""
+    selected: set[str] = set()
+    for stage in recipe.stages:
+        usable = (e.image_id for e in examples if e.image and stage.tasks.get(e.task, 0) > 0)
+        selected |= set([name for name in dict.fromkeys(usable) if name][: stage.images_per_step])
+    return [example for example in examples if example.image_id in selected]
+
+
+def _time_encoding(encode: Encode, images: int) -> float:
+    """Return the seconds that the ViT takes for an image."""
+    started = time.perf_counter()
+    encode(np.arange(images))
+    return (time.perf_counter() - started) / images
+
+
+def _time_steps(
+    recipe: Recipe, number: int, built: BuiltModel, texts: TrainingTexts, get_embeds: Encode
+) -> tuple[float, bool]:
+    """Return the mean seconds of a stage's steps, and whether all gradients were finite."""
+    stage = recipe.stages[number]
+    optimizer = build_optimizer(recipe, number, built)
+    batches = first_batches(recipe, number, built, texts)
+
+    def get_features(images: np.ndarray) -> ImageFeatures:
+        embeds = get_embeds(images)
+        return ImageFeatures(embeds, built.model.query_images(embeds))
+
+    seconds, finite = [], True
+    for step in range(PROBE_STEPS):
+        started = time.perf_counter()
+        optimizer.zero_grad()
+        forward_backward(
+            built.model,
+            built.alignment,
+            batches[step % len(batches)],
+            get_features,
+            weights=loss_weights(stage),
+            langs=texts.langs,
+            step=step,
+            precision=recipe.precision,
+            images_at_once=stage.images_at_once,
+        )
+        finite &= optimizer.clip_and_update(lr=0.0)
+        seconds.append(time.perf_counter() - started)
+    return sum(seconds[1:]) / (PROBE_STEPS - 1), finite

@@ -13,7 +13,7 @@ from ziya_visual.model.checkpoint import save_checkpoint
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny checkpoint, four pictures with texts about them, and a recipe for both."""
+    """Create a tiny checkpoint, four images with texts about them, and a recipe for both."""
     folder = tmp_path_factory.mktemp("doctor")
     model, alignment, processor = tiny()
     save_checkpoint(folder / "checkpoint", model=model, alignment=alignment, processor=processor)

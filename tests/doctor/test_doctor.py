@@ -1,4 +1,4 @@
-"""The doctor on machines and recipes: it finds what is broken, and it leaves nothing behind."""
+"""The doctor on machines and recipes: it finds what is broken and writes nothing."""
 
 import json
 import re
@@ -14,9 +14,8 @@ from doctor_cases import one_stage, plan, recipe
 
 from ziya_visual.core.files import write_json
 from ziya_visual.doctor import examine, machine
-from ziya_visual.doctor.data import examine_data
 from ziya_visual.doctor.machine import examine_machine
-from ziya_visual.doctor.recipe import examine_recipe
+from ziya_visual.doctor.recipe import examine_data, examine_recipe
 
 
 @pytest.mark.slow
@@ -44,7 +43,7 @@ def cli(*arguments: Any) -> subprocess.CompletedProcess[str]:
 
 
 def spoil(folder: Path, how: str) -> list[str]:
-    """Write the bad input and give the changes that point a recipe to it."""
+    """Write the bad input and return the changes that point a recipe to it."""
     rows = (folder / "data.jsonl").read_text().splitlines()
     bad = folder / f"{how.replace(' ', '-')}.jsonl"
     if how == "no file":
@@ -80,7 +79,7 @@ def spoil(folder: Path, how: str) -> list[str]:
         ("unknown task", r"stage align: tasks: unknown task 'captoin'; did you mean 'caption'\?"),
         ("no such task", r"stage align: tasks: no record has the task 'dialogue'"),
         ("no model", r"model: give a checkpoint, or both"),
-        ("absent picture", r"1 of 4 pictures are not there, the first .*gone\.png"),
+        ("absent picture", r"1 of 4 pictures do not exist, the first is .*gone\.png"),
         ("broken picture", r"broken\.png: no picture that can be read"),
         ("no records", r"none of 2 rows is a record, the first at no-records\.jsonl:1: "),
         ("no templates", r"no instruction templates for language 'xx'"),
@@ -90,18 +89,18 @@ def test_bad_input_of_a_recipe_is_one_line(
     folder: Path, how: str, pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ziya_visual.doctor.recipe._stages", lambda *_: [])  # its seconds are not needed
-    found = examine_recipe(recipe(folder, *spoil(folder, how)), examine_machine(), gpus=None)
-    assert any(re.search(pattern, line) for line in found.problems), found.problems
-    assert all("\n" not in line for line in found.problems)
-    assert str(found.facts["probe"]).startswith("not probed")
+    report = examine_recipe(recipe(folder, *spoil(folder, how)), examine_machine(), gpus=None)
+    assert any(re.search(pattern, line) for line in report.problems), report.problems
+    assert all("\n" not in line for line in report.problems)
+    assert str(report.facts["probe"]).startswith("not probed")
 
 
 def test_rows_that_training_leaves_out_are_counted(folder: Path, tmp_path: Path) -> None:
     rows = (folder / "data.jsonl").read_text().splitlines()
     (tmp_path / "some.jsonl").write_text("\n".join([*rows, '{"id": "x"}', "{"]))
-    found = examine_data(recipe(folder, f"data.path=[{tmp_path / 'some.jsonl'}]"))
-    (source,) = found.sources
-    assert (source["records"], source["rejects"], found.problems) == (len(rows), 2, [])
+    problems: list[str] = []
+    _, (source,) = examine_data(recipe(folder, f"data.path=[{tmp_path / 'some.jsonl'}]"), problems)
+    assert (source["records"], source["rejects"], problems) == (len(rows), 2, [])
     assert source["first_rejects"][0].startswith("some.jsonl:17: ")
 
 
@@ -115,7 +114,7 @@ def test_what_cannot_be_used_ends_with_code_2_and_its_line(folder: Path, tmp_pat
     ]
     assert done.stderr.splitlines() == [f"error: {typo}: unknown key 'precison'; did you mean 'precision'?"]
     assert "not found; give a recipe file" in examine(tmp_path / "absent")["problems"][0]
-    assert "go with a recipe file" in examine(tmp_path, gpus=2)["problems"][0]
+    assert "need a recipe file" in examine(tmp_path, gpus=2)["problems"][0]
 
 
 def test_a_dropout_that_training_turns_off_is_no_fault(folder: Path, tmp_path: Path) -> None:
@@ -125,8 +124,8 @@ def test_a_dropout_that_training_turns_off_is_no_fault(folder: Path, tmp_path: P
     config["qformer_config"]["attention_probs_dropout_prob"] = 0.1
     write_json(tmp_path / "config.json", config)
     made = recipe(folder, f"model.checkpoint={tmp_path}")
-    found = examine_recipe(made, examine_machine(), gpus=None)
-    assert not found.problems
+    report = examine_recipe(made, examine_machine(), gpus=None)
+    assert not report.problems
 
 
 @pytest.mark.slow
@@ -134,24 +133,24 @@ def test_each_advice_saves_what_it_says(folder: Path) -> None:
     here = examine_machine()
     needed = plan(folder, made=one_stage(folder)).needed(0, "cpu")
     here["ram"]["available_bytes"] = int(0.75 * needed / 0.9)
-    found = examine_recipe(one_stage(folder), here, gpus=None)
-    (line,) = found.problems
+    report = examine_recipe(one_stage(folder), here, gpus=None)
+    (line,) = report.problems
     assert re.search(r"stage base: needs [\d.]+ MiB on cpu", line)
-    assert found.facts["probe"].startswith("not probed")
-    kinds = {row["change"].split("=")[0].removeprefix("stages.0.") for row in found.advice}
+    assert report.facts["probe"].startswith("not probed")
+    kinds = {row["change"].split("=")[0].removeprefix("stages.0.") for row in report.advice}
     assert kinds == {
         "precision",
         "images_at_once",
         "images_per_step",
         "texts_per_image",
         "model.lora.rank",
-    }, found.advice
-    for row in found.advice:
+    }, report.advice
+    for row in report.advice:
         change = row["change"].replace("stages.0", "stages.1")  # where it stands in the file
         after = plan(folder, made=one_stage(folder, change)).needed(0, "cpu")
         assert needed - after == row["saves_bytes"] > 0
         assert row["fits"] == (after <= 0.9 * here["ram"]["available_bytes"])
-    assert any(row["fits"] for row in found.advice)
+    assert any(row["fits"] for row in report.advice)
 
 
 def test_gpus_that_are_too_small_for_one_are_shared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,8 +159,8 @@ def test_gpus_that_are_too_small_for_one_are_shared(folder: Path, monkeypatch: p
     one, two = made.needed(0, "gpu"), made.needed(0, "fsdp", 2)
     assert two < one
     here["cuda"] = [{"name": "tiny", "total_bytes": int((one + two) / 2 / 0.9), "free_bytes": 0}]
-    found = examine_recipe(made.recipe, here, gpus=1)
-    assert found.facts["fits"] == {"cpu": True, "gpu": False}
+    report = examine_recipe(made.recipe, here, gpus=1)
+    assert report.facts["fits"] == {"cpu": True, "gpu": False}
     row = {
         "form": "gpu",
         "stage": "base",
@@ -169,14 +168,17 @@ def test_gpus_that_are_too_small_for_one_are_shared(folder: Path, monkeypatch: p
         "saves_bytes": one - two,
         "fits": True,
     }
-    assert found.advice == [row]
+    assert report.advice == [row]
 
 
 def test_a_full_disk_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ziya_visual.doctor.recipe.disk_free", lambda _: 1000)
-    found = examine_recipe(one_stage(folder), examine_machine(), gpus=None)
-    (line,) = found.problems
-    assert re.fullmatch(r"out: .*/run will take [\d.]+ MiB, 1000 B are free there; give another out=", line)
+    report = examine_recipe(one_stage(folder), examine_machine(), gpus=None)
+    (line,) = report.problems
+    assert re.fullmatch(
+        r"out: .*/run will take [\d.]+ MiB, but only 1000 B are free there; choose another folder with out=",
+        line,
+    )
 
 
 def test_the_machine_is_told_and_a_container_s_limit_counts(

@@ -1,4 +1,4 @@
-"""The doctor's memory of a step is what torch allocates for it."""
+"""The doctor counts the memory of a step that torch allocates for it."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,7 @@ import torch
 from doctor_cases import plan, recipe
 
 from ziya_visual.doctor.advice import Plan
-from ziya_visual.doctor.data import draw
-from ziya_visual.doctor.memory import Memory, Shape, dry_step
+from ziya_visual.doctor.memory import Memory, Shape, dry_step, first_batches
 from ziya_visual.model.checkpoint import load_checkpoint
 from ziya_visual.model.lora import add_lora, freeze_all_but
 from ziya_visual.model.packed.attention import PLAIN
@@ -21,34 +20,34 @@ from ziya_visual.train.optimizer import Optimizer
 from ziya_visual.train.run import build_model
 
 
-def real_step(folder: Path, made: Plan, number: int) -> tuple[int, int, int, int]:
-    """Bytes of weights, gradients, optimizer state and kept activations of the real model's first step."""
-    stage, bf16 = made.recipe.stages[number], made.recipe.precision == "bf16"
+def real_step(folder: Path, planned: Plan, number: int) -> tuple[int, int, int, int]:
+    """Return the bytes of weights, gradients, optimizer state and activations of the model's first step."""
+    stage, bf16 = planned.recipe.stages[number], planned.recipe.precision == "bf16"
     model, alignment, processor = load_checkpoint(folder / "checkpoint", attention=PLAIN)
-    if any("lora" in before.trains for before in made.recipe.stages[: number + 1]):
-        add_lora(model, rank=made.recipe.model.lora.rank, alpha=made.recipe.model.lora.alpha)
+    if any("lora" in before.trains for before in planned.recipe.stages[: number + 1]):
+        add_lora(model, rank=planned.recipe.model.lora.rank, alpha=planned.recipe.model.lora.alpha)
     freeze_all_but(model, alignment, stage.trains)
     optimizer = Optimizer([*model.named_parameters(), *alignment.named_parameters()])
     parameters = [*model.parameters(), *alignment.parameters()]
     own = {tensor.data_ptr() for tensor in [*parameters, *model.buffers(), *alignment.buffers()]}
-    kept: dict[int, torch.Tensor] = {}
+    saved: dict[int, torch.Tensor] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def save(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.untyped_storage().data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
+            saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    batch = draw(made.recipe, number, BuiltModel(model, alignment, processor), made.texts)[0]
+    batch = first_batches(planned.recipe, number, BuiltModel(model, alignment, processor), planned.texts)[0]
     pixels = normalise(np.zeros((len(batch.images), 16, 16, 3), np.uint8))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         embeds = model.encode_images(pixels).to(torch.bfloat16 if bf16 else torch.float32)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
             features = ImageFeatures(embeds, model.query_images(embeds))
             loss, _ = compute_losses(
                 model, alignment, batch, features, weights=LossWeights(**stage.objectives.model_dump()),
-                langs=made.texts.langs, step=0,
+                langs=planned.texts.langs, step=0,
             )  # fmt: skip
-    activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    activations = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     assert optimizer.step(loss, lr=0.0)
     states = [state for part in optimizer.state_dict() for state in part["state"].values()]
     return (
@@ -70,9 +69,11 @@ def total(memory: Memory, name: str) -> int:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_dry_step_needs_what_torch_allocates(folder: Path, number: int, precision: str) -> None:
-    made = plan(folder, f"precision={precision}", f"stages.{number}.steps=1")  # one batch is drawn, that one
-    memory = made.step(number, "cpu")
-    weights, gradients, optimizer, activations = real_step(folder, made, number)
+    planned = plan(
+        folder, f"precision={precision}", f"stages.{number}.steps=1"
+    )  # one batch is drawn, that one
+    memory = planned.step(number)
+    weights, gradients, optimizer, activations = real_step(folder, planned, number)
     assert total(memory, "weights") == pytest.approx(weights, rel=0.01)
     assert total(memory, "gradients") == pytest.approx(gradients, rel=0.01)
     assert total(memory, "optimizer") == pytest.approx(optimizer, rel=0.01)
@@ -80,29 +81,28 @@ def test_a_dry_step_needs_what_torch_allocates(folder: Path, number: int, precis
 
 
 def test_texts_of_fewer_pictures_at_once_need_less(folder: Path) -> None:
-    whole, some = (plan(folder, *changes).step(1, "cpu") for changes in ((), ("stages.1.images_at_once=1",)))
+    whole, some = (plan(folder, *changes).step(1) for changes in ((), ("stages.1.images_at_once=1",)))
     assert some.activations < 0.5 * whole.activations
     assert total(some, "weights") == total(whole, "weights")
 
 
 def test_what_a_stage_trains_is_what_training_counts(folder: Path) -> None:
-    made = plan(folder)
+    planned = plan(folder)
     model, alignment, _ = load_checkpoint(folder / "checkpoint")
-    for number, stage in enumerate(made.recipe.stages):
+    for number, stage in enumerate(planned.recipe.stages):
         if "lora" in stage.trains:
             add_lora(model, rank=8, alpha=16)
-        trained = {name: count for name, count in made.step(number, "cpu").trained.items() if count}
+        trained = {name: count for name, count in planned.step(number).trained.items() if count}
         assert trained == freeze_all_but(model, alignment, stage.trains)
 
 
 def test_sharding_is_the_formula_of_the_documentation(folder: Path) -> None:
-    bones = build_model(recipe(folder), meta=True)
-    stage = recipe(folder).stages[0]
-    shape = Shape(images=2, lengths=((5, 15), (5, 7, 8)), supervised=8, pairs=((2, 5),))
-    memory = dry_step(bones, stage, shape, lora=None, precision="bf16", cached=True)
+    bf16 = recipe(folder, "precision=bf16")
+    shape = Shape(images=2, lengths=((5, 15), (5, 7, 8)), supervised=8, captions=((2, 5),))
+    memory = dry_step(bf16, 0, build_model(bf16, meta=True), shape)
     assert memory.casts > 0
     assert memory.one_process() == memory.states + memory.activations + memory.casts
-    blocks = sum(memory.blocks)
-    assert memory.sharded(4) == memory.one_process() - blocks + blocks // 4 + 2 * max(memory.blocks)
+    block_bytes = sum(memory.blocks)
+    assert memory.sharded(4) == memory.one_process() - block_bytes + block_bytes // 4 + 2 * max(memory.blocks)
     rows = ((4, 6), (4, 2, 2), (4, 5), (4, 7), (4, 1))
     assert Shape(5, rows, 9, ((5, 7), (2, 3))).share(2) == Shape(3, rows[:3], 5, ((3, 7),))

@@ -1,4 +1,4 @@
-"""What the doctor's tests examine: a recipe of two stages over four pictures and a tiny checkpoint."""
+"""The doctor's test data: a recipe of two stages over four images and a tiny checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,16 @@ stages:
 
 
 def examples(folder: Path) -> list[Example]:
-    found = []
+    records = []
     for color in COLORS:
         for lang, question in (("en", "What color?"), ("zh", "什么颜色？")):
             image = ImageRef(path=str(folder / f"{color}.png"))
             common: dict[str, Any] = {"lang": lang, "image": image, "image_id": color}
-            said = Message("assistant", color)
-            found.append(Example(f"c-{color}-{lang}", task="caption", messages=(said,), **common))
-            turns = (Message("user", question), said)
-            found.append(Example(f"q-{color}-{lang}", task="vqa", messages=turns, **common))
-    return found
+            answer = Message("assistant", color)
+            records.append(Example(f"c-{color}-{lang}", task="caption", messages=(answer,), **common))
+            turns = (Message("user", question), answer)
+            records.append(Example(f"q-{color}-{lang}", task="vqa", messages=turns, **common))
+    return records
 
 
 def recipe(folder: Path, *changes: str) -> Recipe:
@@ -44,9 +44,9 @@ def recipe(folder: Path, *changes: str) -> Recipe:
 
 
 def one_stage(folder: Path, *changes: str) -> Recipe:
-    """The recipe with its last stage alone."""
-    made = recipe(folder, *changes)
-    return made.model_copy(update={"stages": made.stages[1:]})
+    """Return the recipe with only its last stage."""
+    both = recipe(folder, *changes)
+    return both.model_copy(update={"stages": both.stages[1:]})
 
 
 def plan(folder: Path, *changes: str, made: Recipe | None = None) -> Plan:
