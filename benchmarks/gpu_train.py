@@ -33,7 +33,7 @@ from transformers import (
 from ziya_visual.data.packing import IGNORE, some_rows
 from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.model.packed.attention import PLAIN
-from ziya_visual.train.monitor import StepCost, peak_flops
+from ziya_visual.train.speed import StepCost, peak_flops
 
 IMAGES, TEXTS, ROUNDS = 48, 8, 5
 AT_ONCE = (8, 16, 24, 48)  # pictures whose texts are in memory together

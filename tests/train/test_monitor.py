@@ -16,9 +16,9 @@ from ziya_visual.core.recipe import Recipe, load_recipe
 from ziya_visual.core.records import Example, ImageRef, Message, Provenance
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
 from ziya_visual.train import loop, monitor
-from ziya_visual.train.monitor import Speed
 from ziya_visual.train.optimizer import Optimizer
 from ziya_visual.train.run import run_recipe
+from ziya_visual.train.speed import Speed
 
 COLORS = ("red", "green", "blue")
 RECIPE = """

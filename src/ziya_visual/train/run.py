@@ -41,17 +41,11 @@ from ziya_visual.train.model import (
     prepare_llm_blocks,
     shard_llm_blocks,
 )
-from ziya_visual.train.monitor import (
-    HeldOut,
-    Monitor,
-    Speed,
-    StepCost,
-    open_tracker,
-    sample_questions,
-)
+from ziya_visual.train.monitor import HeldOut, Monitor, open_tracker, sample_questions
 from ziya_visual.train.objectives import LossWeights
 from ziya_visual.train.optimizer import Optimizer
 from ziya_visual.train.run_state import STATES, read_state
+from ziya_visual.train.speed import Speed, StepCost
 
 
 def run_recipe(recipe: Recipe) -> Path:
