@@ -161,7 +161,9 @@ def second_turn(folder: Path, home: Path) -> int:
 
     def encoded() -> int:
         lines = httpx.get(f"{address}/metrics").text.splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("ziya_visual_pictures_encoded"))
+        return next(
+            int(float(line.split()[1])) for line in lines if line.startswith("ziya_visual_pictures_encoded")
+        )
 
     with server(ours(folder, "bfloat16"), home) as address, httpx.Client(timeout=600) as client:
         dialogue = about(7)

@@ -17,7 +17,7 @@ def main(checkpoint: str, picture: str, *questions: str) -> None:
     ]
     for question, answer in zip(questions, model.answer(examples, max_new_tokens=32), strict=True):
         print(f"{question}\n  {answer}")
-    print(f"{len(questions)} questions, pictures encoded: {model.encoded}")
+    print(f"{len(questions)} questions, pictures encoded: {model.images_encoded}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ziya_visual.infer.decoder import PADDING, Decoder, Prompt, Sampling, alike, compute_prefixes, generate
+from ziya_visual.infer.decoder import (
+    MAX_PADDING,
+    Decoder,
+    Prompt,
+    Sampling,
+    compute_prefixes,
+    generate,
+    group_by_length,
+)
 from ziya_visual.infer.prefix_cache import Prefix
 from ziya_visual.model.packed.attention import INFERENCE, PLAIN
 
@@ -97,22 +105,22 @@ def test_log_probabilities_are_those_of_the_logits(model: LlamaForCausalLM) -> N
     for _ in range(3):
         decoder.step()
     first, second = sorted(decoder.slots, key=lambda slot: slot.tag)
-    assert not second.likelihoods
+    assert not second.logprobs
     with torch.no_grad():
         logits = model(torch.tensor([[5, 6, 7, *first.tokens]])).logits[0, 2:-1]
     expected = logits.log_softmax(-1)
-    for row, found in zip(expected, first.likelihoods, strict=True):
+    for row, found in zip(expected, first.logprobs, strict=True):
         assert found.logprob == pytest.approx(row[found.token].item(), abs=1e-4)
-        assert [token for token, _ in found.likeliest] == row.topk(3).indices.tolist()
+        assert [token for token, _ in found.top] == row.topk(3).indices.tolist()
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=60))
 def test_what_is_prefilled_together_needs_little_padding(lengths: list[int]) -> None:
-    groups = alike(lengths)
+    groups = group_by_length(lengths)
     assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
     for group in groups:
         longest = max(lengths[place] for place in group)
-        assert sum(longest - lengths[place] for place in group) <= PADDING
+        assert sum(longest - lengths[place] for place in group) <= MAX_PADDING
     assert len(groups) <= len(set(lengths))
 
 

@@ -12,9 +12,8 @@ from PIL import Image
 from tiny_models import seeing
 from torch import nn
 
-from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.infer.opening import open_model
-from ziya_visual.infer.quantized import FEW, Dtype, Int8Linear, quantize
+from ziya_visual.infer.engine import ZiyaVisual, open_model
+from ziya_visual.infer.quantized import KERNEL_ROWS, Dtype, Int8Linear, quantize
 from ziya_visual.infer.text_model import TextModel
 from ziya_visual.model.checkpoint import save_checkpoint
 from ziya_visual.train.pretrain import SHIPPED
@@ -23,7 +22,7 @@ SIDE = 16
 
 
 @given(
-    rows=st.sampled_from([1, FEW, FEW + 1, 40]),
+    rows=st.sampled_from([1, KERNEL_ROWS, KERNEL_ROWS + 1, 40]),
     sizes=st.tuples(st.sampled_from([32, 96, 160]), st.sampled_from([32, 50, 1100])),
     bias=st.booleans(),
     seed=st.integers(0, 99),

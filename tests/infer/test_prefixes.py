@@ -11,7 +11,7 @@ from tiny_models import seeing
 from ziya_visual.core.records import Message
 from ziya_visual.infer.decoder import Decoder
 from ziya_visual.infer.prefix_cache import ByteCache
-from ziya_visual.infer.text_model import Asked
+from ziya_visual.infer.text_model import Dialogue
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 6))), st.integers(0, 12))
@@ -33,17 +33,17 @@ def test_a_cache_stays_within_its_bytes_and_keeps_what_was_used_last(
 def test_a_picture_is_encoded_once_for_all_that_is_asked(tokenizer: Any, pictures: list[Image.Image]) -> None:
     model = seeing(tokenizer)
     first = model.chat(pictures[0], "红色?")
-    assert model.encoded == 1
+    assert model.images_encoded == 1
     dialogue = [Message("user", "红色?"), Message("assistant", first), Message("user", "What?")]
     again = model.chat_about(pictures[0], dialogue)
-    assert model.encoded == 1
+    assert model.images_encoded == 1
     model.chat(pictures[1], "What?")
-    assert model.encoded == 2
-    model.tokens.limit = model.kept.limit = 0
+    assert model.images_encoded == 2
+    model.token_cache.limit = model.prefix_cache.limit = 0
     model.chat(pictures[2], "What?")
-    assert len(model.kept) == len(model.tokens) == 0
+    assert len(model.prefix_cache) == len(model.token_cache) == 0
     assert model.chat_about(pictures[0], dialogue) == again
-    assert model.encoded == 4
+    assert model.images_encoded == 4
 
 
 def test_a_new_picture_is_read_with_its_first_question_in_one_pass(
@@ -54,7 +54,7 @@ def test_a_new_picture_is_read_with_its_first_question_in_one_pass(
     passes = []
     together.language_model.base_model.register_forward_pre_hook(lambda *_: passes.append(1))
     asked = [
-        Asked([Message("user", text)], pictures[place : place + 1], 6)
+        Dialogue([Message("user", text)], pictures[place : place + 1], 6)
         for place, text in ((0, "红色?"), (1, "What?"), (0, "What?"))
     ]
     apart.prefixes(pictures[:2], [one.messages for one in asked[:2]])
@@ -70,10 +70,10 @@ def test_a_new_picture_is_read_with_its_first_question_in_one_pass(
             decoder.step()
         found.append({slot.tag: slot.tokens for slot in decoder.slots})
     assert found[0] == found[1]
-    assert together.encoded == len(together.kept) == 2
+    assert together.images_encoded == len(together.prefix_cache) == 2
     for ours, theirs in zip(
         together.prefixes(pictures[:2], [()] * 2), apart.prefixes(pictures[:2], [()] * 2), strict=True
     ):
         for one, other in zip((*ours.keys, *ours.values), (*theirs.keys, *theirs.values), strict=True):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
-    assert together.encoded == 2
+    assert together.images_encoded == 2

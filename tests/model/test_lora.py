@@ -14,7 +14,7 @@ from tiny_models import LANGUAGE_MODELS, logits, tiny, tiny_tokenizer
 from transformers import Blip2ForConditionalGeneration
 
 from ziya_visual.core.errors import CheckpointError, ConfigError
-from ziya_visual.infer.opening import open_model
+from ziya_visual.infer.engine import open_model
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
 from ziya_visual.model.lora import (
     add_lora,

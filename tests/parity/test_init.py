@@ -11,7 +11,7 @@ from transformers import Blip2ForConditionalGeneration, InstructBlipForCondition
 
 from ziya_visual.core.files import read_json, write_json
 from ziya_visual.data.text_batch import text_batch
-from ziya_visual.infer.opening import open_model
+from ziya_visual.infer.engine import open_model
 from ziya_visual.model.build.init import init
 from ziya_visual.model.build.weights import open_weights
 from ziya_visual.model.checkpoint import load_checkpoint

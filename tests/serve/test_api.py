@@ -213,7 +213,9 @@ def test_embeddings_are_those_of_the_retrieval_side(client: openai.OpenAI, model
 def test_a_second_turn_encodes_nothing_again(client: openai.OpenAI, url: str) -> None:
     def encoded() -> int:
         lines = httpx.get(f"{url}/metrics").text.splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("ziya_visual_pictures_encoded"))
+        return next(
+            int(float(line.split()[1])) for line in lines if line.startswith("ziya_visual_pictures_encoded")
+        )
 
     first = about(uri("#123456"), "What?")
     said = client.chat.completions.create(model="tiny", messages=first, max_tokens=8)

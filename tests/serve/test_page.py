@@ -82,9 +82,9 @@ def keep(page: Any, name: str) -> None:
 def test_every_tab_is_there_in_the_browsers_language(
     browser: Any, page_at: tuple[str, Path], locale: str, size: dict[str, int]
 ) -> None:
-    from ziya_visual.serve.web_words import EN, ZH
+    from ziya_visual.serve.web import WORDS
 
-    own = EN if locale.startswith("en") else ZH
+    own = {key: texts[0 if locale.startswith("en") else 1] for key, texts in WORDS.items()}
     page = opened(browser, page_at[0], locale, size)
     page.get_by_text(own["dialogue"]).first.wait_for()
     assert page.get_by_role("tab", name=own["chat"]).count()

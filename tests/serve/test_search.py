@@ -69,7 +69,7 @@ def test_what_cannot_be_read_is_left_out_with_a_line(
     (pictures / "broken.png").write_bytes((pictures / "white.png").read_bytes()[:40])
     made = index_folder(pictures, checkpoint)
     assert "broken.png" not in made.names
-    assert "left out" in caplog.text
+    assert "skipped" in caplog.text
     assert "broken.png" in caplog.text
     whole = (pictures / INDEX).read_bytes()
     for damaged in (whole[: len(whole) // 2], b"damaged", b""):
@@ -78,9 +78,9 @@ def test_what_cannot_be_read_is_left_out_with_a_line(
 
 
 def test_without_pictures_or_an_index_it_says_what_to_do(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no picture there"):
+    with pytest.raises(DataError, match="no readable picture there"):
         index_folder(tmp_path, checkpoint)
-    with pytest.raises(DataError, match="make it: ziya-visual index"):
+    with pytest.raises(DataError, match="create it: ziya-visual index"):
         find("red", tmp_path, checkpoint)
     with pytest.raises(DataError, match="the text is empty"):
         find("  ", tmp_path, checkpoint)

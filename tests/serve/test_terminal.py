@@ -89,5 +89,5 @@ def test_lines_of_a_pipe_are_questions_of_their_own(
     answers = [whole(model.chat(folder / "red.png", question)) for question in ("What?", "什么？")]
     assert capsys.readouterr().out == "".join(f"{answer}\n" for answer in answers)
     monkeypatch.setattr(sys, "stdin", io.StringIO(" \n"))
-    with pytest.raises(DataError, match="no question came through the pipe"):
+    with pytest.raises(DataError, match="the pipe contains no question"):
         chat(folder / "model")

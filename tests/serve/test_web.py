@@ -10,11 +10,10 @@ from PIL import Image
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.data.chat.chat_format import Turn
 from ziya_visual.eval.judge.leaderboard import leaderboard
-from ziya_visual.infer.attention_map import over_picture, where_it_looks
+from ziya_visual.infer.attention_map import attention_map, overlay
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.serve.votes import Duel, Votes
-from ziya_visual.serve.web import _dialogue, web
-from ziya_visual.serve.web_words import EN, WORDS, ZH
+from ziya_visual.serve.votes import Comparison, Votes
+from ziya_visual.serve.web import WORDS, _dialogue, web
 
 
 def test_dialogues_in_gradios_forms_are_ours(tmp_path: Path) -> None:
@@ -48,10 +47,10 @@ def test_votes_are_what_the_leaderboard_reads(tmp_path: Path) -> None:
         [(False, "left"), (True, "right"), (False, "tie"), (True, "left"), (False, "left")]
     ):
         answers = (f"good {number}", f"bad {number}")
-        duel = Duel(picture, f"question {number}?", "en", ("ours", "theirs"), answers, swapped)
-        assert duel.shown == (answers[::-1] if swapped else answers)
-        assert votes.add(duel, choice) == number + 1
-    assert Votes(tmp_path / "votes").add(duel, "left") == 6, "votes of an earlier day count on"
+        comparison = Comparison(picture, f"question {number}?", "en", ("ours", "theirs"), answers, swapped)
+        assert comparison.shown == (answers[::-1] if swapped else answers)
+        assert votes.add(comparison, choice) == number + 1
+    assert Votes(tmp_path / "votes").add(comparison, "left") == 6, "votes of an earlier day count on"
     found = leaderboard([tmp_path / "votes"], out=tmp_path / "board")
     (judge,) = found["judges"]
     assert (judge["judge"], judge["protocol"], judge["sees"]) == ("people", "vote", "picture")
@@ -65,21 +64,20 @@ def test_votes_are_what_the_leaderboard_reads(tmp_path: Path) -> None:
 def test_where_it_looks_is_a_map_of_the_patches(model: ZiyaVisual) -> None:
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8))
-    seen = where_it_looks(model, picture, "What?")
+    seen = attention_map(model, picture, "What?")
     assert seen.shape == (2, 2)
     assert seen.max() == 1
     assert seen.min() > 0
     assert seen.std() > 0
-    veiled = over_picture(picture, np.asarray([[1, 0], [0, 0]], np.float32))
+    veiled = overlay(picture, np.asarray([[1, 0], [0, 0]], np.float32))
     assert veiled.size == picture.size
     shift = np.asarray(veiled, float) - np.asarray(picture, float)
     assert abs(shift[:8, :6]).mean() > 10 * abs(shift[-8:, -6:]).mean()
 
 
 def test_every_word_of_the_page_is_in_both_languages() -> None:
-    assert EN.keys() == ZH.keys() == WORDS.keys()
-    assert all(EN.values())
-    assert all(any("\u4e00" <= letter <= "\u9fff" for letter in said) for said in ZH.values())
+    assert all(english for english, _ in WORDS.values())
+    assert all(any("\u4e00" <= letter <= "\u9fff" for letter in chinese) for _, chinese in WORDS.values())
 
 
 def test_a_public_page_needs_a_key(tmp_path: Path) -> None:

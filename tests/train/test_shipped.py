@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.records import Message
 from ziya_visual.infer.decoder import generate
-from ziya_visual.infer.text_model import Asked, TextModel
+from ziya_visual.infer.text_model import Dialogue, TextModel
 from ziya_visual.scenes import lessons
 from ziya_visual.scenes.parsing import parse
 from ziya_visual.train.pretrain import SHIPPED, data_hash, pretrain_parts, read_card
@@ -29,7 +29,7 @@ def test_the_shipped_lm_translates_sentences_of_the_forges_side() -> None:
     rng = np.random.default_rng(5)
     pairs = [lessons.sentence_pair(rng, for_forge=True) for _ in range(60)]
     asked = [(Message("user", lessons.TRANSLATE + source),) for source, _ in pairs]
-    prompts = model.prompts([Asked(turns, (), 96) for turns in asked])
+    prompts = model.prompts([Dialogue(turns, (), 96) for turns in asked])
     answers = generate(model.language_model, prompts, eos_id=model.format.eos_id)
     read = [parse(model.decode(tokens), "zh") for tokens in answers]
     right = sum(parse(target, "zh") == found for (_, target), found in zip(pairs, read, strict=True))

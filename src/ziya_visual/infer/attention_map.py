@@ -1,6 +1,6 @@
-"""Where the Q-Former looks: its attention to the picture's patches, as a map and over the picture.
+"""Map the Q-Former's attention to the patches of an image, and draw it over the image.
 
-Legend: Q queries, A heads, P patches (after the class token), E head width.
+Legend: P patches, after the class token.
 """
 
 from __future__ import annotations
@@ -16,48 +16,48 @@ from torch import Tensor
 from ziya_visual.core.records import Message
 from ziya_visual.infer.engine import ZiyaVisual
 
-STRONGEST = 0.65  # of the colour at the place looked at most
+MAX_OPACITY = 0.65  # of the overlay, where attention is largest
 
 
 @torch.inference_mode()
-def where_it_looks(model: ZiyaVisual, picture: Image.Image, question: str = "") -> NDArray[np.float32]:
-    """Attention to each patch, float32[side, side], the largest 1: the mean of queries, heads and layers.
+def attention_map(model: ZiyaVisual, image: Image.Image, question: str = "") -> NDArray[np.float32]:
+    """Return the attention to each patch, float32[side, side], scaled to a maximum of 1.
 
-    An instruction-aware Q-Former reads the ``question``; another looks the same way whatever is asked.
+    The map is the mean over queries, heads and layers. Only an instruction-aware Q-Former reads the
+    ``question``; for others, the map does not depend on it.
     """
-    found: list[Tensor] = []
+    attentions: list[Tensor] = []
 
-    def keep(attention: Any, inputs: tuple[Tensor, ...], given: dict[str, Tensor]) -> None:
-        states = inputs[0] if inputs else given["hidden_states"]
-        seen = given.get("encoder_hidden_states")
-        seen = inputs[2] if seen is None else seen
+    def record(attention: Any, inputs: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        states = inputs[0] if inputs else kwargs["hidden_states"]
+        patches = kwargs.get("encoder_hidden_states")
+        patches = inputs[2] if patches is None else patches
         query, key = (
             layer(x).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
-            for layer, x in ((attention.query, states), (attention.key, seen))
+            for layer, x in ((attention.query, states), (attention.key, patches))
         )
         weights = (query @ key.transpose(2, 3) * query.shape[-1] ** -0.5).float().softmax(-1)
-        found.append(weights.mean((0, 1, 2)))
+        attentions.append(weights.mean((0, 1, 2)))
 
-    crossing = [
+    cross_attentions = [
         layer.crossattention.attention
         for layer in model.model.qformer.encoder.layer
         if hasattr(layer, "crossattention")
     ]
-    hooks = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in crossing]
+    hooks = [module.register_forward_pre_hook(record, with_kwargs=True) for module in cross_attentions]
     try:
-        model.look(picture, [Message("user", question)])
+        model.query_image(image, [Message("user", question)])
     finally:
         for hook in hooks:
             hook.remove()
-    patches = torch.stack(found).mean(0)[1:]  # without the class token
+    patches = torch.stack(attentions).mean(0)[1:]  # without the class token
     side = round(len(patches) ** 0.5)
-    seen = (patches / patches.max().clamp(min=1e-9)).reshape(side, side)
-    return seen.numpy()
+    return (patches / patches.max().clamp(min=1e-9)).reshape(side, side).numpy()
 
 
-def over_picture(picture: Image.Image, seen: NDArray[np.float32]) -> Image.Image:
-    """The picture with a red veil where it is looked at; the model sees it as a square."""
-    veil = Image.fromarray((seen * 255 * STRONGEST).astype(np.uint8)).resize(
-        picture.size, Image.Resampling.BICUBIC
+def overlay(image: Image.Image, attention: NDArray[np.float32]) -> Image.Image:
+    """Draw an attention map over an image in red; the model sees the image as a square."""
+    opacity = Image.fromarray((attention * 255 * MAX_OPACITY).astype(np.uint8)).resize(
+        image.size, Image.Resampling.BICUBIC
     )
-    return Image.composite(Image.new("RGB", picture.size, (230, 30, 30)), picture.convert("RGB"), veil)
+    return Image.composite(Image.new("RGB", image.size, (230, 30, 30)), image.convert("RGB"), opacity)

@@ -1,7 +1,10 @@
 """Batched decoding with slots: prompts of any length join and leave while others decode.
 
-Works on any decoder of transformers that takes ``inputs_embeds``, a 4D additive mask, ``position_ids`` and a
-cache with ``update``. Legend: N prefixes of P positions, B rows of a call, T tokens a row, D model width.
+Works with any decoder of transformers that takes ``inputs_embeds``, a 4D additive mask, ``position_ids`` and
+a cache with ``update``.
+
+Legend: N prefixes of P positions, B rows of a call, T tokens per row, D model width, H key heads, E head
+width, W visible positions.
 """
 
 from __future__ import annotations
@@ -14,16 +17,15 @@ import torch
 from torch import Tensor
 
 from ziya_visual.infer.prefix_cache import Prefix
-from ziya_visual.infer.slot_cache import SlotCache
 
-PADDING = 64  # tokens at most in what is prefilled together: beyond, another pass is cheaper
+MAX_PADDING = 64  # padding tokens per prefill; beyond this, a second pass is cheaper
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen: greedily at temperature 0.
+    """How to choose the next token; temperature 0 is greedy.
 
-    ``top_logprobs`` asks for the log-probability of each token and of so many of the likeliest beside it.
+    ``top_logprobs`` requests the log-probability of each token and of this many most likely alternatives.
     """
 
     temperature: float = 0.0
@@ -37,46 +39,149 @@ GREEDY = Sampling()
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids, behind a prefix where there is one, and how to go on.
+    """Token ids, optionally behind a cached prefix, and how to continue them.
 
     Attributes:
-        pictures: tokens of pictures, float[Q, D] each, and the places in ``ids`` where they stand.
-        shared: how many of its first tokens other prompts begin with as well.
-        keep: is given their keys and values once they are computed.
+        image_tokens: position in ``ids`` and embeddings float[Q, D] of each image.
+        shared: number of leading tokens that other prompts share.
+        on_prefix: receives the keys and values of the ``shared`` tokens once they are computed.
     """
 
     ids: list[int]
     max_new_tokens: int
     prefix: Prefix | None = None
     sampling: Sampling = GREEDY
-    pictures: tuple[tuple[int, Tensor], ...] = ()
+    image_tokens: tuple[tuple[int, Tensor], ...] = ()
     shared: int = 0
-    keep: Callable[[Prefix], None] | None = None
+    on_prefix: Callable[[Prefix], None] | None = None
+
+    @property
+    def start(self) -> int:
+        """Return the position of the first token: the length of the prefix."""
+        return 0 if self.prefix is None else self.prefix.length
 
 
 @dataclass(frozen=True, slots=True)
-class Likelihood:
-    """A token's log-probability among all, and the likeliest tokens with theirs, the best first."""
+class TokenLogprobs:
+    """The log-probability of a token, and the most likely tokens with theirs, best first."""
 
     token: int
     logprob: float
-    likeliest: tuple[tuple[int, float], ...]
+    top: tuple[tuple[int, float], ...]
 
 
 @dataclass
 class Slot:
-    """A prompt being answered."""
+    """A prompt that is being answered."""
 
     prompt: Prompt
     tag: int
     tokens: list[int] = field(default_factory=list)
-    likelihoods: list[Likelihood] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     generator: torch.Generator | None = None
     done: bool = False
 
 
+class SlotCache:
+    """Keys and values of all slots, one buffer per layer and one row per slot.
+
+    Each token is written at its own position of its slot, so rows need not be aligned. Stock attention calls
+    :meth:`update`.
+    """
+
+    def __init__(self) -> None:
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._rows: Tensor = torch.empty(0, dtype=torch.long)
+        self._positions: Tensor = torch.empty(0, dtype=torch.long)
+        self._slots = slice(0, 0)  # the same rows
+        self._start: int | None = None  # first position, if all rows have the same positions
+        self._width = self._needed = 0
+        self._reserved = (0, 0)
+
+    def reserve(self, rows: int, length: int) -> None:
+        """Announce the rows and positions needed soon, so that buffers grow once."""
+        self._reserved = max(rows, self._reserved[0]), max(length, self._reserved[1])
+
+    def select(self, rows: Tensor, positions: Tensor, width: int) -> None:
+        """Set what the next call writes and reads.
+
+        Args:
+            rows: contiguous slots, int64[B].
+            positions: where to write, int64[B, T].
+            width: number of positions the call can see.
+        """
+        first, last = int(rows[0]), int(rows[-1])
+        assert last - first + 1 == len(rows)
+        self._rows, self._positions, self._width = rows, positions, width
+        # Read numbers out of tensors once, here: doing so in every layer costs more than a copy.
+        self._slots, self._needed = slice(first, last + 1), max(width, int(positions.max()) + 1)
+        aligned = len(rows) == 1 or positions.stride(0) == 0
+        self._start = int(positions[0, 0]) if aligned else None
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
+        """Write float[B, H, T, E] and return the visible keys and values, float[B, H, W, E] each."""
+        self._grow(layer_idx, keys[0], values[0])
+        visible = []
+        for buffer, new in ((self._keys[layer_idx], keys), (self._values[layer_idx], values)):
+            if self._start is not None:
+                buffer[self._slots, :, self._start : self._start + new.shape[2]] = new
+            else:
+                buffer[self._rows[:, None], :, self._positions] = new.transpose(1, 2).to(buffer.dtype)
+            visible.append(buffer[self._slots, :, : self._width])
+        return visible[0], visible[1]
+
+    def write_prefixes(self, prefixes: Sequence[Prefix], rows: Tensor) -> None:
+        """Write prefixes of equal length to the start of rows int64[B]."""
+        length = prefixes[0].length
+        self.select(rows, torch.arange(length)[None].expand(len(rows), -1), length)
+        for layer, (keys, values) in enumerate(zip(prefixes[0].keys, prefixes[0].values, strict=True)):
+            self._grow(layer, keys, values)
+            for row, prefix in zip(rows.tolist(), prefixes, strict=True):
+                self._keys[layer][row, :, :length] = prefix.keys[layer]
+                self._values[layer][row, :, :length] = prefix.values[layer]
+
+    def read_prefix(self, row: int, length: int) -> Prefix:
+        """Copy the first ``length`` positions of a row."""
+        keys, values = (
+            tuple(buffer[row, :, :length].clone() for buffer in buffers)
+            for buffers in (self._keys, self._values)
+        )
+        return Prefix(keys, values)
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Move the given rows to the front, in order, and drop the others."""
+        self._reserved = 0, self._reserved[1]
+        self._keys = [buffer[rows] for buffer in self._keys]
+        self._values = [buffer[rows] for buffer in self._values]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return 0: stock code asks for it, but positions are always given explicitly."""
+        return 0
+
+    def _grow(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Enlarge a layer's buffers for the selected rows and positions, in steps that keep copies rare.
+
+        A new layer takes heads and widths from the tensors to be written, float[H, any, E].
+        """
+        if layer == len(self._keys):
+            self._keys.append(keys.new_zeros(0, keys.shape[0], 0, keys.shape[2]))
+            self._values.append(values.new_zeros(0, values.shape[0], 0, values.shape[2]))
+        buffer = self._keys[layer]
+        rows, length = self._slots.stop, self._needed
+        if rows <= buffer.shape[0] and length <= buffer.shape[2]:
+            return
+        shape = list(buffer.shape)
+        shape[0] = max(shape[0], rows, self._reserved[0])
+        shape[2] = max(shape[2], length, min(length + 64, self._reserved[1]))
+        for buffers in (self._keys, self._values):
+            grown = buffers[layer].new_zeros(shape)
+            grown[: buffer.shape[0], :, : buffer.shape[2]] = buffers[layer]
+            buffers[layer] = grown
+
+
 class Decoder:
-    """A causal language model and the prompts it is answering; rows 0.. of the cache are ``slots``."""
+    """A causal language model and the prompts it is answering; ``slots`` are rows 0.. of its cache."""
 
     def __init__(self, model: Any, *, eos_id: int) -> None:
         self._model = model
@@ -86,62 +191,52 @@ class Decoder:
         self._lengths = torch.empty(0, dtype=torch.long)  # tokens in each slot's cache
         self.slots: list[Slot] = []
 
-    def reserve(self, prompts: Sequence[Prompt]) -> None:
-        """Make room once for prompts that are added in several calls."""
-        longest = max(_starts(prompt) + len(prompt.ids) + prompt.max_new_tokens for prompt in prompts)
-        self._cache.reserve(len(self.slots) + len(prompts), longest)
-
     @torch.inference_mode()
     def add(self, prompts: Sequence[Prompt], tags: Sequence[int]) -> None:
         """Prefill prompts and choose the first token of each.
 
         Args:
-            prompts: their prefixes, where they have any, are of one length.
-            tags: the caller's name of each.
+            prompts: all prefixes must have the same length.
+            tags: the caller's id of each prompt.
         """
-        self.reserve(prompts)
-        for behind in (True, False):
-            some = [place for place, prompt in enumerate(prompts) if (prompt.prefix is not None) is behind]
-            for group in alike([len(prompts[place].ids) for place in some]):
-                places = [some[number] for number in group]
-                self._prefill([prompts[place] for place in places], [tags[place] for place in places])
+        longest = max(prompt.start + len(prompt.ids) + prompt.max_new_tokens for prompt in prompts)
+        self._cache.reserve(len(self.slots) + len(prompts), longest)
+        for prefixed in (True, False):
+            indices = [i for i, prompt in enumerate(prompts) if (prompt.prefix is not None) is prefixed]
+            for group in group_by_length([len(prompts[i].ids) for i in indices]):
+                members = [indices[i] for i in group]
+                self._prefill([prompts[i] for i in members], [tags[i] for i in members])
 
     def _prefill(self, prompts: Sequence[Prompt], tags: Sequence[int]) -> None:
-        """In one pass, padded to the longest."""
+        """Compute prompts in one pass, padded to the longest."""
         first = len(self.slots)
         rows = torch.arange(first, first + len(prompts))
-        starts = _starts(prompts[0])
-        if starts:
-            self._cache.put_prefixes([prompt.prefix for prompt in prompts if prompt.prefix], rows)
+        start = prompts[0].start
+        if start:
+            self._cache.write_prefixes([prompt.prefix for prompt in prompts if prompt.prefix], rows)
         lengths = torch.tensor([len(prompt.ids) for prompt in prompts])
         ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
         embeds = self._model.get_input_embeddings()(ids)
         for row, prompt in enumerate(prompts):
-            for at, tokens in prompt.pictures:
-                embeds[row, at : at + len(tokens)] = tokens
-        positions = starts + torch.arange(ids.shape[1])[None].expand(len(prompts), -1)
+            for position, tokens in prompt.image_tokens:
+                embeds[row, position : position + len(tokens)] = tokens
+        positions = start + torch.arange(ids.shape[1])[None].expand(len(prompts), -1)
         states = _forward(self._model, self._cache, embeds, rows, positions)
         for row, prompt in enumerate(prompts, first):
-            if prompt.keep is not None:
-                prompt.keep(self._cache.prefix(row, prompt.shared))
+            if prompt.on_prefix is not None:
+                prompt.on_prefix(self._cache.read_prefix(row, prompt.shared))
         last = states[torch.arange(len(prompts)), lengths - 1]
-        self._lengths = torch.cat([self._lengths, starts + lengths])
-        for prompt, tag in zip(prompts, tags, strict=True):
-            slot = Slot(prompt, tag)
-            if prompt.sampling.temperature > 0:
-                slot.generator = torch.Generator()
-                if prompt.sampling.seed is None:
-                    slot.generator.seed()
-                else:
-                    slot.generator.manual_seed(prompt.sampling.seed)
-            self.slots.append(slot)
+        self._lengths = torch.cat([self._lengths, start + lengths])
+        self.slots += [
+            Slot(p, tag, generator=_generator(p.sampling)) for p, tag in zip(prompts, tags, strict=True)
+        ]
         self._choose(self._head(last), self.slots[first:])
 
     @torch.inference_mode()
     def step(self) -> None:
-        """One more token for every slot that is not done; many that are done are dropped first."""
+        """Generate one token in every slot that is not done; drop finished slots first if there are many."""
         self._compact()
         if not self.slots:
             return
@@ -153,7 +248,7 @@ class Decoder:
         self._choose(self._head(states[:, 0]), self.slots)
 
     def drop_done(self) -> None:
-        """Free the slots of all prompts that are done."""
+        """Free the slots of all finished prompts."""
         self._compact(always=True)
 
     def _choose(self, logits: Tensor, slots: Sequence[Slot]) -> None:
@@ -164,32 +259,73 @@ class Decoder:
             token = greedy[row] if slot.generator is None else _sample(logits[row], slot)
             slot.tokens.append(token)
             if slot.prompt.sampling.top_logprobs is not None:
-                slot.likelihoods.append(_likelihood(logits[row], token, slot.prompt.sampling.top_logprobs))
+                slot.logprobs.append(_logprobs(logits[row], token, slot.prompt.sampling.top_logprobs))
             slot.done = token == self._eos_id or len(slot.tokens) >= slot.prompt.max_new_tokens
 
     def _compact(self, always: bool = False) -> None:
-        kept = [row for row, slot in enumerate(self.slots) if not slot.done]
-        if len(kept) == len(self.slots) or (not always and len(kept) > 0.7 * len(self.slots)):
+        active = [row for row, slot in enumerate(self.slots) if not slot.done]
+        if len(active) == len(self.slots) or (not always and len(active) > 0.7 * len(self.slots)):
             return
-        rows = torch.tensor(kept, dtype=torch.long)
-        self._cache.keep(rows)
+        rows = torch.tensor(active, dtype=torch.long)
+        self._cache.keep_rows(rows)
         self._lengths = self._lengths[rows]
-        self.slots = [self.slots[row] for row in kept]
+        self.slots = [self.slots[row] for row in active]
 
 
 @torch.inference_mode()
 def compute_prefixes(model: Any, embeds: Tensor) -> list[Prefix]:
-    """Embeddings float[N, P, D] of prefixes -> their keys and values in a causal language model."""
+    """Compute the keys and values of prefixes from their embeddings float[N, P, D]."""
     cache = SlotCache()
     positions = torch.arange(embeds.shape[1])[None].expand(len(embeds), -1)
     _forward(model, cache, embeds, torch.arange(len(embeds)), positions)
-    return [cache.prefix(row, embeds.shape[1]) for row in range(len(embeds))]
+    return [cache.read_prefix(row, embeds.shape[1]) for row in range(len(embeds))]
+
+
+def generate(model: Any, prompts: Sequence[Prompt], *, eos_id: int, rows: int = 128) -> list[list[int]]:
+    """Return the new tokens of every prompt, without the end token.
+
+    Args:
+        model: a causal language model.
+        prompts: all prefixes must have the same length.
+        eos_id: the end token.
+        rows: number of prompts decoded at a time.
+    """
+    decoder = Decoder(model, eos_id=eos_id)
+    answers: list[list[int]] = [[] for _ in prompts]
+    waiting = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
+    while waiting or decoder.slots:
+        free = rows - len(decoder.slots)
+        if waiting and free >= min(max(1, rows // 2), len(waiting)):
+            admitted, waiting = waiting[:free], waiting[free:]
+            decoder.add([prompts[index] for index in admitted], admitted)
+        else:
+            decoder.step()
+        for slot in decoder.slots:
+            if slot.done:
+                answers[slot.tag] = slot.tokens[:-1] if slot.tokens[-1] == eos_id else slot.tokens
+        if all(slot.done for slot in decoder.slots) or waiting:
+            decoder.drop_done()
+    return answers
+
+
+def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Group indices of similar lengths, shortest first, so that each group needs little padding."""
+    groups: list[list[int]] = []
+    padding = longest = 0
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        padding += (lengths[index] - longest) * len(groups[-1]) if groups else 0
+        longest = lengths[index]
+        if not groups or padding > MAX_PADDING:
+            groups.append([])
+            padding = 0
+        groups[-1].append(index)
+    return groups
 
 
 def _forward(model: Any, cache: SlotCache, embeds: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-    """Last hidden states float[B, T, D]; each token sees its slot up to itself."""
+    """Return the last hidden states float[B, T, D]; each token sees its slot up to itself."""
     width = int(positions.max()) + 1
-    cache.aim(rows, positions, width)
+    cache.select(rows, positions, width)
     hidden = torch.arange(width)[None, None, None] > positions[:, None, :, None]
     mask = torch.zeros(hidden.shape, dtype=embeds.dtype).masked_fill_(hidden, torch.finfo(embeds.dtype).min)
     return model.base_model(
@@ -201,64 +337,29 @@ def _forward(model: Any, cache: SlotCache, embeds: Tensor, rows: Tensor, positio
     ).last_hidden_state
 
 
-def _starts(prompt: Prompt) -> int:
-    return 0 if prompt.prefix is None else prompt.prefix.length
+def _generator(sampling: Sampling) -> torch.Generator | None:
+    """Return the random generator of a sampled prompt, or None for a greedy one."""
+    if sampling.temperature == 0:
+        return None
+    generator = torch.Generator()
+    if sampling.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(sampling.seed)
+    return generator
 
 
-def _likelihood(logits: Tensor, token: int, count: int) -> Likelihood:
+def _logprobs(logits: Tensor, token: int, count: int) -> TokenLogprobs:
     logprobs = logits.float().log_softmax(-1)
     best = logprobs.topk(min(count, len(logprobs)))
-    likeliest = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-    return Likelihood(token, float(logprobs[token]), likeliest)
+    top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    return TokenLogprobs(token, float(logprobs[token]), top)
 
 
 def _sample(logits: Tensor, slot: Slot) -> int:
-    """A token by temperature and nucleus."""
+    """Sample a token with temperature and nucleus."""
     sampling = slot.prompt.sampling
     weights = (logits.float() / sampling.temperature).softmax(-1)
     ordered, tokens = weights.sort(descending=True)
     ordered[ordered.cumsum(-1) - ordered >= sampling.top_p] = 0
     return int(tokens[torch.multinomial(ordered, 1, generator=slot.generator)])
-
-
-def generate(
-    model: Any,
-    prompts: Sequence[Prompt],
-    *,
-    eos_id: int,
-    rows: int = 128,
-) -> list[list[int]]:
-    """The new tokens of every prompt, the end token left out; ``rows`` prompts are decoded at a time.
-
-    Prefixes are of one length.
-    """
-    decoder = Decoder(model, eos_id=eos_id)
-    answers: list[list[int]] = [[] for _ in prompts]
-    waiting = sorted(range(len(prompts)), key=lambda place: len(prompts[place].ids))
-    while waiting or decoder.slots:
-        free = rows - len(decoder.slots)
-        if waiting and free >= min(max(1, rows // 2), len(waiting)):
-            some, waiting = waiting[:free], waiting[free:]
-            decoder.add([prompts[place] for place in some], some)
-        else:
-            decoder.step()
-        for slot in decoder.slots:
-            if slot.done:
-                answers[slot.tag] = slot.tokens[:-1] if slot.tokens[-1] == eos_id else slot.tokens
-        if all(slot.done for slot in decoder.slots) or waiting:
-            decoder.drop_done()
-    return answers
-
-
-def alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Places, the shortest first, in groups that need little padding."""
-    groups: list[list[int]] = []
-    padding = longest = 0
-    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
-        padding += (lengths[place] - longest) * len(groups[-1]) if groups else 0
-        longest = lengths[place]
-        if not groups or padding > PADDING:
-            groups.append([])
-            padding = 0
-        groups[-1].append(place)
-    return groups

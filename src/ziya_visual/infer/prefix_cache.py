@@ -1,4 +1,4 @@
-"""What is kept between questions: the keys and values that all dialogues about a picture begin with."""
+"""Caches for image tokens, and for the keys and values that dialogues about an image start with."""
 
 from __future__ import annotations
 
@@ -18,84 +18,81 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Keys and values of one prefix of P positions, float[H, P, E] each, layer by layer."""
+    """Keys and values of a prefix of P positions, float[H, P, E] per layer."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
     @property
     def length(self) -> int:
-        """P."""
+        """Return P."""
         return int(self.keys[0].shape[1])
 
     @property
     def nbytes(self) -> int:
-        """Of memory."""
+        """Return the memory that the prefix takes."""
         return sum(states.nbytes for states in (*self.keys, *self.values))
 
 
 class ByteCache(Generic[Value]):
-    """Values by name; the least recently used go once all of them take more than ``limit`` bytes.
-
-    Threads may share it.
-    """
+    """A thread-safe cache that evicts the least recently used values beyond ``limit`` bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.nbytes = 0
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, tuple[Value, int]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[Value, int]] = OrderedDict()
 
-    def get(self, name: str) -> Value | None:
-        """A value, which is now the one used last; None where it is not kept."""
+    def get(self, key: str) -> Value | None:
+        """Return a value and mark it as used, or None if it is not cached."""
         with self._lock:
-            if name not in self._kept:
+            if key not in self._entries:
                 return None
-            self._kept.move_to_end(name)
-            return self._kept[name][0]
+            self._entries.move_to_end(key)
+            return self._entries[key][0]
 
-    def put(self, name: str, value: Value, nbytes: int) -> None:
-        """Keep a value; one that is larger than the limit is not kept."""
+    def put(self, key: str, value: Value, nbytes: int) -> None:
+        """Store a value, unless it is larger than the limit."""
         with self._lock:
-            self._drop(name)
-            self._kept[name] = value, nbytes
+            self._drop(key)
+            self._entries[key] = value, nbytes
             self.nbytes += nbytes
             while self.nbytes > self.limit:
-                self._drop(next(iter(self._kept)))
+                self._drop(next(iter(self._entries)))
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
-    def _drop(self, name: str) -> None:
-        _, nbytes = self._kept.pop(name, (None, 0))
+    def _drop(self, key: str) -> None:
+        _, nbytes = self._entries.pop(key, (None, 0))
         self.nbytes -= nbytes
 
 
-Shown = tuple[str, Image.Image, str]  # a name by contents, a picture, and what is asked of it
-Made = TypeVar("Made", Tensor, Prefix)
+KeyedImage = tuple[str, Image.Image, str]  # content key, image, instruction for the Q-Former
+Cached = TypeVar("Cached", Tensor, Prefix)
 
 
-def kept(
-    cache: ByteCache[Made],
-    shown: Sequence[Shown],
-    make: Callable[[Sequence[Shown]], list[Made]],
-    *,
-    at_once: int,
-) -> list[Made]:
-    """What the cache has of each; what it has not is made, each once, ``at_once`` together, and put there."""
-    found = {name: kept for name, *_ in shown if (kept := cache.get(name)) is not None}
-    new = list({one[0]: one for one in shown if one[0] not in found}.values())
-    for start in range(0, len(new), at_once):
-        some = new[start : start + at_once]
-        for (name, *_), made in zip(some, make(some), strict=True):
-            found[name] = made
-            cache.put(name, made, made.nbytes)
-    return [found[name] for name, *_ in shown]
-
-
-def named(pictures: Sequence[Image.Image], asked: Sequence[str]) -> list[Shown]:
-    """Pictures and what is asked of them, each pair under a name of its contents."""
+def key_images(images: Sequence[Image.Image], instructions: Sequence[str]) -> list[KeyedImage]:
+    """Pair each image with its instruction, under a hash of both."""
     return [
-        (hash_bytes(picture.tobytes() + f"{picture.size}{text}".encode()), picture, text)
-        for picture, text in zip(pictures, asked, strict=True)
+        (hash_bytes(image.tobytes() + f"{image.size}{text}".encode()), image, text)
+        for image, text in zip(images, instructions, strict=True)
     ]
+
+
+def get_or_compute(
+    cache: ByteCache[Cached],
+    images: Sequence[KeyedImage],
+    compute: Callable[[Sequence[KeyedImage]], list[Cached]],
+    *,
+    batch_size: int,
+) -> list[Cached]:
+    """Return the cached value of each image; compute missing ones once, in batches, and cache them."""
+    values = {key: value for key, *_ in images if (value := cache.get(key)) is not None}
+    missing = list({image[0]: image for image in images if image[0] not in values}.values())
+    for start in range(0, len(missing), batch_size):
+        batch = missing[start : start + batch_size]
+        for (key, *_), value in zip(batch, compute(batch), strict=True):
+            values[key] = value
+            cache.put(key, value, value.nbytes)
+    return [values[key] for key, *_ in images]

@@ -1,8 +1,8 @@
-"""Weights of eight bits for decoding on a CPU, which waits for memory: half of bfloat16's bytes.
+"""Int8 weights for decoding on a CPU, where memory bandwidth is the limit: half of bfloat16's bytes.
 
-A language model's linear layers keep their weights as int8 with a scale a row (symmetric, rounded to the
-nearest); activations stay as they are. torchao's layer turns the weights back in every call, and is slower
-than bfloat16 on a CPU; this one calls torch's kernel that reads them as they are (docs/serving.md).
+The language model's linear layers keep their weights as int8 with one scale per row (symmetric, rounded to
+nearest); activations keep their dtype. torchao's layer dequantizes in every call and is slower than bfloat16
+on a CPU; this one uses torch's int8 kernel (docs/serving.md).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Dtype = Literal["auto", "float32", "bfloat16", "int8"]  # of weights in memory; auto: as they were saved
-FEW = 8  # rows up to which the kernel is faster than the product with weights turned back
-AT_ONCE = 1024  # rows of weights that are turned back together, so that a vocabulary's never stand whole
+Dtype = Literal["auto", "float32", "bfloat16", "int8"]  # of weights in memory; auto: as saved
+KERNEL_ROWS = 8  # up to this many input rows, the kernel is faster than dequantizing
+BLOCK_ROWS = 1024  # weight rows to dequantize at once, so the LM head is never fully materialized
 
 
 class Int8Linear(nn.Module):
-    """What an ``nn.Linear`` computes, with its weights int8[O, I] and scales[O]."""
+    """An ``nn.Linear`` with weights int8[O, I] and scales[O]."""
 
     codes: Tensor
     scales: Tensor
@@ -35,26 +35,26 @@ class Int8Linear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, states: Tensor) -> Tensor:
-        """[..., I] -> [..., O]."""
+        """Map [..., I] to [..., O]."""
         rows = states.reshape(-1, self.in_features)
-        if len(rows) <= FEW and rows.device.type == "cpu":
-            found = torch.ops.aten._weight_int8pack_mm(rows.contiguous(), self.codes, self.scales)
+        if len(rows) <= KERNEL_ROWS and rows.device.type == "cpu":
+            output = torch.ops.aten._weight_int8pack_mm(rows.contiguous(), self.codes, self.scales)
         else:
-            blocks = [functional.linear(rows, codes.to(rows.dtype)) for codes in self.codes.split(AT_ONCE)]
-            found = torch.cat(blocks, -1) * self.scales
-        found = found.unflatten(0, states.shape[:-1])
-        return found if self.bias is None else found + self.bias
+            blocks = [functional.linear(rows, codes.to(rows.dtype)) for codes in self.codes.split(BLOCK_ROWS)]
+            output = torch.cat(blocks, -1) * self.scales
+        output = output.unflatten(0, states.shape[:-1])
+        return output if self.bias is None else output + self.bias
 
 
-def read_as(dtype: Dtype) -> str:
-    """What transformers is to read the weights in; :func:`quantize` makes int8 of bfloat16."""
+def load_dtype(dtype: Dtype) -> str:
+    """Return the dtype for transformers to load; :func:`quantize` turns bfloat16 into int8."""
     return "bfloat16" if dtype == "int8" else dtype
 
 
 def quantize(language_model: Any) -> None:
-    """Put :class:`Int8Linear` in the place of every linear layer, the head among them.
+    """Replace every linear layer, including the head, with :class:`Int8Linear`.
 
-    The embeddings stay, also where the head shared their weights.
+    The embeddings keep their dtype, even if the head shared their weights.
     """
     linears = [
         (module, name, child)

@@ -1,4 +1,4 @@
-"""One thread that owns the model and answers many callers at once: requests join while others decode."""
+"""Continuous batching: one thread owns the model, and requests join while others decode."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from dataclasses import dataclass, field
 
 from ziya_visual.core import log
 from ziya_visual.core.errors import DataError, EndpointError
-from ziya_visual.infer.decoder import Decoder, Likelihood, Prompt, Slot
-from ziya_visual.infer.text_model import Asked, TextModel
+from ziya_visual.infer.decoder import Decoder, Prompt, Slot, TokenLogprobs
+from ziya_visual.infer.text_model import Dialogue, TextModel
 
 SLOTS = 128
-ROOM = 24  # free slots before requests join a nearly full decoder: prefilling a few is as dear as many
+MIN_FREE_SLOTS = 24  # before requests join a nearly full decoder: prefilling a few costs as much as many
 MAX_WAITING = 512
 LIMIT_SECONDS = 600.0  # from the request to the end of its answer
-HALF_CHARACTER = "\ufffd"
+INCOMPLETE_CHARACTER = "\ufffd"
 
 
 class BusyError(EndpointError):
-    """More requests are waiting than the server takes; try again later."""
+    """The queue is full; try again later."""
 
 
 class LateError(EndpointError):
-    """The answer was not done within the time that a request may take."""
+    """The answer took longer than a request may take."""
 
 
 @dataclass
-class Request(Asked):
-    """The answer to a dialogue as it grows, or whole where it is not ``streamed``.
+class Request(Dialogue):
+    """A dialogue whose answer is delivered in pieces, or whole unless ``streamed``.
 
-    ``put`` gets :class:`Piece` after piece and at the end a :class:`Finished` or an exception; the
-    scheduler's thread calls it.
+    The scheduler's thread calls ``put`` with each :class:`Piece`, and at the end with a :class:`Finished` or
+    an exception.
     """
 
     put: Callable[[Piece | Finished | Exception], None] = field(kw_only=True)
@@ -41,22 +41,22 @@ class Request(Asked):
     streamed: bool = False
     cancelled: bool = False
     prompt_tokens: int = 0
-    said: str = ""
-    likelihoods_said: int = 0
+    sent_text: str = ""
+    sent_logprobs: int = 0
     expires: float = float("inf")  # by time.monotonic
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What is new of an answer, and of its tokens' likelihoods where they were asked for."""
+    """New text of an answer, and the log-probabilities of its tokens if requested."""
 
     text: str
-    likelihoods: Sequence[Likelihood] = ()
+    logprobs: Sequence[TokenLogprobs] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How an answer ended (``stop`` or ``length``) and what it cost in tokens."""
+    """How an answer ended (``stop`` or ``length``), and its token counts."""
 
     reason: str
     prompt_tokens: int
@@ -72,7 +72,7 @@ class Scheduler:
         self._waiting: queue.Queue[Request | None] = queue.Queue(MAX_WAITING)
         self._decoder = Decoder(model.language_model, eos_id=model.format.eos_id)
         self._active: dict[int, Request] = {}
-        self._next = 0
+        self._next_tag = 0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
@@ -94,86 +94,92 @@ class Scheduler:
             ) from None
 
     def close(self) -> None:
-        """Answer what is queued, take nothing more, and end the thread."""
+        """Answer queued requests, accept no new ones, and end the thread."""
         self._closed = True
         self._waiting.put(None)
         self._thread.join()
 
     @property
     def load(self) -> dict[str, int]:
-        """How many requests are decoded and how many wait."""
+        """Return the numbers of active and waiting requests."""
         return {"active": len(self._active), "waiting": self._waiting.qsize()}
 
     def _run(self) -> None:
-        open_ = True
-        while open_ or self._active:
-            fresh = []
-            if not self._active:
-                first = self._waiting.get()
-                if first is None:
-                    return
-                fresh.append(first)
-            crowded = SLOTS - ROOM < len(self._active) + len(fresh)
-            while not crowded and len(self._active) + len(fresh) < SLOTS:
-                try:
-                    more = self._waiting.get_nowait()
-                except queue.Empty:
-                    break
-                if more is None:
-                    open_ = False
-                    break
-                fresh.append(more)
-            if fresh:
-                self._admit([request for request in fresh if not request.cancelled])
+        running = True
+        while running or self._active:
+            new, running = self._take_waiting(running)
+            if not running and not new and not self._active:
+                return
+            if new:
+                self._admit([request for request in new if not request.cancelled])
             try:
                 self._decoder.step()
-            except Exception as error:  # the fault of one step must not end the thread for all to come
+            except Exception as error:  # one failed step must not end the thread for later requests
                 log.logger.exception("a decoding step failed")
-                self._give_up(error)
-            self._hand_out()
+                self._fail_active(error)
+            self._deliver()
 
-    def _give_up(self, error: Exception) -> None:
-        """Tell everyone who is being answered, and start with an empty decoder."""
+    def _take_waiting(self, running: bool) -> tuple[list[Request], bool]:
+        """Return the requests to admit and whether the queue is still open; wait if nothing is active."""
+        new: list[Request] = []
+        if not self._active:
+            first = self._waiting.get()
+            if first is None:
+                return [], False
+            new.append(first)
+        if len(self._active) + len(new) > SLOTS - MIN_FREE_SLOTS:
+            return new, running
+        while len(self._active) + len(new) < SLOTS:
+            try:
+                request = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if request is None:
+                return new, False
+            new.append(request)
+        return new, running
+
+    def _fail_active(self, error: Exception) -> None:
+        """Report an error to all active requests, and start with an empty decoder."""
         for request in self._active.values():
             request.put(error)
         self._active.clear()
         self._decoder = Decoder(self.model.language_model, eos_id=self.model.format.eos_id)
 
-    def _admit(self, fresh: list[Request]) -> None:
-        """Prefill new requests; a fault is told to all of them and must not end the thread for others."""
-        asked: dict[int, Request] = {}
+    def _admit(self, new: list[Request]) -> None:
+        """Prefill new requests; an error is reported to all of them and must not end the thread."""
+        admitted: dict[int, Request] = {}
         try:
             prompts: list[Prompt] = []
-            for request, prompt in zip(fresh, self.model.prompts(fresh), strict=True):
+            for request, prompt in zip(new, self.model.prompts(new), strict=True):
                 if isinstance(prompt, DataError):
                     request.put(prompt)
                     continue
-                behind = 0 if prompt.prefix is None else prompt.prefix.length
-                request.prompt_tokens = behind + len(prompt.ids)
+                request.prompt_tokens = prompt.start + len(prompt.ids)
                 prompts.append(prompt)
-                asked[self._next] = request
-                self._next += 1
+                admitted[self._next_tag] = request
+                self._next_tag += 1
             if prompts:
-                self._decoder.add(prompts, list(asked))
-                self._active.update(asked)
+                self._decoder.add(prompts, list(admitted))
+                self._active.update(admitted)
         except Exception as error:
             log.logger.exception("a prompt could not be computed")
-            for request in asked.values() or fresh:
+            for request in admitted.values() or new:
                 request.put(error)
-        self._hand_out()
+        self._deliver()
 
-    def _hand_out(self) -> None:
-        """Give each caller what is new of its answer, and free the slots of those that ended."""
+    def _deliver(self) -> None:
+        """Send each caller the new part of its answer, and free the slots of finished ones."""
         for slot in self._decoder.slots:
             request = self._active.get(slot.tag)
             if request is None:
-                slot.done = True  # also of a group that failed after its first prompts were computed
+                slot.done = True  # also members of a group that failed after some were computed
             else:
-                self._tell(slot, request)
+                self._deliver_slot(slot, request)
         if not self._active:
             self._decoder.drop_done()
 
-    def _tell(self, slot: Slot, request: Request) -> None:
+    def _deliver_slot(self, slot: Slot, request: Request) -> None:
         ended = slot.tokens[-1] == self.model.format.eos_id
         late = time.monotonic() > request.expires
         if not (slot.done or late or request.cancelled or request.streamed or request.stop):
@@ -189,18 +195,18 @@ class Scheduler:
             reason = "stop" if ended else "length"
             finished = Finished(reason, request.prompt_tokens, len(slot.tokens))
             request.put(LateError(f"not done within {LIMIT_SECONDS:g} s") if late else finished)
-        elif not text.endswith(HALF_CHARACTER) and not _may_stop(text, request.stop):
+        elif not text.endswith(INCOMPLETE_CHARACTER) and not _may_stop(text, request.stop):
             self._put(slot, request, text)
 
     @staticmethod
     def _put(slot: Slot, request: Request, text: str) -> None:
-        new, likelihoods = text[len(request.said) :], slot.likelihoods[request.likelihoods_said :]
-        if new or likelihoods:
-            request.put(Piece(new, likelihoods))
-            request.said = text
-            request.likelihoods_said = len(slot.likelihoods)
+        new, logprobs = text[len(request.sent_text) :], slot.logprobs[request.sent_logprobs :]
+        if new or logprobs:
+            request.put(Piece(new, logprobs))
+            request.sent_text = text
+            request.sent_logprobs = len(slot.logprobs)
 
 
 def _may_stop(text: str, stops: tuple[str, ...]) -> bool:
-    """Whether the text ends in the beginning of a stop string, so that its end must be held back."""
+    """Check whether the text ends in a prefix of a stop string and must wait for the next token."""
     return any(text.endswith(stop[:length]) for stop in stops for length in range(1, len(stop)))

@@ -1,7 +1,6 @@
-"""Models that are not ours: any ``AutoModelForImageTextToText`` folder, through its own processor.
+"""Any stock ``AutoModelForImageTextToText`` folder, used through its own processor.
 
-They stand in an evaluation beside ours, so they are asked as their authors ask them. What their processor
-makes of a picture and a question is theirs to say: each question is a row of its own.
+Evaluations compare these models with ours, so they are prompted as their authors do, one row per question.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ziya_visual.core.errors import CheckpointError, DataError, one_line
 from ziya_visual.core.pictures import open_picture
 from ziya_visual.core.records import Example, Message
 
-ROWS = 16  # questions that are answered together, padded on the left
+BATCH_SIZE = 16  # questions answered together, padded on the left
 _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, AttributeError)
 
 
@@ -26,7 +25,7 @@ class StockModel:
     """A stock vision-language model that answers greedily.
 
     Attributes:
-        plain: it has no chat template, and reads a question as it stands (BLIP-2, InstructBLIP).
+        plain: whether the model has no chat template and reads the bare question (BLIP-2, InstructBLIP).
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
@@ -37,15 +36,15 @@ class StockModel:
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        for name in ("temperature", "top_p", "top_k"):  # greedy search warns of each that a checkpoint sets
+        for name in ("temperature", "top_p", "top_k"):  # greedy search warns about these if they are set
             setattr(model.generation_config, name, None)
 
     @staticmethod
     def from_pretrained(folder: Path, *, device: torch.device | str = "cpu") -> StockModel:
-        """Open a folder of transformers, weights in the dtype they were saved in.
+        """Open a folder of transformers, keeping the saved dtype.
 
         Raises:
-            CheckpointError: model or processor cannot be read, in one line; code in a folder is never run.
+            CheckpointError: model or processor cannot be read; code in the folder is never run.
         """
         try:
             model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
@@ -56,7 +55,7 @@ class StockModel:
             ) from error
         if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
             raise CheckpointError(
-                f"{folder}: its processor is {type(processor).__name__}, expected one of pictures and text; "
+                f"{folder}: its processor is {type(processor).__name__}, expected one for images and text; "
                 "is preprocessor_config.json there?"
             )
         return StockModel(model.to(device), processor)
@@ -68,46 +67,46 @@ class StockModel:
         max_new_tokens: int,
         images: Mapping[str, Image.Image] | None = None,
     ) -> list[str]:
-        """Greedy answers to what stands before each record's last assistant turn.
+        """Answer each record's dialogue before its last assistant turn, greedily.
 
         Args:
-            examples: all with a picture.
-            max_new_tokens: for each.
-            images: pictures by ``image_id``; without it each record's own is opened.
+            examples: records with an image each.
+            max_new_tokens: length limit of each answer.
+            images: images by ``image_id``; by default, each record's own image is opened.
 
         Raises:
-            DataError: its processor cannot make an input of them.
+            DataError: the model's processor refuses them.
         """
-        said: list[str] = []
-        for start in range(0, len(examples), ROWS):
-            some = examples[start : start + ROWS]
-            pictures = [open_picture(e) if images is None else images[str(e.image_id)] for e in some]
-            said += self._answer([example.prompt_turns for example in some], pictures, max_new_tokens)
-        return said
+        answers: list[str] = []
+        for start in range(0, len(examples), BATCH_SIZE):
+            batch = examples[start : start + BATCH_SIZE]
+            opened = [open_picture(e) if images is None else images[str(e.image_id)] for e in batch]
+            answers += self._answer([example.prompt_turns for example in batch], opened, max_new_tokens)
+        return answers
 
     @torch.inference_mode()
     def _answer(
-        self, dialogues: Sequence[Sequence[Message]], pictures: Sequence[Image.Image], limit: int
+        self, dialogues: Sequence[Sequence[Message]], images: Sequence[Image.Image], max_new_tokens: int
     ) -> list[str]:
         try:
-            inputs = self._inputs(dialogues, pictures)
+            inputs = self._inputs(dialogues, images)
         except _UNREADABLE as error:
             raise DataError(
                 f"the model's own processor refuses a question ({one_line(error, 160)})"
             ) from error
         inputs = inputs.to(self.model.device, dtype=self.model.dtype)
         ids = inputs["input_ids"]
-        found = self.model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
-        if found.shape[1] >= ids.shape[1] and torch.equal(found[:, : ids.shape[1]], ids):
-            found = found[:, ids.shape[1] :]  # an encoder-decoder gives the answer alone
-        texts: list[str] = self.processor.batch_decode(found, skip_special_tokens=True)
+        tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+        if tokens.shape[1] >= ids.shape[1] and torch.equal(tokens[:, : ids.shape[1]], ids):
+            tokens = tokens[:, ids.shape[1] :]  # an encoder-decoder returns only the answer
+        texts: list[str] = self.processor.batch_decode(tokens, skip_special_tokens=True)
         return texts
 
-    def _inputs(self, dialogues: Sequence[Sequence[Message]], pictures: Sequence[Image.Image]) -> Any:
+    def _inputs(self, dialogues: Sequence[Sequence[Message]], images: Sequence[Image.Image]) -> Any:
         if self.plain:
             texts = ["\n".join(turn.content for turn in dialogue) for dialogue in dialogues]
-            return self.processor(images=list(pictures), text=texts, padding=True, return_tensors="pt")
-        conversations = [_shown(*pair) for pair in zip(dialogues, pictures, strict=True)]
+            return self.processor(images=list(images), text=texts, padding=True, return_tensors="pt")
+        conversations = [_conversation(*pair) for pair in zip(dialogues, images, strict=True)]
         return self.processor.apply_chat_template(
             conversations,
             add_generation_prompt=True,
@@ -118,14 +117,14 @@ class StockModel:
         )
 
 
-def _shown(dialogue: Sequence[Message], picture: Image.Image) -> list[dict[str, Any]]:
-    """Stock's form of a dialogue, the picture in its first user turn."""
-    first = next((place for place, turn in enumerate(dialogue) if turn.role == "user"), 0)
+def _conversation(dialogue: Sequence[Message], image: Image.Image) -> list[dict[str, Any]]:
+    """Return a dialogue in stock format, with the image in its first user turn."""
+    first = next((index for index, turn in enumerate(dialogue) if turn.role == "user"), 0)
     return [
         {
             "role": turn.role,
-            "content": ([{"type": "image", "image": picture}] if place == first else [])
+            "content": ([{"type": "image", "image": image}] if index == first else [])
             + [{"type": "text", "text": turn.content}],
         }
-        for place, turn in enumerate(dialogue)
+        for index, turn in enumerate(dialogue)
     ]

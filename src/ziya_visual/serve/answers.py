@@ -1,9 +1,8 @@
-"""Answers in OpenAI's forms: whole, in events, embeddings, errors."""
+"""Responses in OpenAI's formats: whole answers, stream events, embeddings and errors."""
 
 from __future__ import annotations
 
 import base64
-import json
 import time
 import uuid
 from collections.abc import Sequence
@@ -13,91 +12,95 @@ from typing import Any
 import numpy as np
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
+from openai.types import CompletionUsage
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from ziya_visual.infer.decoder import Likelihood
+from ziya_visual.infer.decoder import TokenLogprobs
 from ziya_visual.infer.scheduler import Finished
 from ziya_visual.infer.text_model import TextModel
 
-KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-def error(
+def error_response(
     status: int, message: str, *, param: str | None = None, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """An error as OpenAI's client reads it."""
-    kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    """Return an error in the format that OpenAI's client reads."""
+    kind = ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     body = {"message": message, "type": kind, "param": param, "code": None}
     return JSONResponse({"error": body}, status, headers)
 
 
 @dataclass
 class Answer:
-    """One of the answers to a request while it grows."""
+    """One answer to a request while it grows."""
 
     text: str = ""
-    likelihoods: list[Likelihood] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     finished: Finished | None = None
 
 
-class Form:
-    """How the answers to one request are written."""
+class Formatter:
+    """Formats the answers to one request."""
 
     def __init__(self, model: TextModel, name: str, *, logprobs: bool) -> None:
-        """Take the model that answers, its id for callers, and whether they asked for log-probabilities."""
-        self._model, self._logprobs = model, logprobs
-        self._head = {
+        """Take the model, its id for callers, and whether they requested log-probabilities."""
+        self._model, self._with_logprobs = model, logprobs
+        self._header: dict[str, Any] = {
             "id": f"chatcmpl-{uuid.uuid4().hex[:24]}",
             "created": int(time.time()),
             "model": name,
         }
 
-    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """A ``chat.completion``."""
+    def completion(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Return a ``chat.completion``."""
         choices = [
             {
-                "index": number,
+                "index": index,
                 "message": {"role": "assistant", "content": answer.text},
                 "finish_reason": answer.finished.reason if answer.finished else None,
-                "logprobs": self._content(answer.likelihoods),
+                "logprobs": self._logprobs(answer.logprobs),
             }
-            for number, answer in enumerate(answers)
+            for index, answer in enumerate(answers)
         ]
-        return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage(answers)}
+        return ChatCompletion.construct(
+            None, **self._header, object="chat.completion", choices=choices, usage=usage(answers)
+        ).to_dict(mode="json")
 
     def event(
         self,
-        number: int,
+        index: int,
         delta: dict[str, Any],
         *,
-        likelihoods: Sequence[Likelihood] = (),
+        logprobs: Sequence[TokenLogprobs] = (),
         reason: str | None = None,
     ) -> str:
-        """A ``chat.completion.chunk`` of one choice, as a line of the stream."""
+        """Return a ``chat.completion.chunk`` of one choice as a stream event."""
         choice = {
-            "index": number,
+            "index": index,
             "delta": delta,
             "finish_reason": reason,
-            "logprobs": self._content(likelihoods),
+            "logprobs": self._logprobs(logprobs),
         }
-        return self._line({"choices": [choice]})
+        return self._chunk(choices=[choice])
 
     def usage_event(self, answers: Sequence[Answer]) -> str:
-        """The chunk without choices that says what the stream cost."""
-        return self._line({"choices": [], "usage": usage(answers)})
+        """Return the last chunk, which has no choices and reports the token counts."""
+        return self._chunk(choices=[], usage=usage(answers))
 
-    def _line(self, body: dict[str, Any]) -> str:
-        chunk = {**self._head, "object": "chat.completion.chunk", **body}
-        return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+    def _chunk(self, **body: Any) -> str:
+        chunk = ChatCompletionChunk.construct(None, **self._header, object="chat.completion.chunk", **body)
+        return f"data: {chunk.to_json(indent=None)}\n\n"
 
-    def _content(self, likelihoods: Sequence[Likelihood]) -> dict[str, Any] | None:
-        if not self._logprobs:
+    def _logprobs(self, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
+        if not self._with_logprobs:
             return None
         content = [
             {
-                **self._token(one.token, one.logprob),
-                "top_logprobs": [self._token(*pair) for pair in one.likeliest],
+                **self._token(token.token, token.logprob),
+                "top_logprobs": [self._token(*pair) for pair in token.top],
             }
-            for one in likelihoods
+            for token in logprobs
         ]
         return {"content": content, "refusal": None}
 
@@ -106,28 +109,30 @@ class Form:
         return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
 
 
-def usage(answers: Sequence[Answer]) -> dict[str, int]:
-    """What a request cost: its prompt counts once however many answers it has."""
-    ends = [answer.finished for answer in answers if answer.finished]
-    asked = ends[0].prompt_tokens if ends else 0
-    said = sum(end.completion_tokens for end in ends)
-    return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
+def usage(answers: Sequence[Answer]) -> CompletionUsage:
+    """Count the tokens of a request; the prompt counts once for all its answers."""
+    finished = [answer.finished for answer in answers if answer.finished]
+    prompt = finished[0].prompt_tokens if finished else 0
+    completion = sum(end.completion_tokens for end in finished)
+    return CompletionUsage(
+        prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
+    )
 
 
-def embeddings(
+def embeddings_response(
     name: str, vectors: Sequence[NDArray[np.float32]], *, tokens: int, in_base64: bool
 ) -> dict[str, Any]:
-    """A list of embeddings, each flat with its ``shape``: [Dp] of a text, [Q, Dp] of a picture."""
+    """Return a list of embeddings, each flat with its ``shape``: [Dp] for a text, [Q, Dp] for an image."""
     data = [
         {
             "object": "embedding",
-            "index": number,
-            "shape": list(one.shape),
-            "embedding": base64.b64encode(one.astype("<f4").tobytes()).decode()
+            "index": index,
+            "shape": list(vector.shape),
+            "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode()
             if in_base64
-            else one.ravel().tolist(),
+            else vector.ravel().tolist(),
         }
-        for number, one in enumerate(vectors)
+        for index, vector in enumerate(vectors)
     ]
     return {
         "object": "list",

@@ -5,129 +5,137 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException
+from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.infer.scheduler import BusyError, Finished, LateError, Piece, Scheduler
-from ziya_visual.infer.scheduler import Request as Job
+from ziya_visual.infer.scheduler import BusyError, Finished, LateError, Piece, Request, Scheduler
 from ziya_visual.infer.text_model import TextModel
-from ziya_visual.serve.answers import Answer, Form, embeddings, error
+from ziya_visual.serve.answers import Answer, Formatter, embeddings_response, error_response
 from ziya_visual.serve.guard import Guard
 from ziya_visual.serve.pictures import Fetcher
 from ziya_visual.serve.requests import ChatRequest, EmbeddingRequest
 
 RETRY_SECONDS = "2"
-LOOKS = 0.5  # seconds between two looks whether the caller of a whole answer is still there
+POLL_SECONDS = 0.5  # between checks whether the caller of a whole answer is still connected
 
 
-class Service:
-    """One model, its scheduler, and what was asked of it so far."""
+class Service(Collector):
+    """One model, its scheduler and its request counters."""
 
     def __init__(self, model: TextModel, name: str, fetcher: Fetcher) -> None:
-        """Start answering; ``name`` is the model's id for callers."""
+        """Start the scheduler; ``name`` is the model's id for callers."""
         self.model, self.name, self.fetcher = model, name, fetcher
         self.context = int(getattr(model.language_model.config, "max_position_embeddings", 2048))
         self.scheduler = Scheduler(model)
         self.counts: Counter[str] = Counter(requests=0, completion_tokens=0, prompt_tokens=0)
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
         self._embedding = asyncio.Lock()
 
-    def check(self, asked: str | None) -> None:
-        """Refuse another model's name."""
-        if asked not in (self.name, None):
-            raise HTTPException(404, f"model {asked!r:.80} is not served here, {self.name!r} is")
+    def check_name(self, requested: str | None) -> None:
+        """Refuse a request for another model."""
+        if requested not in (self.name, None):
+            raise HTTPException(404, f"model {requested!r:.80} is not served here, {self.name!r} is")
 
-    async def submit(self, body: ChatRequest) -> tuple[list[Job], asyncio.Queue[Any]]:
-        """Queue the answers that are asked for; the queue gets (choice, :class:`Piece` or how it ended)."""
-        self.check(body.model)
+    async def submit(self, body: ChatRequest) -> tuple[list[Request], asyncio.Queue[Any]]:
+        """Queue the requested answers.
+
+        Returns:
+            The scheduler's requests, and a queue of (choice, :class:`Piece`, :class:`Finished` or exception).
+        """
+        self.check_name(body.model)
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Any]()
 
-        def put(number: int, piece: Any) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens
-                loop.call_soon_threadsafe(pieces.put_nowait, (number, piece))
+        def put(choice: int, piece: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed and nobody listens
+                loop.call_soon_threadsafe(pieces.put_nowait, (choice, piece))
 
         fetched = await self.fetcher.fetch(body.urls)
-        jobs = await asyncio.to_thread(body.jobs, self.model, self.context, fetched, put)
+        requests = await asyncio.to_thread(body.requests, self.model, self.context, fetched, put)
         try:
-            for job in jobs:
-                self.scheduler.submit(job)
+            for request in requests:
+                self.scheduler.submit(request)
         except BusyError:
-            cancel(jobs)
+            cancel(requests)
             raise
         self.counts["requests"] += 1
-        return jobs, pieces
+        return requests, pieces
 
     async def follow(
         self, answers: Sequence[Answer], pieces: asyncio.Queue[Any]
     ) -> AsyncIterator[tuple[int, Piece | Finished]]:
-        """What comes until all have ended, taken down in ``answers``; an error of any is raised."""
+        """Yield pieces until all answers have finished, recording them in ``answers``; raise any error."""
         while not all(answer.finished for answer in answers):
-            number, piece = await pieces.get()
-            answer = answers[number]
+            choice, piece = await pieces.get()
+            answer = answers[choice]
             if isinstance(piece, DataError | LateError):
                 raise piece
-            if isinstance(piece, Exception):  # raised as it is, it would cost the caller the connection
-                raise HTTPException(500, f"a fault of the server ({type(piece).__name__})")
+            if isinstance(piece, Exception):  # raising it as it is would close the connection
+                raise HTTPException(500, f"internal server error ({type(piece).__name__})")
             if isinstance(piece, Finished):
                 answer.finished = piece
                 self.counts["completion_tokens"] += piece.completion_tokens
                 self.counts["prompt_tokens"] += piece.prompt_tokens
             else:
                 answer.text += piece.text
-                answer.likelihoods += piece.likelihoods
-            yield number, piece
+                answer.logprobs += piece.logprobs
+            yield choice, piece
 
     async def embed(self, body: EmbeddingRequest) -> dict[str, Any]:
-        """Vectors of texts and pictures; ``DataError`` where the checkpoint has no retrieval side."""
-        self.check(body.model)
+        """Embed texts and images; raise ``DataError`` if the checkpoint has no retrieval side."""
+        self.check_name(body.model)
         model = self.model
         if not isinstance(model, ZiyaVisual) or not model.retrieves:
             raise DataError("this checkpoint has no retrieval side, which embeddings come from")
         fetched = await self.fetcher.fetch(body.urls)
         contents = await asyncio.to_thread(body.contents, fetched)
-        async with self._embedding:  # one at a time: they share the processor with those who chat
+        async with self._embedding:  # one at a time: embedding shares the processor with chat
             vectors = await asyncio.to_thread(model.embed, contents)
-        tokens = sum(len(model.format.text_ids(one)) for one in contents if isinstance(one, str))
+        tokens = sum(len(model.format.text_ids(text)) for text in contents if isinstance(text, str))
         self.counts["requests"] += 1
         in_base64 = body.encoding_format == "base64"
-        return embeddings(self.name, vectors, tokens=tokens, in_base64=in_base64)
+        return embeddings_response(self.name, vectors, tokens=tokens, in_base64=in_base64)
 
-    @property
-    def metrics(self) -> str:
-        """In Prometheus' text form."""
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        """Yield the server's metrics for Prometheus."""
         gauges: dict[str, int] = dict(self.scheduler.load)
         counts = dict(self.counts)
         if isinstance(self.model, ZiyaVisual):
-            counts["pictures_encoded"] = self.model.encoded
-            gauges["pictures_kept"] = len(self.model.kept)
-            gauges["pictures_kept_bytes"] = self.model.kept.nbytes + self.model.tokens.nbytes
-        lines = [f"# TYPE ziya_visual_{key} gauge\nziya_visual_{key} {n}\n" for key, n in gauges.items()]
-        for key, n in counts.items():
-            lines.append(f"# TYPE ziya_visual_{key}_total counter\nziya_visual_{key}_total {n}\n")
-        return "".join(lines)
+            counts["pictures_encoded"] = self.model.images_encoded
+            gauges["pictures_kept"] = len(self.model.prefix_cache)
+            gauges["pictures_kept_bytes"] = self.model.prefix_cache.nbytes + self.model.token_cache.nbytes
+        for name, value in gauges.items():
+            yield GaugeMetricFamily(f"ziya_visual_{name}", name.replace("_", " "), value)
+        for name, value in counts.items():
+            yield CounterMetricFamily(f"ziya_visual_{name}", name.replace("_", " "), value)
 
 
-def cancel(jobs: Sequence[Job]) -> None:
-    """Give the slots of requests back; one that has ended has none."""
-    for job in jobs:
-        job.cancelled = True
+def cancel(requests: Sequence[Request]) -> None:
+    """Free the slots of requests; finished ones have none."""
+    for request in requests:
+        request.cancelled = True
 
 
 def create_app(
     model: TextModel, *, name: str, api_key: str | None = None, image_hosts: Sequence[str] = ()
 ) -> FastAPI:
-    """The application.
+    """Create the application.
 
     Args:
-        model: that answers.
+        model: the model that answers.
         name: its id for callers.
-        api_key: requests must carry it, where one is given.
-        image_hosts: where pictures may be fetched from.
+        api_key: the key that requests must carry, if any.
+        image_hosts: hosts from which images may be fetched.
     """
     service = Service(model, name, Fetcher(image_hosts))
 
@@ -138,7 +146,7 @@ def create_app(
 
     app = FastAPI(title="Ziya-Visual", lifespan=lifespan)
     app.add_middleware(Guard, api_key=api_key)
-    _say_errors(app)
+    _add_error_handlers(app)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -146,7 +154,7 @@ def create_app(
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> str:
-        return service.metrics
+        return generate_latest(service.registry).decode()
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -157,96 +165,96 @@ def create_app(
         return await service.embed(body)
 
     @app.post("/v1/chat/completions")
-    async def complete(body: ChatRequest, request: Request) -> Any:
-        jobs, pieces = await service.submit(body)
-        answers = [Answer() for _ in jobs]
-        form = Form(model, name, logprobs=bool(body.logprobs))
+    async def complete(body: ChatRequest, http_request: HttpRequest) -> Any:
+        requests, pieces = await service.submit(body)
+        answers = [Answer() for _ in requests]
+        formatter = Formatter(model, name, logprobs=bool(body.logprobs))
         if body.stream:
-            usage = bool(body.stream_options and body.stream_options.include_usage)
-            events = _events(service, jobs, pieces, answers, form, usage)
+            with_usage = bool(body.stream_options and body.stream_options.include_usage)
+            events = _events(service, requests, pieces, answers, formatter, with_usage)
             return StreamingResponse(events, media_type="text/event-stream")
-        await _whole(service, jobs, pieces, answers, request)
-        return JSONResponse(form.whole(answers))
+        await _wait(service, requests, pieces, answers, http_request)
+        return JSONResponse(formatter.completion(answers))
 
     return app
 
 
-def _say_errors(app: FastAPI) -> None:
-    """Every error in OpenAI's form; what goes wrong inside is told without contents."""
+def _add_error_handlers(app: FastAPI) -> None:
+    """Return every error in OpenAI's format; internal errors reveal only their type."""
 
     @app.exception_handler(RequestValidationError)
-    async def malformed(_: Request, found: RequestValidationError) -> JSONResponse:
-        deepest = max(found.errors(), key=lambda one: len(one["loc"]))  # of the forms that a key may have
+    async def invalid(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
+        deepest = max(error.errors(), key=lambda detail: len(detail["loc"]))  # of the alternatives of a key
         where = ".".join(str(part) for part in deepest["loc"][1:])
-        said = str(deepest["msg"]).removeprefix("Value error, ")
-        return error(400, f"{where}: {said}" if where else said, param=where or None)
+        message = str(deepest["msg"]).removeprefix("Value error, ")
+        return error_response(400, f"{where}: {message}" if where else message, param=where or None)
 
     @app.exception_handler(HTTPException)
-    async def refused(_: Request, found: HTTPException) -> JSONResponse:
-        return error(found.status_code, str(found.detail))
+    async def refused(_: HttpRequest, error: HTTPException) -> JSONResponse:
+        return error_response(error.status_code, str(error.detail))
 
     @app.exception_handler(DataError)
-    async def unfit(_: Request, found: DataError) -> JSONResponse:
-        return error(400, str(found))
+    async def unusable(_: HttpRequest, error: DataError) -> JSONResponse:
+        return error_response(400, str(error))
 
     @app.exception_handler(BusyError)
-    async def busy(_: Request, found: BusyError) -> JSONResponse:
-        return error(429, str(found), headers={"Retry-After": RETRY_SECONDS})
+    async def busy(_: HttpRequest, error: BusyError) -> JSONResponse:
+        return error_response(429, str(error), headers={"Retry-After": RETRY_SECONDS})
 
     @app.exception_handler(LateError)
-    async def late(_: Request, found: LateError) -> JSONResponse:
-        return error(504, str(found))
+    async def late(_: HttpRequest, error: LateError) -> JSONResponse:
+        return error_response(504, str(error))
 
     @app.exception_handler(Exception)
-    async def fault(_: Request, found: Exception) -> JSONResponse:
-        return error(500, f"a fault of the server ({type(found).__name__})")
+    async def internal(_: HttpRequest, error: Exception) -> JSONResponse:
+        return error_response(500, f"internal server error ({type(error).__name__})")
 
 
-async def _whole(
+async def _wait(
     service: Service,
-    jobs: Sequence[Job],
+    requests: Sequence[Request],
     pieces: asyncio.Queue[Any],
     answers: Sequence[Answer],
-    request: Request,
+    http_request: HttpRequest,
 ) -> None:
-    """Wait for all answers; a caller that goes away frees their slots."""
+    """Wait for all answers; free the slots of a caller that disconnects."""
 
-    async def watch() -> None:
-        while not await request.is_disconnected():
-            await asyncio.sleep(LOOKS)
-        cancel(jobs)
+    async def cancel_on_disconnect() -> None:
+        while not await http_request.is_disconnected():
+            await asyncio.sleep(POLL_SECONDS)
+        cancel(requests)
 
-    watching = asyncio.create_task(watch())
+    polling = asyncio.create_task(cancel_on_disconnect())
     try:
         async for _ in service.follow(answers, pieces):
             pass
     finally:
-        watching.cancel()
-        cancel(jobs)
+        polling.cancel()
+        cancel(requests)
 
 
 async def _events(
     service: Service,
-    jobs: Sequence[Job],
+    requests: Sequence[Request],
     pieces: asyncio.Queue[Any],
     answers: Sequence[Answer],
-    form: Form,
-    usage: bool,
+    formatter: Formatter,
+    with_usage: bool,
 ) -> AsyncIterator[str]:
-    """A stream's lines; an error after its beginning is a line as well."""
+    """Yield the events of a stream; an error after its start is an event as well."""
     try:
-        for number in range(len(jobs)):
-            yield form.event(number, {"role": "assistant", "content": ""})
-        async for number, piece in service.follow(answers, pieces):
+        for choice in range(len(requests)):
+            yield formatter.event(choice, {"role": "assistant", "content": ""})
+        async for choice, piece in service.follow(answers, pieces):
             if isinstance(piece, Finished):
-                yield form.event(number, {}, reason=piece.reason)
+                yield formatter.event(choice, {}, reason=piece.reason)
             else:
-                yield form.event(number, {"content": piece.text}, likelihoods=piece.likelihoods)
-        if usage:
-            yield form.usage_event(answers)
+                yield formatter.event(choice, {"content": piece.text}, logprobs=piece.logprobs)
+        if with_usage:
+            yield formatter.usage_event(answers)
         yield "data: [DONE]\n\n"
-    except (DataError, LateError, HTTPException) as found:
-        said = str(getattr(found, "detail", found))
-        yield f"data: {bytes(error(500, said).body).decode()}\n\n"
+    except (DataError, LateError, HTTPException) as error:
+        message = str(getattr(error, "detail", error))
+        yield f"data: {bytes(error_response(500, message).body).decode()}\n\n"
     finally:
-        cancel(jobs)  # a caller that went away frees its slots
+        cancel(requests)  # frees the slots of a caller that disconnected

@@ -1,4 +1,4 @@
-"""What stands before the application: who may ask, and how large and how slow a body may be."""
+"""Middleware in front of the application: API keys, host names, and limits on the size and time of bodies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import HTTPException
 
 from ziya_visual.core.errors import ConfigError
-from ziya_visual.serve.answers import error
+from ziya_visual.serve.answers import error_response
 
 LIMIT_BODY_BYTES = 32_000_000
 LIMIT_BODY_SECONDS = 60.0
@@ -20,10 +20,10 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def read_key(host: str, api_key_env: str | None) -> str | None:
-    """The key of a server at ``host``, None where it needs none.
+    """Read the API key of a server at ``host``; return None if it needs none.
 
     Raises:
-        ConfigError: the environment variable is empty, or a public address would be without a key.
+        ConfigError: the environment variable is empty, or a public address has no key.
     """
     key = os.environ.get(api_key_env) if api_key_env else None
     if api_key_env and not key:
@@ -36,10 +36,10 @@ def read_key(host: str, api_key_env: str | None) -> str | None:
 
 
 def refuse_taken(host: str, port: int) -> None:
-    """Look whether a server can listen there.
+    """Check that a server can listen on a port.
 
     Raises:
-        ConfigError: it cannot: another process does, or the port is not for everyone.
+        ConfigError: another process uses it, or it needs privileges.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -53,58 +53,58 @@ def refuse_taken(host: str, port: int) -> None:
 
 
 class Guard:
-    """ASGI middleware; refusals are OpenAI's errors.
+    """ASGI middleware that refuses requests in OpenAI's error format.
 
-    Without a key only addresses of this machine are taken as the request's host, so that no page of the web
-    can ask through a name that leads here.
+    Without a key, the request's host must be a loopback address, so that no web page can reach the server
+    through a DNS name.
     """
 
     def __init__(self, app: Any, *, api_key: str | None) -> None:
         self._app, self._key = app, api_key
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Hand the request on, or answer it with the reason why not."""
+        """Pass the request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = {key.lower(): value for key, value in scope["headers"]}
-        refused = self._refuse(scope["path"], headers)
-        if refused is not None:
-            await refused(scope, receive, send)
+        refusal = self._refuse(scope["path"], headers)
+        if refusal is not None:
+            await refusal(scope, receive, send)
             return
-        await self._app(scope, _Limited(receive), send)
+        await self._app(scope, _LimitedBody(receive), send)
 
     def _refuse(self, path: str, headers: dict[bytes, bytes]) -> Any | None:
         if self._key is None:
             host = headers.get(b"host", b"").decode("latin-1").lower()
             name = host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
             if name not in LOOPBACK:
-                return error(403, "a server without a key answers at the addresses of its own machine alone")
+                return error_response(403, "a server without a key answers only at loopback addresses")
         elif path.startswith("/v1"):
-            given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
-            if not hmac.compare_digest(given, self._key.encode()):
-                return error(401, "a valid API key is needed")
+            key = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+            if not hmac.compare_digest(key, self._key.encode()):
+                return error_response(401, "a valid API key is needed")
         size = headers.get(b"content-length", b"0")
         if not size.isdigit() or int(size) > LIMIT_BODY_BYTES:
-            return error(413, TOO_LARGE)
+            return error_response(413, TOO_LARGE)
         return None
 
 
-class _Limited:
-    """``receive`` of a request whose body is counted, and waited for only so long."""
+class _LimitedBody:
+    """The ``receive`` of a request, with limits on the size and time of its body."""
 
     def __init__(self, receive: Any) -> None:
-        self._receive, self._size, self._whole = receive, 0, False
+        self._receive, self._size, self._complete = receive, 0, False
 
     async def __call__(self) -> Any:
-        if self._whole:  # what comes now is the news that the caller went away
+        if self._complete:  # the next message is the disconnect
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), LIMIT_BODY_SECONDS)
         except TimeoutError:
-            raise HTTPException(408, "the body did not come in time") from None
+            raise HTTPException(408, "the body did not arrive in time") from None
         self._size += len(message.get("body", b""))
-        self._whole = not message.get("more_body", False)
+        self._complete = not message.get("more_body", False)
         if self._size > LIMIT_BODY_BYTES:
             raise HTTPException(413, TOO_LARGE)
         return message

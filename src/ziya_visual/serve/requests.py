@@ -1,7 +1,7 @@
-"""What callers ask for: OpenAI's request bodies, checked, and what becomes of them.
+"""OpenAI's request bodies, validated, and their translation into requests of the scheduler.
 
-Keys that change the answer and that we do not have are refused unless they are at their default; others that
-OpenAI's client may send are passed over.
+Unsupported keys that change the answer are refused unless they have their default value; other keys that
+OpenAI's client may send are ignored.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ziya_visual.data.chat.chat_format import Turn
 from ziya_visual.infer.decoder import Sampling
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.scheduler import Request
-from ziya_visual.infer.text_model import BLIND, TextModel
-from ziya_visual.serve.pictures import picture
+from ziya_visual.infer.text_model import TEXT_ONLY, TextModel
+from ziya_visual.serve.pictures import decode_image
 
 DEFAULT_MAX_TOKENS = 256
 MAX_CHOICES, MAX_INPUTS, MAX_STOPS, MAX_TOP = 16, 256, 16, 20
@@ -30,27 +30,27 @@ class _Body(BaseModel):
 
 
 class ImageUrl(_Body):
-    """Where a picture is: a ``data:`` URI, or an address on a host that the server fetches from."""
+    """The location of an image: a ``data:`` URI, or a URL on a host that the server may fetch from."""
 
     url: str
 
 
 class TextPart(_Body):
-    """Words of a message."""
+    """A text part of a message."""
 
     type: Literal["text"]
     text: str
 
 
 class ImagePart(_Body):
-    """A picture of a message."""
+    """An image part of a message."""
 
     type: Literal["image_url"]
     image_url: ImageUrl | str
 
     @property
     def url(self) -> str:
-        """The picture's address in either form."""
+        """Return the image's URL."""
         return self.image_url if isinstance(self.image_url, str) else self.image_url.url
 
 
@@ -58,33 +58,33 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class ChatMessage(_Body):
-    """A turn; ``developer`` is OpenAI's later name of ``system``."""
+    """A message; ``developer`` is OpenAI's newer name of ``system``."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part]
 
     @property
     def urls(self) -> list[str]:
-        """Of its pictures, in their order."""
+        """Return the URLs of the message's images, in order."""
         parts = [] if isinstance(self.content, str) else self.content
         return [part.url for part in parts if isinstance(part, ImagePart)]
 
     def turn(self) -> Turn:
-        """Our turn: texts are lines, a picture stands behind the texts before it."""
+        """Return the message as a turn: text parts become lines, and images follow the text before them."""
         role = "system" if self.role == "developer" else self.role
         if isinstance(self.content, str):
             return Turn(role, self.content)
-        text, places = "", []
+        text, positions = "", []
         for part in self.content:
             if isinstance(part, ImagePart):
-                places.append(len(text))
+                positions.append(len(text))
             else:
                 text += f"\n{part.text}" if text else part.text
-        return Turn(role, text, tuple(places))
+        return Turn(role, text, tuple(positions))
 
 
 class StreamOptions(_Body):
-    """Whether a stream ends with what it cost."""
+    """Whether a stream ends with its token counts."""
 
     include_usage: bool | None = None
 
@@ -111,7 +111,7 @@ class ChatRequest(_Body):
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
 
     @model_validator(mode="after")
-    def _answerable(self) -> ChatRequest:
+    def _check_answerable(self) -> ChatRequest:
         last = self.messages[-1]
         if last.role != "user" or not last.turn().content.strip():
             raise ValueError("the last message must be a user's and not empty")
@@ -121,51 +121,51 @@ class ChatRequest(_Body):
 
     @property
     def urls(self) -> list[str]:
-        """Of all pictures, in the order in which they are shown."""
+        """Return the URLs of all images, in the order in which they are shown."""
         return [url for message in self.messages for url in message.urls]
 
-    def jobs(
+    def requests(
         self, model: TextModel, context: int, fetched: Mapping[str, bytes], put: Callable[[int, Any], None]
     ) -> list[Request]:
-        """One for each of the ``n`` answers.
+        """Return a scheduler request for each of the ``n`` answers.
 
         Args:
-            model: that will answer.
-            context: of the model, in tokens; prompt and answer fit in.
-            fetched: encoded pictures by their remote address.
-            put: gets a choice's number and what :class:`Request` hands out.
+            model: the model that will answer.
+            context: its context length in tokens, which prompt and answer must fit.
+            fetched: encoded images by their remote URL.
+            put: receives the index of a choice and what its :class:`Request` delivers.
 
         Raises:
-            DataError: a picture cannot be read, the model has no eyes, or the dialogue is too long.
+            DataError: an image cannot be read, the model reads text only, or the dialogue is too long.
         """
-        pictures = [picture(url, fetched) for url in self.urls]
+        images = [decode_image(url, fetched) for url in self.urls]
         turns = [message.turn() for message in self.messages]
-        room = context - _length(model, turns, pictures)
+        room = context - _prompt_length(model, turns, images)
         if room < 1:
             raise DataError(f"the dialogue has {context - room} tokens, the model's context {context}")
         limit = self.max_completion_tokens or self.max_tokens or DEFAULT_MAX_TOKENS
         return [
             Request(
-                turns, pictures, min(limit, room), self._sampling(number),
-                put=lambda piece, number=number: put(number, piece),  # type: ignore[misc]
+                turns, images, min(limit, room), self._sampling(choice),
+                put=lambda piece, choice=choice: put(choice, piece),  # type: ignore[misc]
                 stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
                 streamed=bool(self.stream),
             )
-            for number in range(self.n or 1)
+            for choice in range(self.n or 1)
         ]  # fmt: skip
 
-    def _sampling(self, number: int) -> Sampling:
-        """Of a choice; each has a seed of its own."""
+    def _sampling(self, choice: int) -> Sampling:
+        """Return the sampling of a choice, each with its own seed."""
         return Sampling(
             temperature=self.temperature or 0.0,
             top_p=self.top_p or 1.0,
-            seed=None if self.seed is None else (self.seed + number) % 2**63,
+            seed=None if self.seed is None else (self.seed + choice) % 2**63,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
         )
 
 
 class EmbeddingRequest(_Body):
-    """The body of ``/v1/embeddings``: texts, and pictures as parts of a message or as ``data:`` URIs."""
+    """The body of ``/v1/embeddings``: texts, and images as message parts or ``data:`` URIs."""
 
     input: Text | Annotated[list[Text | ImagePart], Field(min_length=1, max_length=MAX_INPUTS)]
     model: str | None = None
@@ -173,34 +173,33 @@ class EmbeddingRequest(_Body):
 
     @property
     def inputs(self) -> list[str | ImagePart]:
-        """A list of them in every case."""
-        found: list[str | ImagePart] = [self.input] if isinstance(self.input, str) else [*self.input]
+        """Return the inputs as a list, with ``data:`` URIs as image parts."""
+        inputs: list[str | ImagePart] = [self.input] if isinstance(self.input, str) else [*self.input]
         return [
-            ImagePart(type="image_url", image_url=one)
-            if isinstance(one, str) and one.startswith("data:image/")
-            else one
-            for one in found
+            ImagePart(type="image_url", image_url=item)
+            if isinstance(item, str) and item.startswith("data:image/")
+            else item
+            for item in inputs
         ]
 
     @property
     def urls(self) -> list[str]:
-        """Of the pictures."""
-        return [one.url for one in self.inputs if isinstance(one, ImagePart)]
+        """Return the URLs of the images."""
+        return [item.url for item in self.inputs if isinstance(item, ImagePart)]
 
     def contents(self, fetched: Mapping[str, bytes]) -> list[str | Image.Image]:
-        """Texts and opened pictures; ``DataError`` where one cannot be read."""
-        return [one if isinstance(one, str) else picture(one.url, fetched) for one in self.inputs]
+        """Return texts and opened images; raise ``DataError`` if one cannot be read."""
+        return [item if isinstance(item, str) else decode_image(item.url, fetched) for item in self.inputs]
 
 
-def _length(model: TextModel, turns: list[Turn], pictures: list[Image.Image]) -> int:
-    """Tokens of a prompt."""
+def _prompt_length(model: TextModel, turns: list[Turn], images: list[Image.Image]) -> int:
     queries = model.processor.num_query_tokens if isinstance(model, ZiyaVisual) else 0
-    if pictures and not queries:
-        raise DataError(BLIND)
+    if images and not queries:
+        raise DataError(TEXT_ONLY)
     encoded = model.format.encode(
         turns,
-        num_image_tokens=queries if pictures else 0,
-        num_images=len(pictures),
+        num_image_tokens=queries if images else 0,
+        num_images=len(images),
         add_generation_prompt=True,
     )
     return len(encoded.ids)

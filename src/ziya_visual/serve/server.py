@@ -1,4 +1,4 @@
-"""The server's process: opened, run until it is told to end, or started beside us for a while."""
+"""Run the server until it is stopped, or in a background process for a while."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import uvicorn
 
 from ziya_visual.core import log
 from ziya_visual.core.errors import EndpointError
-from ziya_visual.infer.opening import open_model
+from ziya_visual.infer.engine import open_model
 from ziya_visual.infer.quantized import Dtype
 from ziya_visual.serve.api import create_app
 from ziya_visual.serve.guard import read_key, refuse_taken
 
 START_SECONDS = 120
-ENDING_SECONDS = 60  # for answers that are being given when the server is told to end
+SHUTDOWN_SECONDS = 60  # for answers in progress when the server is stopped
 
 
 def serve(
@@ -35,11 +35,11 @@ def serve(
     image_hosts: Sequence[str] = (),
     dtype: Dtype = "auto",
 ) -> None:
-    """Open a checkpoint and serve it until interrupted; what is being answered then is ended first.
+    """Serve a checkpoint until interrupted; answers in progress are finished first.
 
     Raises:
-        ConfigError: a public address without a key, the named environment variable is empty, a name of
-            ``image_hosts`` is none, or the port is taken.
+        ConfigError: a public address has no key, the named environment variable is empty, ``image_hosts``
+            holds an invalid name, or the port is taken.
         CheckpointError: the checkpoint cannot be opened.
     """
     key = read_key(host, api_key_env)
@@ -53,26 +53,26 @@ def serve(
         port=port,
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=ENDING_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
 
 
 @contextlib.contextmanager
 def running_server(path: Path) -> Iterator[str]:
-    """Serve a checkpoint from a process of its own on a free loopback port; yields the base URL.
+    """Serve a checkpoint from a background process on a free loopback port; yield the base URL.
 
     Raises:
-        EndpointError: the server did not start; the message ends with what it said.
+        EndpointError: the server did not start; the message ends with its last line of output.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     code = "from pathlib import Path; from ziya_visual.serve.server import serve; "
     code += f"serve(Path({str(path)!r}), port={port})"
-    with tempfile.TemporaryFile() as said:  # not a pipe, which nobody would empty: it would halt the server
-        process = subprocess.Popen([sys.executable, "-c", code], stderr=said)
+    with tempfile.TemporaryFile() as log_file:  # a pipe that nobody reads would block the server once full
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=log_file)
         try:
-            _await_health(process, port, said)
+            _wait_until_healthy(process, port, log_file)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()
@@ -83,15 +83,15 @@ def running_server(path: Path) -> Iterator[str]:
                 process.wait()
 
 
-def _await_health(process: subprocess.Popen[bytes], port: int, log_file: IO[bytes]) -> None:
+def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log_file: IO[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             log_file.seek(0)
-            said = log_file.read().decode(errors="replace").strip().splitlines()
-            raise EndpointError(f"the server ended at its start: {said[-1] if said else 'it said nothing'}")
+            lines = log_file.read().decode(errors="replace").strip().splitlines() or ["no output"]
+            raise EndpointError(f"the server stopped during startup: {lines[-1]}")
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(f"http://127.0.0.1:{port}/health", timeout=1).status_code == 200:
                 return
         time.sleep(0.1)
-    raise EndpointError(f"the server did not answer within {START_SECONDS} s")
+    raise EndpointError(f"the server did not start within {START_SECONDS} s")

@@ -1,4 +1,4 @@
-"""Talk about pictures in the terminal, or answer the lines of a pipe."""
+"""Chat about pictures in the terminal, or answer the lines of a pipe."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.quantized import Dtype
 
 HELP = {
-    "en": "/image PATH ... looks at pictures, /reset forgets the dialogue, /lang zh: 中文, /quit ends;"
-    " answers come in the language of the question",
+    "en": "/image PATH ... opens pictures, /reset clears the dialogue, /lang zh: 中文, /quit ends;"
+    " answers are in the language of the question",
     "zh": "/image 路径 ... 查看图片，/reset 清空对话，/lang en: English，/quit 退出；用提问的语言回答",
 }
 
@@ -25,28 +25,28 @@ HELP = {
 def chat(
     checkpoint: Path, *, image: Path | None = None, json_output: bool = False, dtype: Dtype = "auto"
 ) -> None:
-    """Answer in the language of each question until the input ends.
+    """Answer questions until the input ends.
 
-    At a terminal the dialogue is remembered; from a pipe every line is a question of its own.
+    At a terminal, the dialogue is remembered; from a pipe, every line is an independent question.
 
     Raises:
         CheckpointError: the checkpoint cannot be opened.
-        DataError: the picture cannot be read, or a pipe holds no question.
+        DataError: the picture cannot be read, or the pipe contains no question.
     """
     pictures = [] if image is None else [load_image(image)]
     model = ZiyaVisual.from_pretrained(checkpoint, dtype=dtype)
     if sys.stdin.isatty():
-        _talk(model, pictures, json_output)
+        _chat(model, pictures, json_output)
         return
     questions = [line.strip() for line in sys.stdin if line.strip()]
     if not questions:
-        raise DataError("no question came through the pipe; write one a line")
+        raise DataError("the pipe contains no question; write one per line")
     for question in questions:
         _answer(model, pictures, [Message("user", question)], json_output)
 
 
-def _talk(model: ZiyaVisual, pictures: list[Image.Image], json_output: bool) -> None:
-    """A dialogue at the terminal; what is wrong with a line is said, and the dialogue goes on."""
+def _chat(model: ZiyaVisual, pictures: list[Image.Image], json_output: bool) -> None:
+    """Run a dialogue at the terminal; a bad line prints its error and the dialogue continues."""
     print(HELP["en"])
     turns: list[Message] = []
     while (line := _read()) not in (None, "/quit"):
@@ -63,8 +63,9 @@ def _talk(model: ZiyaVisual, pictures: list[Image.Image], json_output: bool) -> 
             elif line.startswith("/"):
                 print(HELP["en"])
             else:
-                asked = [*turns, Message("user", line)]
-                turns = [*asked, Message("assistant", _answer(model, pictures, asked, json_output))]
+                messages = [*turns, Message("user", line)]
+                answer = _answer(model, pictures, messages, json_output)
+                turns = [*messages, Message("assistant", answer)]
         except (DataError, ValueError) as error:
             print(error)
 
@@ -76,13 +77,15 @@ def _read() -> str | None:
         return None
 
 
-def _answer(model: ZiyaVisual, pictures: list[Image.Image], asked: list[Message], json_output: bool) -> str:
-    """Print the answer to the last turn, as it comes or as one line of JSON."""
-    said = ""
-    for piece in model.stream(pictures, asked):
-        said += piece
+def _answer(
+    model: ZiyaVisual, pictures: list[Image.Image], messages: list[Message], json_output: bool
+) -> str:
+    """Print the answer to the last message, piece by piece or as one line of JSON, and return it."""
+    answer = ""
+    for piece in model.stream(pictures, messages):
+        answer += piece
         if not json_output:
             print(piece, end="", flush=True)
-    row = {"question": asked[-1].content, "answer": said}
+    row = {"question": messages[-1].content, "answer": answer}
     print(json.dumps(row, ensure_ascii=False) if json_output else "", flush=True)
-    return said
+    return answer

@@ -1,4 +1,4 @@
-"""Votes of people between two models, in a folder that ``leaderboard`` reads."""
+"""Human votes between two models, in a folder that ``leaderboard`` reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCORES = {"left": (10.0, 0.0), "right": (0.0, 10.0), "tie": (5.0, 5.0)}
 
 
 @dataclass(frozen=True, slots=True)
-class Duel:
+class Comparison:
     """Two answers to one question; ``swapped`` puts the second model on the left."""
 
     picture: Image.Image
@@ -29,20 +29,20 @@ class Duel:
     swapped: bool
 
     @staticmethod
-    def drawn(
+    def shuffled(
         picture: Image.Image, question: str, lang: str, models: tuple[str, str], answers: tuple[str, str]
-    ) -> Duel:
-        """In an order by chance, so that nobody knows which model is where."""
-        return Duel(picture, question, lang, models, answers, random.random() < 0.5)
+    ) -> Comparison:
+        """Create a comparison in random order, so that voters cannot tell the models."""
+        return Comparison(picture, question, lang, models, answers, random.random() < 0.5)
 
     @property
     def shown(self) -> tuple[str, str]:
-        """The answers, left and right."""
+        """Return the left and the right answer."""
         return (self.answers[1], self.answers[0]) if self.swapped else self.answers
 
 
 class Votes:
-    """Appends to ``reviews.jsonl`` of a folder; pictures are kept beside it under their hash."""
+    """Appends votes to ``reviews.jsonl`` in a folder, and saves the pictures beside it by hash."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,30 +50,30 @@ class Votes:
         path = folder / REVIEWS
         self._count = len(path.read_text("utf-8").splitlines()) if path.is_file() else 0
 
-    def add(self, duel: Duel, choice: str) -> int:
-        """Write down a choice: ``left``, ``right`` or ``tie``; returns how many votes there are now."""
+    def add(self, comparison: Comparison, choice: str) -> int:
+        """Record a vote for ``left``, ``right`` or ``tie``; return the number of votes so far."""
         left, right = SCORES[choice]
-        scores = (right, left) if duel.swapped else (left, right)
-        name = hash_bytes(duel.picture.tobytes())[:16]
+        scores = (right, left) if comparison.swapped else (left, right)
+        name = hash_bytes(comparison.picture.tobytes())[:16]
         judgment = Judgment(
-            question_id=f"{name}-{hash_bytes(duel.question.encode())[:8]}",
+            question_id=f"{name}-{hash_bytes(comparison.question.encode())[:8]}",
             text=f"{left:g} {right:g}",
             scores=scores,
             stored_scores=None,
-            models=duel.models,
-            answers=duel.answers,
-            swapped=duel.swapped,
+            models=comparison.models,
+            answers=comparison.answers,
+            swapped=comparison.swapped,
             protocol=PROTOCOL,
             judge=JUDGE,
             sees="picture",
-            lang=duel.lang,
+            lang=comparison.lang,
             image=f"{name}.png",
-            question=duel.question,
+            question=comparison.question,
         )
         with self._lock:
             self._count += 1
             self.folder.mkdir(parents=True, exist_ok=True)
-            duel.picture.save(self.folder / f"{name}.png")
+            comparison.picture.save(self.folder / f"{name}.png")
             with (self.folder / REVIEWS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(to_row(judgment, self._count), ensure_ascii=False) + "\n")
             return self._count

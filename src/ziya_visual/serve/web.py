@@ -1,4 +1,4 @@
-"""The web page: a dialogue about pictures, where the model looks, a search, two models side by side."""
+"""The web page: chat about pictures, attention maps, picture search, and two models side by side."""
 
 from __future__ import annotations
 
@@ -13,17 +13,40 @@ from ziya_visual.core.errors import DataError
 from ziya_visual.core.pictures import load_image
 from ziya_visual.data.chat.chat_format import Turn
 from ziya_visual.eval.judge.files import language_of
-from ziya_visual.infer.attention_map import over_picture, where_it_looks
+from ziya_visual.infer.attention_map import attention_map, overlay
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.quantized import Dtype
 from ziya_visual.serve.guard import read_key, refuse_taken
-from ziya_visual.serve.votes import Duel, Votes
-from ziya_visual.serve.web_words import EN, ZH
+from ziya_visual.serve.votes import Comparison, Votes
 
 EXAMPLES = ["What color is the ring?", "图中有几个物体？", "Describe the picture.", "请描述这张图片。"]
 LIMIT_BYTES = "20mb"  # of an uploaded file
 USER = "ziya"
-WIDTH = 320  # pixels below which columns stand below each other
+MIN_COLUMN_WIDTH = 320  # pixels; narrower columns are stacked
+
+# The texts of the page in English and Chinese; the browser's language selects one.
+WORDS = {
+    "chat": ("Chat", "对话"),
+    "ask": ("Ask about pictures; paste, drop or upload them", "就图片提问；可粘贴、拖放或上传"),
+    "dialogue": ("Dialogue", "对话记录"),
+    "attention": ("Attention", "注意力"),
+    "picture": ("Picture", "图片"),
+    "question": ("Question", "问题"),
+    "show": ("Show", "显示"),
+    "attention_label": ("Red marks the patches the Q-Former attends to", "红色为 Q-Former 关注的区域"),
+    "find": ("Find pictures", "图片检索"),
+    "pictures": ("Pictures to search", "待检索的图片"),
+    "text": ("Description", "图片内容"),
+    "search": ("Search", "检索"),
+    "best": ("Best matches first", "按匹配程度排列"),
+    "compare": ("Side by side", "并排比较"),
+    "left": ("Left", "左"),
+    "right": ("Right", "右"),
+    "left_better": ("Left is better", "左边更好"),
+    "right_better": ("Right is better", "右边更好"),
+    "tie": ("Tie", "不相上下"),
+    "votes": ("Votes so far", "已有票数"),
+}
 
 
 def build_page(
@@ -33,41 +56,43 @@ def build_page(
     other: tuple[ZiyaVisual, str] | None = None,
     votes: Path = Path("runs/votes"),
 ) -> Any:
-    """The page over a model.
+    """Build the page.
 
     Args:
-        model: that answers.
-        name: of the model in the votes.
+        model: the model that answers.
+        name: its name in the votes.
         other: a second model and its name, for the side-by-side tab.
-        votes: the folder that votes go to.
+        votes: the folder to store votes in.
 
     Returns:
-        gradio's page and the words it is launched with.
+        The gradio page, and the translations to launch it with.
     """
-    words = gradio.I18n(en=EN, zh=ZH, **{"zh-CN": ZH, "zh-TW": ZH})
+    english = {key: en for key, (en, _) in WORDS.items()}
+    chinese = {key: zh for key, (_, zh) in WORDS.items()}
+    words = gradio.I18n(en=english, zh=chinese, **{"zh-CN": chinese, "zh-TW": chinese})
     with gradio.Blocks(title="Ziya-Visual", analytics_enabled=False) as page:
         gradio.Markdown("# Ziya-Visual")
         with gradio.Tab(words("chat")):
-            _chat(model, words)
-        with gradio.Tab(words("look")):
-            _look(model, words)
+            _add_chat(model, words)
+        with gradio.Tab(words("attention")):
+            _add_attention(model, words)
         if model.retrieves:
             with gradio.Tab(words("find")):
-                _find(model, words)
+                _add_search(model, words)
         if other is not None:
             with gradio.Tab(words("compare")):
-                _compare((model, other[0]), (name, other[1]), Votes(votes), words)
+                _add_comparison((model, other[0]), (name, other[1]), Votes(votes), words)
     return page, words
 
 
-def _chat(model: ZiyaVisual, words: Any) -> None:
+def _add_chat(model: ZiyaVisual, words: Any) -> None:
     def answer(message: dict[str, Any], history: list[dict[str, Any]]) -> Iterator[str]:
         try:
             turns, pictures = _dialogue([*history, {"role": "user", "content": message}])
-            said = ""
+            text = ""
             for piece in model.stream(pictures, turns):
-                said += piece
-                yield said
+                text += piece
+                yield text
         except DataError as error:
             raise gradio.Error(str(error), print_exception=False) from error
 
@@ -92,22 +117,22 @@ def _chat(model: ZiyaVisual, words: Any) -> None:
 
 
 def _dialogue(history: list[dict[str, Any]]) -> tuple[list[Turn], list[Image.Image]]:
-    """Turns and pictures of gradio's messages, whose contents come in several forms."""
+    """Convert gradio's messages, whose contents have several forms, to turns and pictures."""
     turns: list[Turn] = []
     pictures: list[Image.Image] = []
     for message in history:
-        text, places = "", []
+        text, positions = "", []
         for part in _parts(message["content"]):
             if isinstance(part, str):
                 text += f"\n{part}" if text else part
             else:
-                places.append(len(text))
+                positions.append(len(text))
                 pictures.append(load_image(part))
-        if turns and turns[-1].role == message["role"]:  # gradio writes a picture as a message of its own
-            before = turns.pop()
-            places = [*before.images, *(place + len(before.content) for place in places)]
-            text = "\n".join(filter(None, (before.content, text)))
-        turns.append(Turn(message["role"], text, tuple(places)))
+        if turns and turns[-1].role == message["role"]:  # gradio sends a picture as a separate message
+            previous = turns.pop()
+            positions = [*previous.images, *(at + len(previous.content) for at in positions)]
+            text = "\n".join(filter(None, (previous.content, text)))
+        turns.append(Turn(message["role"], text, tuple(positions)))
     if not turns[-1].content.strip():
         raise DataError("write a question · 请输入问题")
     return turns, pictures
@@ -128,57 +153,62 @@ def _parts(content: Any) -> Iterator[str | Path]:
             yield from _parts(part)
 
 
-def _look(model: ZiyaVisual, words: Any) -> None:
+def _add_attention(model: ZiyaVisual, words: Any) -> None:
     def show(picture: Image.Image | None, question: str) -> Image.Image:
-        return over_picture(_shown(picture), where_it_looks(model, _shown(picture), question))
+        picture = _require(picture)
+        return overlay(picture, attention_map(model, picture, question))
 
     with gradio.Row():
-        with gradio.Column(min_width=WIDTH):
-            picture, question, button = _asking(words)
-        with gradio.Column(min_width=WIDTH):
-            seen = gradio.Image(label=words("seen"), interactive=False)
-    button.click(show, [picture, question], seen, api_visibility="private")
+        with gradio.Column(min_width=MIN_COLUMN_WIDTH):
+            picture, question, button = _inputs(words)
+        with gradio.Column(min_width=MIN_COLUMN_WIDTH):
+            result = gradio.Image(label=words("attention_label"), interactive=False)
+    button.click(show, [picture, question], result, api_visibility="private")
 
 
-def _find(model: ZiyaVisual, words: Any) -> None:
+def _add_search(model: ZiyaVisual, words: Any) -> None:
     def search(pictures: list[Any] | None, text: str) -> list[tuple[Image.Image, str]]:
         if not pictures or not text.strip():
-            raise gradio.Error("pictures and a text are needed · 需要图片和文字", print_exception=False)
+            raise gradio.Error("add pictures and a description · 请提供图片和文字", print_exception=False)
         opened = [picture for picture, _ in pictures]
-        (asked,) = model.embed([text])
-        scores = [float((found @ asked).max()) for found in model.embed(opened)]
-        order = sorted(range(len(opened)), key=lambda place: -scores[place])
-        return [(opened[place], f"{scores[place]:.3f}") for place in order]
+        (query,) = model.embed([text])
+        scores = [float((embedding @ query).max()) for embedding in model.embed(opened)]
+        order = sorted(range(len(opened)), key=lambda index: -scores[index])
+        return [(opened[index], f"{scores[index]:.3f}") for index in order]
 
     with gradio.Row():
-        with gradio.Column(min_width=WIDTH):
+        with gradio.Column(min_width=MIN_COLUMN_WIDTH):
             pictures = gradio.Gallery(
                 label=words("pictures"), type="pil", interactive=True, file_types=["image"]
             )
             text = gradio.Textbox(label=words("text"))
             button = gradio.Button(words("search"), variant="primary")
-        with gradio.Column(min_width=WIDTH):
+        with gradio.Column(min_width=MIN_COLUMN_WIDTH):
             best = gradio.Gallery(label=words("best"), interactive=False)
     button.click(search, [pictures, text], best, api_visibility="private")
     text.submit(search, [pictures, text], best, api_visibility="private")
 
 
-def _compare(models: tuple[ZiyaVisual, ZiyaVisual], names: tuple[str, str], votes: Votes, words: Any) -> None:
+def _add_comparison(
+    models: tuple[ZiyaVisual, ZiyaVisual], names: tuple[str, str], votes: Votes, words: Any
+) -> None:
     def ask(picture: Image.Image | None, question: str) -> Any:
         if not question.strip():
             raise gradio.Error("write a question · 请输入问题", print_exception=False)
-        first, second = (model.chat(_shown(picture), question) for model in models)
-        duel = Duel.drawn(_shown(picture), question, language_of(question), names, (first, second))
-        return *duel.shown, duel, *[gradio.update(interactive=True)] * 3
+        picture = _require(picture)
+        first, second = (model.chat(picture, question) for model in models)
+        lang = language_of(question)
+        comparison = Comparison.shuffled(picture, question, lang, names, (first, second))
+        return *comparison.shown, comparison, *[gradio.update(interactive=True)] * 3
 
-    def vote(duel: Duel, choice: str) -> Any:
-        return votes.add(duel, choice), *[gradio.update(interactive=False)] * 3
+    def vote(comparison: Comparison, choice: str) -> Any:
+        return votes.add(comparison, choice), *[gradio.update(interactive=False)] * 3
 
-    duel = gradio.State()
+    comparison = gradio.State()
     with gradio.Row():
-        with gradio.Column(min_width=WIDTH):
-            picture, question, button = _asking(words)
-        with gradio.Column(min_width=WIDTH):
+        with gradio.Column(min_width=MIN_COLUMN_WIDTH):
+            picture, question, button = _inputs(words)
+        with gradio.Column(min_width=MIN_COLUMN_WIDTH):
             with gradio.Row():
                 shown = [gradio.Textbox(label=words(side), lines=4) for side in ("left", "right")]
             choices = {
@@ -187,15 +217,18 @@ def _compare(models: tuple[ZiyaVisual, ZiyaVisual], names: tuple[str, str], vote
             }
             count = gradio.Number(label=words("votes"), interactive=False)
     buttons = list(choices.values())
-    button.click(ask, [picture, question], [*shown, duel, *buttons], api_visibility="private")
-    for choice, pressed in choices.items():
-        pressed.click(
-            lambda duel, choice=choice: vote(duel, choice), duel, [count, *buttons], api_visibility="private"
+    button.click(ask, [picture, question], [*shown, comparison, *buttons], api_visibility="private")
+    for choice, choice_button in choices.items():
+        choice_button.click(
+            lambda comparison, choice=choice: vote(comparison, choice),
+            comparison,
+            [count, *buttons],
+            api_visibility="private",
         )
 
 
-def _asking(words: Any) -> tuple[Any, Any, Any]:
-    """A picture, a question, and the button to press."""
+def _inputs(words: Any) -> tuple[Any, Any, Any]:
+    """Create a picture, a question and a button."""
     return (
         gradio.Image(type="pil", label=words("picture"), sources=["upload", "clipboard"]),
         gradio.Textbox(label=words("question")),
@@ -203,9 +236,9 @@ def _asking(words: Any) -> tuple[Any, Any, Any]:
     )
 
 
-def _shown(picture: Image.Image | None) -> Image.Image:
+def _require(picture: Image.Image | None) -> Image.Image:
     if picture is None:
-        raise gradio.Error("give a picture · 请提供图片", print_exception=False)
+        raise gradio.Error("add a picture · 请提供图片", print_exception=False)
     return picture
 
 
@@ -219,12 +252,12 @@ def web(
     api_key_env: str | None = None,
     dtype: Dtype = "auto",
 ) -> None:
-    """Open the page until interrupted; with a key it asks for the user ``ziya`` and the key.
+    """Serve the page until interrupted; with a key, it asks for the user ``ziya`` and the key.
 
     Raises:
         CheckpointError: a checkpoint cannot be opened.
-        ConfigError: a public address without a key, the named environment variable is empty, or the port
-            is taken.
+        ConfigError: a public address has no key, the named environment variable is empty, or the port is
+            taken.
     """
     key = read_key(host, api_key_env)
     model = ZiyaVisual.from_pretrained(checkpoint, dtype=dtype)
