@@ -16,8 +16,7 @@ from transformers import (
 
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.records import Message
-from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.infer.engine import open_model
+from ziya_visual.infer.engine import ZiyaVisual, open_model
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
 from ziya_visual.model.network import ZiyaInstructModel, ZiyaVisualModel
 

@@ -89,7 +89,8 @@ def find(text: str, folder: Path, checkpoint: Path, *, count: int = 5) -> list[M
     index = _read(folder)
     if index is None or index.checkpoint != _identity(checkpoint):
         raise DataError(
-            f"{folder}: no index of this checkpoint; create it: ziya-visual index {folder} --model {checkpoint}"
+            f"{folder}: no index of this checkpoint; create it: "
+            f"ziya-visual index {folder} --model {checkpoint}"
         )
     (query,) = ZiyaVisual.from_pretrained(checkpoint).embed_texts([text])
     scores = (index.embeddings.astype(np.float32) @ query).max(1)
