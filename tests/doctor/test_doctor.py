@@ -154,7 +154,7 @@ def test_each_advice_saves_what_it_says(folder: Path) -> None:
 
 
 def test_gpus_that_are_too_small_for_one_are_shared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ziya_visual.doctor.advice._changes", lambda *_: [])  # other advice takes seconds
+    monkeypatch.setattr("ziya_visual.doctor.advice._changes", lambda *_: {})  # other advice takes seconds
     here, made = examine_machine(), plan(folder, made=one_stage(folder))
     one, two = made.needed(0, "gpu"), made.needed(0, "fsdp", 2)
     assert two < one

@@ -58,12 +58,8 @@ def doctor(
 def examine(target: Path | None, changes: Sequence[str] = (), *, gpus: int | None = None) -> dict[str, Any]:
     """Return the report: ``machine``, ``checkpoint`` or ``recipe``, ``advice``, ``notes``, ``problems``."""
     machine = examine_machine()
-    report: dict[str, Any] = {
-        "machine": machine,
-        "advice": [],
-        "notes": [],
-        "problems": version_problems(machine),
-    }
+    problems = version_problems(machine)
+    report: dict[str, Any] = {"machine": machine, "advice": [], "notes": [], "problems": problems}
     if target is None or report["problems"]:
         return report
     try:
@@ -80,23 +76,21 @@ def _examine_target(target: Path, changes: Sequence[str], gpus: int | None, repo
         raise ConfigError(f"{target}: not found; give a recipe file or a checkpoint folder")
     if target.is_dir() and (changes or gpus):
         raise ConfigError(f"{target}: key=value and --gpus need a recipe file, but this is a folder")
-    recipe = None if target.is_dir() else load_recipe(target, changes)
+    settings = None if target.is_dir() else load_recipe(target, changes)
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # we report keys ourselves
     logging.disable_progress_bar()
-    if recipe is None:
-        from ziya_visual.doctor.checkpoint import examine_checkpoint
+    from ziya_visual.doctor import checkpoint, recipe
 
-        checkpoint = examine_checkpoint(target, report["machine"])
-        report["checkpoint"] = checkpoint.facts
-        report["problems"] += checkpoint.problems
+    if settings is None:
+        kind, examined = "checkpoint", checkpoint.examine_checkpoint(target, report["machine"])
     else:
-        from ziya_visual.doctor.recipe import examine_recipe
-
-        examined = examine_recipe(recipe, report["machine"], gpus=gpus)
-        report |= {"recipe": examined.facts, "advice": examined.advice, "notes": examined.notes}
-        report["problems"] += examined.problems
+        kind, examined = "recipe", recipe.examine_recipe(settings, report["machine"], gpus=gpus)
+    report[kind] = examined.facts
+    report["advice"] += examined.advice
+    report["notes"] += examined.notes
+    report["problems"] += examined.problems
 
 
 def print_report(report: Mapping[str, Any]) -> None:
@@ -146,13 +140,10 @@ def _table(console: Console, title: str, columns: list[str], rows: list[list[str
 
 
 def _machine(console: Console, machine: Mapping[str, Any]) -> None:
-    cpu, ram = machine["cpu"], machine["ram"]
+    ram, cores = machine["ram"], f"{machine['cpu']['cores']} cores, {machine['cpu']['threads']} usable"
     units = ", ".join(machine["vector_units"]) or "no bfloat16 units known"
     rows = [
-        [
-            "CPU",
-            f"{cpu['cores']} cores, {cpu['threads']} usable, {machine['torch_threads']} threads; {units}",
-        ],
+        ["CPU", f"{cores}, {machine['torch_threads']} threads; {units}"],
         ["memory", f"{format_bytes(ram['available_bytes'])} free of {format_bytes(ram['total_bytes'])}"],
         ["disk", f"{format_bytes(machine['disk']['free_bytes'])} free"],
     ]
@@ -188,16 +179,10 @@ def _checkpoint(console: Console, facts: Mapping[str, Any]) -> None:
     rows = [[name, f"{count:,}"] for name, count in facts["parameters"].items()]
     rows.append(["all", f"{sum(facts['parameters'].values()):,}"])
     _table(console, "parameters", ["part", "count"], rows)
-    rows = [
-        [
-            name,
-            format_bytes(row["weights_bytes"]),
-            format_bytes(row["total_bytes"]),
-            _yes(row["fits_ram"]),
-            _yes(row["fits_gpu"]),
-        ]
-        for name, row in facts["memory_to_run"].items()
-    ]
+    rows = []
+    for name, row in facts["memory_to_run"].items():
+        sizes = [format_bytes(row[key]) for key in ("weights_bytes", "total_bytes")]
+        rows.append([name, *sizes, *("yes" if row[key] else "no" for key in ("fits_ram", "fits_gpu"))])
     columns = ["precision", "weights", "with a dialogue", "fits in memory", "on a GPU here"]
     _table(console, "memory to run", columns, rows)
 
@@ -216,20 +201,13 @@ def _recipe(console: Console, facts: Mapping[str, Any]) -> None:
     if isinstance(probe, str):
         console.print(probe, markup=False)
         return
-    rows = [
-        [
-            row["stage"],
-            format_seconds(row["seconds_per_step"]),
-            format_seconds(row["seconds"]),
-            format_bytes(row["process_bytes"]),
-        ]
-        for row in stages or ()
-    ]
+    rows = []
+    for row in stages or ():
+        times = [format_seconds(row[key]) for key in ("seconds_per_step", "seconds")]
+        rows.append([row["stage"], *times, format_bytes(row["process_bytes"])])
     _table(console, "time on this machine, probed", ["stage", "a step", "all steps", "memory seen"], rows)
-    seconds_ahead = format_seconds(probe["seconds_ahead"])
-    console.print(
-        f"in all {format_seconds(probe['seconds'])}, {seconds_ahead} of it to encode the pictures ahead"
-    )
+    total, ahead = format_seconds(probe["seconds"]), format_seconds(probe["seconds_ahead"])
+    console.print(f"in all {total}, {ahead} of it to encode the pictures ahead")
 
 
 def _stages(console: Console, facts: Mapping[str, Any], stages: list[Mapping[str, Any]]) -> None:
@@ -244,16 +222,11 @@ def _stages(console: Console, facts: Mapping[str, Any], stages: list[Mapping[str
     _table(console, "parameters, and how many each stage trains", ["part", "all", *names], rows)
     rows = []
     for kind, title in MEMORY.items():
-        sizes = [row["memory_bytes"][kind] for row in stages]
-        sums = [sum(size.values()) if isinstance(size, dict) else size for size in sizes]
+        counts = [row["memory_bytes"][kind] for row in stages]
+        sums = [sum(count.values()) if isinstance(count, dict) else count for count in counts]
         rows.append([title, *map(format_bytes, sums)])
     for form, verdict in facts.get("fits", {}).items():
         text = {True: "fits", False: "does not fit", None: "no such GPUs here"}[verdict]
-        rows.append(
-            [f"in all, {_form(form)}: {text}", *(format_bytes(row["needed_bytes"][form]) for row in stages)]
-        )
+        sizes = [format_bytes(row["needed_bytes"][form]) for row in stages]
+        rows.append([f"in all, {_form(form)}: {text}", *sizes])
     _table(console, f"memory of a step, {facts['precision']}", ["what", *names], rows)
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,19 +78,25 @@ def advise(plan: Plan, number: int, form: str, world_size: int, available: int) 
         world_size: the number of ranks.
         available: bytes of a device.
     """
+
+    def needed_with(key: str, value: Any) -> int:
+        changed = replace(plan, recipe=_replace(plan.recipe, key.split("."), value))
+        return changed.needed(number, form, world_size)
+
     before = plan.needed(number, form, world_size)
     advice = []
-    for changes in _changes(plan.recipe, number):
-        *milder_changes, (change, recipe) = changes
-        needed = replace(plan, recipe=recipe).needed(number, form, world_size)
-        if fits(needed, available):  # then a milder change may be enough
-            for milder_change, milder_recipe in milder_changes:
-                milder_needed = replace(plan, recipe=milder_recipe).needed(number, form, world_size)
-                if fits(milder_needed, available):
-                    change, needed = milder_change, milder_needed
+    for key, values in _changes(plan.recipe, number).items():
+        *milder, value = values
+        needed = needed_with(key, value)
+        if fits(needed, available):  # then a milder value may be enough
+            for mild in milder:
+                mild_needed = needed_with(key, mild)
+                if fits(mild_needed, available):
+                    value, needed = mild, mild_needed
                     break
         if needed < before:
-            advice.append(_row(change, before, needed, available))
+            text = f"[{','.join(value)}]" if isinstance(value, tuple) else value
+            advice.append(_row(f"{key}={text}", before, needed, available))
     if form != "cpu":
         advice += _shard(plan, number, 2 * world_size, before, available)
     return sorted(advice, key=lambda row: -int(row["saves_bytes"]))
@@ -110,27 +116,20 @@ def _shard(plan: Plan, number: int, world_size: int, before: int, available: int
         world_size *= 2
 
 
-def _changes(recipe: Recipe, number: int) -> Iterator[list[tuple[str, Recipe]]]:
-    """Yield the values of each setting that can be changed, the mildest change first."""
-    stage = recipe.stages[number]
-    other = "bf16" if recipe.precision == "fp32" else "fp32"
-    yield [(f"precision={other}", recipe.model_copy(update={"precision": other}))]
-    images_at_once = stage.images_at_once or stage.images_per_step
-    values = {
-        "images_at_once": images_at_once if stage.objectives.language_model else 0,
-        "images_per_step": stage.images_per_step,
-        "texts_per_image": stage.texts_per_image,
-    }
-    for key, value in values.items():
-        change = _in_stage(recipe, number, key)
-        if halves := _halves(value):
-            yield [(f"stages.{number}.{key}={half}", change(half)) for half in halves]
-    ranks = _halves(recipe.model.lora.rank) if "lora" in stage.parts else []
-    if ranks:
-        yield [(f"model.lora.rank={rank}", _with_rank(recipe, rank)) for rank in ranks]
+def _changes(recipe: Recipe, number: int) -> dict[str, list[Any]]:
+    """Return the other values of each setting that can be changed, the mildest first."""
+    stage, path = recipe.stages[number], f"stages.{number}"
     rules = tuple(rule for rule in stage.trains if parse_rule(rule)[0] != "vision")
-    if rules and rules != stage.trains:
-        yield [(f"stages.{number}.trains=[{','.join(rules)}]", _in_stage(recipe, number, "trains")(rules))]
+    at_once = stage.images_at_once or stage.images_per_step
+    values: dict[str, list[Any]] = {
+        "precision": ["bf16" if recipe.precision == "fp32" else "fp32"],
+        f"{path}.images_at_once": _halves(at_once) if stage.objectives.language_model else [],
+        f"{path}.images_per_step": _halves(stage.images_per_step),
+        f"{path}.texts_per_image": _halves(stage.texts_per_image),
+        "model.lora.rank": _halves(recipe.model.lora.rank) if "lora" in stage.parts else [],
+        f"{path}.trains": [rules] if rules and rules != stage.trains else [],
+    }
+    return {key: options for key, options in values.items() if options}
 
 
 def _halves(value: int) -> list[int]:
@@ -138,15 +137,12 @@ def _halves(value: int) -> list[int]:
     return [value // 2**power for power in range(1, value.bit_length())]
 
 
-def _in_stage(recipe: Recipe, number: int, key: str) -> Callable[[Any], Recipe]:
-    def change(value: Any) -> Recipe:
-        stages = list(recipe.stages)
-        stages[number] = stages[number].model_copy(update={key: value})
-        return recipe.model_copy(update={"stages": tuple(stages)})
-
-    return change
-
-
-def _with_rank(recipe: Recipe, rank: int) -> Recipe:
-    lora = recipe.model.lora.model_copy(update={"rank": rank})
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"lora": lora})})
+def _replace(section: Any, keys: Sequence[str], value: Any) -> Any:
+    """Return a copy of a recipe, or of a section of it, with another value at a path."""
+    if not keys:
+        return value
+    key, *rest = keys
+    if isinstance(section, tuple):
+        number = int(key)
+        return (*section[:number], _replace(section[number], rest, value), *section[number + 1 :])
+    return section.model_copy(update={key: _replace(getattr(section, key), rest, value)})

@@ -36,20 +36,22 @@ LAYOUTS = {  # layout -> the commands that accept it
 
 
 @dataclass(slots=True)
-class CheckpointReport:
-    """JSON-ready facts, and a line for each problem."""
+class Report:
+    """JSON-ready facts about a checkpoint or recipe, and lines for the user."""
 
     facts: dict[str, Any] = field(default_factory=dict)
+    advice: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
-def examine_checkpoint(folder: Path, machine: dict[str, Any]) -> CheckpointReport:
+def examine_checkpoint(folder: Path, machine: dict[str, Any]) -> Report:
     """Examine a checkpoint folder; no weight is loaded.
 
     Raises:
         CheckpointError: there is no readable ``config.json``, or its architecture is not supported.
     """
-    report = CheckpointReport()
+    report = Report()
     layout, model, alignment = _architecture(folder)
     report.facts = {
         "path": str(folder),
@@ -113,7 +115,7 @@ def _parts(layout: str, model: nn.Module, alignment: Alignment | None) -> dict[s
     return parts
 
 
-def _headers(opened: Callable[[Path], Weights], path: Path, report: CheckpointReport) -> dict[str, Tensor]:
+def _headers(opened: Callable[[Path], Weights], path: Path, report: Report) -> dict[str, Tensor]:
     """Return name -> meta tensor of the stored shape and dtype; an unreadable file becomes a problem."""
     try:
         entries = opened(path)
@@ -172,7 +174,7 @@ def _lines(where: Path, missing: Any, unexpected: Any, shapes: dict[str, tuple[A
     return lines
 
 
-def _chat(folder: Path, layout: str, report: CheckpointReport) -> None:
+def _chat(folder: Path, layout: str, report: Report) -> None:
     """Add the chat format, written out; only a checkpoint of ours must have a usable tokenizer."""
     try:
         chat = ChatFormat(AutoTokenizer.from_pretrained(folder))

@@ -102,10 +102,8 @@ class Shape:
         captions: dict[int, tuple[int, int]] = {}
         for lang, caption_batch in itertools.chain(*(batch.captions.items() for batch in batches)):
             rows, length = captions.get(lang, (0, 0))
-            captions[lang] = (
-                max(rows, caption_batch.input_ids.shape[0]),
-                max(length, caption_batch.input_ids.shape[1]),
-            )
+            more_rows, more_length = caption_batch.input_ids.shape
+            captions[lang] = max(rows, more_rows), max(length, more_length)
         texts = [batch.texts for batch in batches if batch.texts is not None]
         return cls(
             images=max(len(batch.images) for batch in batches),
@@ -216,20 +214,27 @@ def dry_step(recipe: Recipe, number: int, built: BuiltModel, shape: Shape) -> Me
         parts = by_part(model, alignment)
         weights = [parameter for parameters in parts.values() for parameter in parameters]
         optimizer = build_optimizer(recipe, number, built)
-        saved, mode = _SavedTensors(), _DryRunMode(weights)
-        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor), mode:
+        saved: dict[int, Tensor] = {}  # by storage, so that views of one are counted once
+
+        def save(tensor: Tensor) -> Tensor:
+            saved[_storage(tensor)] = tensor
+            return tensor
+
+        mode = _DryRunMode(weights)
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor), mode:
             _forward_backward(recipe, number, built, batch)
         optimizer.update(lr=0.0)
     state = _state_by_parameter(optimizer)
-    not_activations = [*weights, *model.buffers(), *alignment.buffers(), *mode.casts]
+    own = {_storage(tensor) for tensor in [*weights, *model.buffers(), *alignment.buffers()]}
+    casts = {_storage(tensor) for tensor in mode.casts}
     return Memory(
         trained={name: count(p for p in part if p.requires_grad) for name, part in parts.items()},
         frozen=count(p for p in weights if not p.requires_grad),
         weights={name: _bytes(part) for name, part in parts.items()},
         gradients={name: _bytes(p.grad for p in part) for name, part in parts.items()},
         optimizer={name: sum(state.get(id(p), 0) for p in part) for name, part in parts.items()},
-        activations=saved.bytes(without=not_activations),
-        casts=saved.bytes(of=mode.casts),
+        activations=_storage_bytes(saved, saved.keys() - own - casts),
+        casts=_storage_bytes(saved, saved.keys() & casts),
         blocks=blocks,
     )
 
@@ -250,35 +255,14 @@ def _forward_backward(recipe: Recipe, number: int, built: BuiltModel, batch: Bat
     # Costly losses take the languages in turn: count the step of the language with the most tokens.
     sizes = [captions.input_ids.numel() for captions in batch.captions.values()]
     forward_backward(
-        built.model,
-        built.alignment,
-        batch,
-        get_features,
-        weights=loss_weights(stage),
+        built.model, built.alignment, batch, get_features, weights=loss_weights(stage),
         langs=[str(lang) for lang in range(max(1, len(sizes)))],
-        step=sizes.index(max(sizes)) if sizes else 0,
-        precision=recipe.precision,
-        images_at_once=None,
-    )
+        step=sizes.index(max(sizes)) if sizes else 0, precision=recipe.precision, images_at_once=None,
+    )  # fmt: skip
 
 
-class _SavedTensors:
-    """The tensors that autograd saves, by storage: views of one are counted once."""
-
-    def __init__(self) -> None:
-        self._tensors: dict[int, Tensor] = {}
-
-    def pack(self, tensor: Tensor) -> Tensor:
-        """Record a tensor that is being saved."""
-        self._tensors[_storage(tensor)] = tensor
-        return tensor
-
-    def bytes(self, *, of: Iterable[Tensor] | None = None, without: Iterable[Tensor] = ()) -> int:
-        """Return the bytes of all storages, or those of some tensors, except those of others."""
-        selected = self._tensors.keys() - {_storage(tensor) for tensor in without}
-        if of is not None:
-            selected &= {_storage(tensor) for tensor in of}
-        return sum(self._tensors[key].untyped_storage().nbytes() for key in selected)
+def _storage_bytes(saved: Mapping[int, Tensor], selected: Iterable[int]) -> int:
+    return sum(saved[storage].untyped_storage().nbytes() for storage in selected)
 
 
 class _DryRunMode(TorchDispatchMode):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ziya_visual.core.records import TASKS, Example
 from ziya_visual.data.dataset import iter_records
 from ziya_visual.data.templates import Templates
 from ziya_visual.doctor.advice import Plan, advise, fits
-from ziya_visual.doctor.checkpoint import TRAINABLE, examine_checkpoint
+from ziya_visual.doctor.checkpoint import TRAINABLE, Report, examine_checkpoint
 from ziya_visual.doctor.machine import disk_free, format_bytes
 from ziya_visual.doctor.memory import RESERVE, by_part, count, first_batches
 from ziya_visual.train.batches import TrainingTexts, group_by_image, load_images
@@ -43,17 +42,7 @@ PROBE_STEPS = 3  # of each stage; the first warms up and is not timed
 ENCODED_IMAGES = 32  # on which the ViT is timed
 
 
-@dataclass(slots=True)
-class RecipeReport:
-    """JSON-ready facts, advice that would make it fit, and a line for each problem that stops training."""
-
-    facts: dict[str, Any] = field(default_factory=dict)
-    advice: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-
-def examine_recipe(recipe: Recipe, machine: dict[str, Any], *, gpus: int | None) -> RecipeReport:
+def examine_recipe(recipe: Recipe, machine: dict[str, Any], *, gpus: int | None) -> Report:
     """Examine a recipe; nothing is written.
 
     Args:
@@ -61,7 +50,7 @@ def examine_recipe(recipe: Recipe, machine: dict[str, Any], *, gpus: int | None)
         machine: the report of :func:`examine_machine`.
         gpus: how many GPUs to plan for besides this machine's CPU, or None.
     """
-    report = RecipeReport()
+    report = Report()
     examples, sources = examine_data(recipe, report.problems)
     report.facts = {"name": recipe.name, "precision": recipe.precision, "data": sources}
     if any((recipe.out / STATES).glob("*.pt")):
@@ -167,9 +156,7 @@ def _examine_tasks(stage: Stage, examples: list[Example]) -> list[str]:
     return lines
 
 
-def _plan(
-    recipe: Recipe, examples: list[Example], machine: dict[str, Any], report: RecipeReport
-) -> Plan | None:
+def _plan(recipe: Recipe, examples: list[Example], machine: dict[str, Any], report: Report) -> Plan | None:
     """Return data and model together, or None if either is unusable."""
     for stage in recipe.stages:
         report.problems += _examine_tasks(stage, examples) if examples else []
@@ -192,7 +179,7 @@ def _plan(
         return None
 
 
-def _stages(plan: Plan, gpus: int | None, report: RecipeReport) -> list[dict[str, Any]]:
+def _stages(plan: Plan, gpus: int | None, report: Report) -> list[dict[str, Any]]:
     """Return a row for each stage: its trained parts, and the memory of a step by part and form."""
     rows: list[dict[str, Any]] = []
     report.facts["stages"] = rows
@@ -243,7 +230,7 @@ def _stage(plan: Plan, number: int, gpus: int | None) -> dict[str, Any]:
 
 
 def _compare_with_devices(
-    plan: Plan, rows: list[dict[str, Any]], machine: dict[str, Any], gpus: int | None, report: RecipeReport
+    plan: Plan, rows: list[dict[str, Any]], machine: dict[str, Any], gpus: int | None, report: Report
 ) -> None:
     """Compare the memory that each form needs with this machine's devices.
 
@@ -268,7 +255,7 @@ def _compare_with_devices(
 
 
 def _advise_stages(
-    plan: Plan, rows: list[dict[str, Any]], form: str, gpus: int, available: int, report: RecipeReport
+    plan: Plan, rows: list[dict[str, Any]], form: str, gpus: int, available: int, report: Report
 ) -> None:
     """Add a problem and advice for each stage that does not fit."""
     kind = form.partition(" ")[0]
@@ -310,7 +297,7 @@ def _disk(plan: Plan, rows: list[dict[str, Any]], lines: list[str], facts: dict[
         )
 
 
-def _probe(plan: Plan, examples: list[Example], rows: list[dict[str, Any]], report: RecipeReport) -> None:
+def _probe(plan: Plan, examples: list[Example], rows: list[dict[str, Any]], report: Report) -> None:
     """Run real steps and add their times to the rows."""
     try:
         times = time_stages(plan.recipe, examples)
@@ -351,7 +338,10 @@ def time_stages(recipe: Recipe, examples: list[Example]) -> list[dict[str, Any]]
     get_embeds: Encode = encode
     seconds_per_image = 0.0
     if not trains_vision(recipe):
-        seconds_per_image = _time_encoding(encode, min(ENCODED_IMAGES, len(data.pixels)))
+        timed = np.arange(min(ENCODED_IMAGES, len(data.pixels)))
+        started = time.perf_counter()
+        encode(timed)
+        seconds_per_image = (time.perf_counter() - started) / len(timed)
         get_embeds = encode(np.arange(len(data.pixels))).__getitem__
     rows = []
     for number in range(len(recipe.stages)):
@@ -377,13 +367,6 @@ def _first_images(recipe: Recipe, examples: list[Example]) -> list[Example]:
     return [example for example in examples if example.image_id in selected]
 
 
-def _time_encoding(encode: Encode, images: int) -> float:
-    """Return the seconds that the ViT takes for an image."""
-    started = time.perf_counter()
-    encode(np.arange(images))
-    return (time.perf_counter() - started) / images
-
-
 def _time_steps(
     recipe: Recipe, number: int, built: BuiltModel, texts: TrainingTexts, get_embeds: Encode
 ) -> tuple[float, bool]:
@@ -401,16 +384,10 @@ def _time_steps(
         started = time.perf_counter()
         optimizer.zero_grad()
         forward_backward(
-            built.model,
-            built.alignment,
-            batches[step % len(batches)],
-            get_features,
-            weights=loss_weights(stage),
-            langs=texts.langs,
-            step=step,
-            precision=recipe.precision,
+            built.model, built.alignment, batches[step % len(batches)], get_features,
+            weights=loss_weights(stage), langs=texts.langs, step=step, precision=recipe.precision,
             images_at_once=stage.images_at_once,
-        )
+        )  # fmt: skip
         finite &= optimizer.clip_and_update(lr=0.0)
         seconds.append(time.perf_counter() - started)
     return sum(seconds[1:]) / (PROBE_STEPS - 1), finite
