@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,24 +48,19 @@ def answer_questions(
     title: str,
 ) -> list[str]:
     """Return the answers in the order of ``examples``; ``title`` names the progress bar."""
+    by_image: dict[str, list[int]] = {}
+    for position, example in enumerate(examples):
+        by_image.setdefault(example.image_id or example.id, []).append(position)
+    groups = list(by_image.values())
     answers: dict[int, str] = {}
     with progress(title, len(examples)) as bar:
-        for positions in _by_image(examples):
+        for start in range(0, len(groups), _IMAGES_PER_BLOCK):
+            positions = list(chain.from_iterable(groups[start : start + _IMAGES_PER_BLOCK]))
             batch = [examples[position] for position in positions]
             texts = model.answer(batch, max_new_tokens=max_new_tokens, images=images)
             answers.update(zip(positions, texts, strict=True))
             bar.advance(len(batch))
     return [answers[position] for position in range(len(examples))]
-
-
-def _by_image(examples: Sequence[Example]) -> Iterator[list[int]]:
-    """Yield the positions of the examples in batches that keep the questions of an image together."""
-    positions: dict[str, list[int]] = {}
-    for position, example in enumerate(examples):
-        positions.setdefault(example.image_id or example.id, []).append(position)
-    groups = list(positions.values())
-    for start in range(0, len(groups), _IMAGES_PER_BLOCK):
-        yield [position for group in groups[start : start + _IMAGES_PER_BLOCK] for position in group]
 
 
 def write_predictions(out: Path, scope: Scope, examples: Sequence[Example], answers: Sequence[str]) -> Path:
@@ -98,10 +94,9 @@ def caption_questions(dataset: DataSet, content: Gallery, instruction: str) -> Q
 def write_official_answers(
     out: Path, dataset: DataSet, questions: Questions, answers: Sequence[str], model: EvalModel
 ) -> tuple[Path, dict[str, Any]]:
-    """Write the answers as the official tool reads them, and references that have no file of their own.
+    """Write the answers, and references without a file of their own, as the official tool reads them.
 
-    Returns:
-        The answer file, and the inputs of ``score`` for it.
+    Returns the answer file and the inputs of ``score`` for it.
     """
     rows = [
         {**row, questions.key: answer.strip()} for row, answer in zip(questions.rows, answers, strict=True)
@@ -113,9 +108,8 @@ def write_official_answers(
         return path, {}
     path = folder / f"{dataset.label}.json"
     write_json(path, rows)
-    inputs: dict[str, Any] = {"predictions": path}
+    inputs: dict[str, Any] = {"predictions": path, **questions.inputs}
     for name, value in questions.inputs.items():
-        inputs[name] = value
         if isinstance(value, list):
             inputs[name] = folder / f"{dataset.label}.{name}.jsonl"
             write_jsonl(inputs[name], value)
@@ -128,17 +122,11 @@ def write_official_answers(
 class Retrieval:
     """The embeddings and matching logits of a model, computed block by block.
 
-    Image embeddings are kept in memory, so that further languages need not compute them again.
+    Image embeddings are kept in memory, so that further languages need not compute them again. A
+    :class:`CachedRanker` can also keep its finished blocks in the folder ``cache``.
     """
 
     def __init__(self, model: Ranker, images: Mapping[str, Image], *, cache: Path | None = None) -> None:
-        """Prepare to embed.
-
-        Args:
-            model: embeds and matches.
-            images: the images by id.
-            cache: a folder that keeps the finished blocks of a :class:`CachedRanker`.
-        """
         self._model, self._images, self._cache = model, images, cache
         self._embeds: dict[str, Floats] = {}
 
@@ -194,19 +182,19 @@ class Retrieval:
 def choose_candidates(scores: Floats, text2image: Ints, top_k: int) -> npt.NDArray[np.bool_]:
     """Return bool[N, M]: the pairs to match, as rank 0 chooses them."""
     first = distributed.rank() == 0
-    chosen = candidates(scores, top_k, check_text2image(scores, text2image)) if first else None
-    shared = distributed.broadcast(chosen)
-    assert shared is not None
-    return shared
+    chosen = distributed.broadcast(
+        candidates(scores, top_k, check_text2image(scores, text2image)) if first else None
+    )
+    assert chosen is not None
+    return chosen
 
 
 def write_pools(
     retrieval: Retrieval, pools: Sequence[Pool], scope: Scope, out: Path, *, top_k: int | None
 ) -> list[Path]:
-    """Write the scores of each pool, and with ``top_k`` its matching logits, for ``score retrieval``.
+    """Write ``i2t`` float32[N, N], ``text2image`` int64[N] and, with ``top_k``, ``itm`` float32[N, N].
 
-    Returns:
-        One NPZ file per pool: ``i2t`` float32[N, N], ``text2image`` int64[N], ``itm`` float32[N, N].
+    Returns the paths, one NPZ file per pool.
     """
     title = f"{scope.model} {scope.split} {scope.lang} retrieval"
     image_ids = [name for pool in pools for name in pool.image_ids]
@@ -233,8 +221,7 @@ def write_embeddings(
 ) -> tuple[Path, Path]:
     """Write the embeddings of images and texts, and the matching logits of the best ``top_k`` of each.
 
-    Returns:
-        (embeddings, logits): NPZ files as ``score retrieval`` reads them. Only rank 0 writes them.
+    Only rank 0 writes. Returns (embeddings, logits), NPZ files as ``score retrieval`` reads them.
     """
     retrieval = Retrieval(model, content.images, cache=folder / "blocks")
     ids = [str(name) for name in content.image_ids]

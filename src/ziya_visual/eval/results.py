@@ -66,7 +66,6 @@ class Scored:
     """The result of one form of ``score``.
 
     Attributes:
-        scores: name -> value, as written to the output file.
         failures: reason -> count.
         items: score name -> item -> value, for scores that are means over items. Intervals, ``--compare`` and
             ``--per-item`` use it.

@@ -25,10 +25,8 @@ _BLOCK_BYTES, _BLOCK_ROWS = 64 << 20, 256
 def similarity(image: npt.NDArray[np.floating], text: npt.NDArray[np.floating]) -> Floats:
     """Return scores float32[N, M]: the cosine, for [N, Q, D] images the largest over their query tokens.
 
-    Embeddings are normalized to length one first, as CLIP_benchmark and LAVIS do.
-
-    Raises:
-        DataError: shapes that do not match, values that are not finite, or a vector of length zero.
+    Embeddings are normalized to length one first, as CLIP_benchmark and LAVIS do. Shapes that do not match,
+    and vectors that are zero or not finite, raise ``DataError``.
     """
     image, text = np.asarray(image, np.float32), np.asarray(text, np.float32)
     if image.ndim not in (2, 3) or text.ndim != 2 or image.shape[-1] != text.shape[-1]:
@@ -64,9 +62,6 @@ def check_text2image(scores: npt.NDArray[np.floating], text2image: npt.NDArray[n
     """Return ``text2image`` as int64[M] or [M, K], after refusing what cannot be scored.
 
     A text with several right images (MUGE's queries have some) has a row of them, padded with -1.
-
-    Raises:
-        DataError: shapes that do not match, indices out of range, or scores that are not finite.
     """
     images, texts = scores.shape
     several = text2image.ndim == 2
@@ -96,11 +91,8 @@ def ranks(
 ) -> tuple[Ints, Ints]:
     """Return (ranks of the images' texts, ranks of the texts' images), int64[N] and int64[M].
 
-    Args:
-        scores: contrastive scores float32[N, M].
-        text2image: see :func:`check_text2image`.
-        itm: matching logits float32[N, M]; if given, the top k are ranked again, see :func:`rerank`.
-        top_k: number of candidates per row and column that ``itm`` ranks again.
+    ``scores`` are contrastive, float32[N, M]. Matching logits ``itm`` float32[N, M] rank the ``top_k``
+    candidates of each row and column again, see :func:`rerank`.
     """
     by_row, by_column = (scores, scores) if itm is None else rerank(scores, itm, top_k, text2image)
     return rank_texts(by_row, text2image), rank_images(by_column, text2image)
@@ -138,10 +130,8 @@ def _wrong_ahead(scores: npt.NDArray[np.floating], text2image: Ints, *, by_image
 def rerank(scores: Floats, itm: Floats, top_k: int, text2image: Ints) -> tuple[Floats, Floats]:
     """Return contrastive plus matching score within the top k of each row and of each column, else -inf.
 
-    If scores tie at the edge of the top k, the right pair is left out.
-
-    Returns:
-        (scores to rank texts by, scores to rank images by), both float32[N, M].
+    Both are float32[N, M]: the scores to rank texts by, and those to rank images by. If scores tie at the
+    edge of the top k, the right pair is left out.
     """
     if itm.shape != scores.shape:
         raise DataError(f"itm is {list(itm.shape)}, expected {list(scores.shape)} as the similarity")

@@ -19,11 +19,7 @@ DUPLICATES = ("refuse", "first", "last")
 
 
 def read_value(path: Path) -> Any:
-    """Return the value of a JSON file, or the rows of a JSONL file as a list.
-
-    Raises:
-        DataError: the file is neither.
-    """
+    """Return the value of a JSON file, or the rows of a JSONL file as a list."""
     text = read_text(path).strip()
     if text[:1] not in ("{", "["):
         raise DataError(f"{path}: starts with {text[:1]!r}; expected JSON, or one JSON object per line")
@@ -76,11 +72,8 @@ def text_of(row: Row, key: str, path: Path) -> str:
 def answer_of(row: Row | None, key: str, path: Path, failures: Counter[str]) -> str | None:
     """Return a system's answer, or ``None`` if it gave none; every form but caption counts that as wrong.
 
-    Args:
-        row: its row; ``None`` if there is none, which :func:`match_ids` has counted already.
-        key: the field; null and NaN count as ``missing``, white space counts as ``empty``.
-        path: for messages.
-        failures: counts both.
+    Null and NaN are counted as ``missing`` and white space as ``empty``; :func:`match_ids` has counted an
+    absent row already.
     """
     if row is None:
         return None
@@ -104,16 +97,9 @@ def by_id(
 ) -> dict[str, Row]:
     """Return the rows by their id as text: 7 and "7" are the same id.
 
-    Args:
-        rows: the rows of ``path``.
-        key: the field that holds the id.
-        path: for messages.
-        failures: counts ``duplicate``.
-        duplicates: ``refuse``, or keep the ``first`` or ``last`` row of an id and count the others.
-        within: a field within whose values the ids are unique; it is put before the id.
-
-    Raises:
-        DataError: a duplicate id, if those are refused, or an id that is neither a number nor text.
+    With ``duplicates`` ``refuse`` a second row of an id raises ``DataError``; else its ``first`` or ``last``
+    row is used and the others are counted. ``within`` names a field within whose values the ids are unique;
+    its value is put before the id.
     """
     check_choice("--duplicates", duplicates, DUPLICATES)
     rows_by_id: dict[str, Row] = {}
@@ -141,17 +127,9 @@ def match_ids(
     *,
     known: Container[str] = (),
 ) -> list[str]:
-    """Return the wanted ids in order, and count ``missing`` and ``unknown_id``.
+    """Return the wanted ids in order, and count ``missing`` and ``unknown_id`` of the predictions.
 
-    Args:
-        wanted: the ids that are scored.
-        predicted: the predictions by id.
-        path: of the predictions.
-        failures: counts both.
-        known: ids that are not scored but not unknown either.
-
-    Raises:
-        DataError: the two sides have no id in common.
+    Ids in ``known`` are not scored but not unknown either. No id in common raises ``DataError``.
     """
     wanted = list(wanted)
     scored = set(wanted)

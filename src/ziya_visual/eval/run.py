@@ -7,12 +7,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,18 +20,7 @@ from typing import Any, cast
 from ziya_visual.core import distributed, log
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.files import read_jsonl, write_json
-from ziya_visual.core.records import Example
-from ziya_visual.eval import score
-from ziya_visual.eval.ask import (
-    Retrieval,
-    answer_questions,
-    caption_questions,
-    predictions_path,
-    write_embeddings,
-    write_official_answers,
-    write_pools,
-    write_predictions,
-)
+from ziya_visual.eval import ask, score
 from ziya_visual.eval.metrics.vqa import same_answer
 from ziya_visual.eval.models.answer_cache import Answerer, CachedRanker, Ranker
 from ziya_visual.eval.models.endpoint import CONCURRENCY
@@ -63,34 +51,31 @@ def evaluate(
     """Ask every section of ``suite``, write prediction files, and return the metrics scored from them.
 
     Args:
-        model: answers and, for retrieval, embeds.
+        model: a :class:`Ranker` where ``tasks`` include retrieval.
         suite: the questions; ``suite.blank()`` asks them about grey images.
-        name: of the model in metric rows and file names: ``base``, ``chat``, ``blank`` ...
+        name: name of the model in metric rows and file names: ``base``, ``chat``, ``blank`` ...
         out: gets ``predictions/<name>.<split>.<lang>.<task>.jsonl`` and ``retrieval/*.npz``.
-        tasks: of :data:`TASKS`, and :data:`RERANK`; tasks that a section lacks are skipped.
-        seed: of the bootstrap of answers.
+        tasks: :data:`TASKS` and :data:`RERANK`; tasks that a section lacks are skipped.
+        seed: seed of the bootstrap of answers.
     """
     metrics: list[Metric] = []
-    retrieval = Retrieval(cast(Ranker, model), suite.images)
+    retrieval = ask.Retrieval(cast(Ranker, model), suite.images)
     for (split, lang), section in suite.sections.items():
         for task, examples in (("vqa", section.vqa), ("caption", section.caption)):
             if task not in tasks or not examples:
                 continue
             scope = Scope(name, split, lang, task)
-            title = f"{name} {split} {lang} {task}"
-            answers = answer_questions(
-                model, examples, suite.images, max_new_tokens=MAX_NEW_TOKENS[task], title=title
-            )
-            path = write_predictions(out, scope, examples, answers)
-            metrics += (
-                measure_answers(path, scope, seed=seed)
-                if task == "vqa"
-                else measure_captions(path, scope, suite.keywords)
-            )
+            title, limit = f"{name} {split} {lang} {task}", MAX_NEW_TOKENS[task]
+            answers = ask.answer_questions(model, examples, suite.images, max_new_tokens=limit, title=title)
+            path = ask.write_predictions(out, scope, examples, answers)
+            if task == "vqa":
+                metrics += measure_answers(path, scope, seed=seed)
+            else:
+                metrics += measure_captions(path, scope, suite.keywords)
         if "retrieval" in tasks and section.pools:
             scope = Scope(name, split, lang, "retrieval")
             rerank = TOP_K if RERANK in tasks else None
-            files = write_pools(retrieval, section.pools, scope, out, top_k=rerank)
+            files = ask.write_pools(retrieval, section.pools, scope, out, top_k=rerank)
             metrics += measure_pools(files, scope)
             if rerank is not None:
                 metrics += measure_pools(files, replace(scope, task=RERANK), top_k=rerank)
@@ -104,19 +89,17 @@ def majority(suite: Suite, *, out: Path, seed: int = 0) -> list[Metric]:
     """
     metrics = []
     for (split, lang), section in suite.sections.items():
-        if section.vqa:
-            scope = Scope("majority", split, lang, "vqa")
-            path = write_predictions(out, scope, section.vqa, _majority_answers(section.vqa))
-            metrics += measure_answers(path, scope, seed=seed)
+        if not section.vqa:
+            continue
+        types = [example.meta.get("question_type", "all") for example in section.vqa]
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for kind, example in zip(types, section.vqa, strict=True):
+            counts[kind][example.answers[0]] += 1
+        scope = Scope("majority", split, lang, "vqa")
+        answers = [counts[kind].most_common(1)[0][0] for kind in types]
+        path = ask.write_predictions(out, scope, section.vqa, answers)
+        metrics += measure_answers(path, scope, seed=seed)
     return metrics
-
-
-def _majority_answers(examples: Sequence[Example]) -> list[str]:
-    types = [example.meta.get("question_type", "all") for example in examples]
-    counts: dict[str, Counter[str]] = {}
-    for kind, example in zip(types, examples, strict=True):
-        counts.setdefault(kind, Counter())[example.answers[0]] += 1
-    return [counts[kind].most_common(1)[0][0] for kind in types]
 
 
 @dataclass
@@ -124,13 +107,10 @@ class EvalRun:
     """A model that is evaluated, and everything that was measured of it so far.
 
     Attributes:
-        model: the model.
         out: gets ``predictions/``, ``official/`` and ``retrieval/``.
-        data: the folder with the files of published data sets.
-        seed: of the bootstrap of answers and of the sample answers.
-        metrics: rows of ``results.json``.
-        samples: answers to show in the report.
-        failures: what failed, e.g. a data set -> reason -> count.
+        data: folder with the files of published data sets.
+        seed: seed of the bootstrap of answers and of the sample answers.
+        failures: data set -> reason -> count.
         not_measured: one line per thing that was left out.
         files: files for other tools: answers, uploads, embeddings.
         cards: data set -> the card of each of its scorings.
@@ -164,20 +144,13 @@ class EvalRun:
         self.samples += draw_samples(suite, self.out, model=MODEL, seed=self.seed)
         for split, lang in suite.sections:
             for task in ("vqa", "caption"):
-                path = predictions_path(self.out, Scope(MODEL, split, lang, task))
+                path = ask.predictions_path(self.out, Scope(MODEL, split, lang, task))
                 empty = sum(not row["prediction"] for _, row in read_jsonl(path)) if path.is_file() else 0
                 if empty:  # counted as wrong, and reported
                     self.failures[f"{split}.{lang}.{task}"] = {"empty": empty}
 
     def add_dataset(self, dataset: DataSet, prompt: Prompt) -> None:
-        """Ask a published data set, write its official files, and score those.
-
-        Anybody can score the files again, with these tools or the official ones.
-
-        Raises:
-            ConfigError: the format does not serve the task.
-            DataError: a file of another form.
-        """
+        """Ask a published data set, write its official files, and score those as anybody can score them."""
         self.failures.pop(dataset.label, None)
         if dataset.task != "retrieval":
             text = prompt.ask("{question}", plain=self.model.plain)
@@ -208,7 +181,7 @@ class EvalRun:
     def _retrieve(self, dataset: DataSet, ranker: CachedRanker) -> None:
         """Measure retrieval by contrastive score, then by contrastive plus matching score in the top k."""
         content, folder, top_k = read_gallery(dataset, self.data), self.out / "retrieval", dataset.top_k
-        embeddings, logits = write_embeddings(ranker, content, folder, dataset.label, top_k)
+        embeddings, logits = ask.write_embeddings(ranker, content, folder, dataset.label, top_k)
         if distributed.rank() == 0:
             self.files += [str(embeddings), str(logits)]
             count = len(content.texts)
@@ -220,10 +193,10 @@ class EvalRun:
         model, out = self.model, self.out
         if dataset.task == "caption":
             instruction = prompt.ask("", plain=model.plain)
-            questions = caption_questions(dataset, read_gallery(dataset, self.data), instruction)
+            questions = ask.caption_questions(dataset, read_gallery(dataset, self.data), instruction)
         else:
             questions = read_questions(dataset, self.data, prompt, plain=model.plain)
-        answers = answer_questions(
+        answers = ask.answer_questions(
             model.answerer,
             questions.examples,
             questions.images,
@@ -233,8 +206,8 @@ class EvalRun:
         if distributed.rank() > 0:
             return
         scope = Scope(MODEL, dataset.name, dataset.lang, dataset.task)
-        write_predictions(out, scope, questions.examples, answers)
-        path, inputs = write_official_answers(out, dataset, questions, answers, model)
+        ask.write_predictions(out, scope, questions.examples, answers)
+        path, inputs = ask.write_official_answers(out, dataset, questions, answers, model)
         self.files.append(str(path))
         if dataset.task == "dialogue":
             self._count(dataset, {"empty": sum(not answer.strip() for answer in answers)})
@@ -260,9 +233,8 @@ class EvalRun:
                 continue
             low, high = intervals.get(name, (value, value))  # METEOR and SPICE have no interval
             shown = f"{name}[{inputs['rule']}]" if only else name
-            self.metrics.append(
-                Metric(MODEL, dataset.name, dataset.lang, task, shown, value, low, high, count)
-            )
+            row = MODEL, dataset.name, dataset.lang, task, shown, value, low, high, count
+            self.metrics.append(Metric(*row))
         if not only:
             self._count(dataset, result["failures"])
         self.cards[dataset.label].append(result["card"])
@@ -289,8 +261,8 @@ def run_suite(
         suites: names (see :func:`~.suites.named.names`), YAML files of the same form, or JSONL of ``vqa`` and
             ``caption`` records with images by path (see :mod:`~.suites`).
         out: gets ``results.json``, ``report.html``, ``predictions/*.jsonl`` and the cached answers.
-        data: the folder with the files of named suites.
-        seed: of the bootstrap of answers, of drawn scenes and of the sample answers.
+        data: folder with the files of named suites.
+        seed: seed of the bootstrap of answers, of drawn scenes and of the sample answers.
         concurrency: maximum number of requests to an endpoint in flight.
         dtype: see :func:`~.models.open.open_model`.
 
@@ -298,21 +270,20 @@ def run_suite(
         The content of ``results.json``. Under ``torchrun`` only rank 0 writes it.
 
     Raises:
-        CheckpointError: the checkpoint cannot be opened.
-        DataError: a suite cannot be read, or none of its files exist.
-        EndpointError: the endpoint cannot be reached; answers so far are kept.
+        CheckpointError, DataError, EndpointError: an unusable checkpoint, suite or endpoint; answers so far
+            are kept.
     """
     loaded = [_load(str(suite), data, seed) for suite in suites]
     seconds: dict[str, float] = {}
     with (
         log.timed(seconds, "total"),
         distributed.process_group() as processes,
-        _output_folder(out) as folder,
+        tempfile.TemporaryDirectory() as scratch,
         open_model(str(checkpoint), out=out, concurrency=concurrency, dtype=dtype) as model,
     ):
         if distributed.rank() > 0:
             log.logger.setLevel(logging.ERROR)
-        run = EvalRun(model, folder, data, seed)
+        run = EvalRun(model, out if distributed.rank() == 0 else Path(scratch), data, seed)
         for line in (line for suite in loaded for line in _missing(suite, data)):
             run.leave_out(line)
         for suite in loaded:
@@ -362,16 +333,6 @@ def _missing(suite: Suite | NamedSuite, data: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-@contextlib.contextmanager
-def _output_folder(out: Path) -> Iterator[Path]:
-    """Yield the folder that this rank writes to: ``out`` for rank 0, a temporary one for the others."""
-    if distributed.rank() == 0:
-        yield out
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-
-
 def draw_samples(suite: Suite, out: Path, *, model: str, seed: int) -> list[Sample]:
     """Return right and wrong answers of each split and language with their images, drawn by ``seed``."""
     rng = random.Random(seed)
@@ -379,20 +340,12 @@ def draw_samples(suite: Suite, out: Path, *, model: str, seed: int) -> list[Samp
     for (split, lang), section in suite.sections.items():
         if not section.vqa:
             continue
-        rows = [row for _, row in read_jsonl(predictions_path(out, Scope(model, split, lang, "vqa")))]
+        rows = [row for _, row in read_jsonl(ask.predictions_path(out, Scope(model, split, lang, "vqa")))]
         for right in (True, False):
             matching = [row for row in rows if same_answer(row["prediction"], row["answers"], lang) == right]
             for row in rng.sample(matching, min(SAMPLES, len(matching))):
+                image, truth = suite.images[row["image_id"]], row["answers"][0]
                 samples.append(
-                    Sample(
-                        image=suite.images[row["image_id"]],
-                        lang=lang,
-                        split=split,
-                        task="vqa",
-                        question=row["prompt"],
-                        answer=row["prediction"],
-                        truth=row["answers"][0],
-                        right=right,
-                    )
+                    Sample(image, lang, split, "vqa", row["prompt"], row["prediction"], truth, right)
                 )
     return samples

@@ -55,7 +55,7 @@ def _verdict(judgment: Judgment) -> float:
     assert judgment.scores is not None
     if len(judgment.scores) == 1:
         return judgment.scores[0]
-    lead = float(np.sign(judgment.scores[0] - judgment.scores[1]))
+    lead = float(np.sign(judgment.lead))
     return lead if judgment.models[0] <= judgment.models[1] else -lead
 
 
@@ -76,16 +76,11 @@ def _first_preferred(scored: Sequence[Judgment]) -> dict[str, Any] | None:
     for judgment in scored:
         orders.setdefault(judgment.battle_key, set()).add(judgment.swapped)
     first_won = [
-        (_lead(judgment) > 0) != judgment.swapped
+        (judgment.lead > 0) != judgment.swapped
         for judgment in scored
-        if len(orders[judgment.battle_key]) == 2 and _lead(judgment)
+        if len(orders[judgment.battle_key]) == 2 and judgment.lead
     ]
     return percent_of(sum(first_won), len(first_won))
-
-
-def _lead(judgment: Judgment) -> float:
-    assert judgment.scores is not None
-    return judgment.scores[0] - judgment.scores[1]
 
 
 def _same_verdict(
@@ -96,10 +91,10 @@ def _same_verdict(
     for judgment in scored:
         groups.setdefault(key(judgment), []).append(judgment)
     same = [
-        _verdict(one) == _verdict(other)
+        _verdict(first) == _verdict(second)
         for group in groups.values()
-        for one, other in itertools.combinations(group, 2)
-        if (one.swapped != other.swapped) == swapped
+        for first, second in itertools.combinations(group, 2)
+        if (first.swapped != second.swapped) == swapped
     ]
     return percent_of(sum(same), len(same))
 
@@ -110,19 +105,15 @@ def _length_correlation(scored: Sequence[Judgment]) -> dict[str, Any] | None:
         if judgment.scores is not None and len(judgment.answers) == len(judgment.scores):
             logs = [math.log(1 + len(answer)) for answer in judgment.answers]
             single = len(logs) == 1
-            points.append((judgment.scores[0], logs[0]) if single else (-_lead(judgment), logs[1] - logs[0]))
-    if len(points) < 3:
-        return None
-    scores, lengths = np.array(points).T
-    correlation = spearman(scores, lengths)
+            points.append((judgment.scores[0], logs[0]) if single else (-judgment.lead, logs[1] - logs[0]))
+    correlation = spearman(*np.array(points).reshape(-1, 2).T)
     return None if correlation is None else {"spearman": correlation, "n": len(points)}
 
 
 def length_adjusted_score(judgments: Iterable[Judgment]) -> float | None:
     """Return 100 x candidate / reference as if both were equally long; ``None`` if the lengths cannot tell.
 
-    The score lead is regressed on the lead in log length, and the worth of the mean length lead is subtracted
-    from the candidate's mean.
+    The candidate's mean loses what its mean lead in log length is worth by a regression of the score lead.
     """
     usable = [j for j in judgments if j.scores is not None and len(j.answers) == len(j.scores) == 2]
     if len(usable) < 3:
@@ -139,11 +130,7 @@ def length_adjusted_score(judgments: Iterable[Judgment]) -> float | None:
 
 
 def lengths_overlap(longer: Floats) -> bool:
-    """Return whether equal length is within the observed range, which a model that is always longer lacks.
-
-    Args:
-        longer: float64[N], lead in log length of one model over the other in each battle.
-    """
+    """Return whether the leads in log length ``longer`` float64[N] cover 0; a model may always be longer."""
     spread = float(longer.std())
     return spread > 1e-6 and abs(float(longer.mean())) <= 2 * spread
 

@@ -67,11 +67,7 @@ def language_of(text: str) -> str:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Read the questions of a file.
-
-    Raises:
-        DataError: a row has no id or text, or an id occurs twice.
-    """
+    """Read the questions of a file, and refuse an id that occurs twice."""
     questions = [_question(row, path) for row in _rows(path)]
     _check_unique([question.id for question in questions], path)
     return questions
@@ -81,9 +77,6 @@ def read_model_answers(path: Path) -> ModelAnswers:
     """Read the answers of a file, named by the rows' ``model_id``, else by the file without its language.
 
     Prediction files of ours are named ``<model>.<split>.<lang>.<task>.jsonl``.
-
-    Raises:
-        DataError: a row has no id or text, an id occurs twice, or the rows belong to two models.
     """
     rows = _rows(path)
     ids = [_first(row, _ID, path) for row in rows]
@@ -128,11 +121,7 @@ def read_rules(path: Path) -> dict[str, str]:
 
 
 def rule_for(question: Question, rules: Mapping[str, str], *, boxes: bool, path: Path) -> str:
-    """Return the instruction for a question's category; pictures known only by captions have their own rules.
-
-    Raises:
-        DataError: there is no rule for the category and no default.
-    """
+    """Return the instruction for a question's category; pictures known only by captions have their own."""
     category = question.categories[0] if question.categories else "default"
     bench = f"llava_bench_{category}"
     for name in ((category, bench) if boxes else (bench, category)) + ("default",):

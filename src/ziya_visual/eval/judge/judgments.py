@@ -41,7 +41,6 @@ class Judgment:
     """One reply of a judge.
 
     Attributes:
-        question_id: id of the question.
         text: the reply; empty if the endpoint gave none.
         scores: scores read from the text, in the order of ``models``: two of 0 to 10, or one of 0 to 1
             (rubric).
@@ -49,7 +48,7 @@ class Judgment:
         models: names, the reference first; one for a rubric.
         answers: answers in the order of ``models``; empty if the row has none.
         swapped: whether the judge saw the answers in reverse order.
-        sees: what the judge received of the picture: ``picture``, ``text``, ``nothing``, ``truth`` or ``""``.
+        sees: what the judge received of the picture, a key of :data:`LIMITS`.
         failure: why there are no scores.
     """
 
@@ -77,6 +76,12 @@ class Judgment:
         return self.lang, self.question_id, self.question
 
     @property
+    def lead(self) -> float:
+        """Return the first model's score minus the second's."""
+        assert self.scores is not None
+        return self.scores[0] - self.scores[1]
+
+    @property
     def battle_key(self) -> tuple[str, ...]:
         """Return a key that both orders and all repeats of a comparison share."""
         return *self.question_key, *sorted(self.models)
@@ -86,8 +91,7 @@ class Judgment:
 class Battle:
     """Two models on one question under one judge.
 
-    ``margin`` is a's mean score minus b's over both orders, so a judge's preference for a position cancels
-    out.
+    ``margin`` is a's mean lead over both orders, so a judge's preference for a position cancels out.
     """
 
     question_id: str
@@ -107,12 +111,15 @@ class Battle:
 
 
 def read_judgments(path: Path) -> list[Judgment]:
-    """Read judgments from a file of LLaVA rows or our own.
-
-    Raises:
-        DataError: a row has neither text nor scores, or a number of models that its protocol does not allow.
-    """
+    """Read judgments from a file of LLaVA rows or our own."""
     return [_from_row(row, number, path) for number, row in enumerate(read_rows(path), start=1)]
+
+
+def withhold_reason(failures: int, reviews: int) -> str:
+    """Return why a table is withheld, or an empty string if enough of the judgments have scores."""
+    if failures <= MAX_FAILURES * reviews:
+        return ""
+    return f"no scores in {failures} of {reviews} reviews, more than {MAX_FAILURES:.0%}"
 
 
 def _from_row(row: Row, number: int, path: Path) -> Judgment:
@@ -188,8 +195,7 @@ def to_row(judgment: Judgment, number: int) -> dict[str, Any]:
 def decide_battles(judgments: Iterable[Judgment]) -> list[Battle]:
     """Return the battles of one judge and protocol, in question order.
 
-    A pairwise battle needs scores in both orders. Rubric grades of two models for one question are a battle
-    too.
+    A pairwise battle needs scores in both orders. Two models' rubric grades for one question are one too.
     """
     groups: dict[tuple[str, ...], list[Judgment]] = {}
     for judgment in judgments:
@@ -197,17 +203,13 @@ def decide_battles(judgments: Iterable[Judgment]) -> list[Battle]:
             groups.setdefault(judgment.battle_key, []).append(judgment)
     if any(len(group[0].models) == 1 for group in groups.values()):
         return _rubric_battles(list(groups.values()))
-    return [
-        _battle(group, [_margin(judgment, group[0].models) for judgment in group], group[0].models)
-        for group in groups.values()
-        if group[0].protocol != PAIRWISE or {judgment.swapped for judgment in group} == {True, False}
-    ]
-
-
-def _margin(judgment: Judgment, models: tuple[str, ...]) -> float:
-    assert judgment.scores is not None
-    lead = judgment.scores[0] - judgment.scores[1]
-    return lead if judgment.models == models else -lead
+    battles = []
+    for group in groups.values():
+        if group[0].protocol != PAIRWISE or {judgment.swapped for judgment in group} == {True, False}:
+            models = group[0].models
+            leads = [judgment.lead if judgment.models == models else -judgment.lead for judgment in group]
+            battles.append(_battle(group, leads, models))
+    return battles
 
 
 def _rubric_battles(groups: Sequence[Sequence[Judgment]]) -> list[Battle]:
@@ -231,7 +233,7 @@ def _mean_grade(judgments: Sequence[Judgment]) -> float:
 
 def _battle(judgments: Sequence[Judgment], margins: Sequence[float], models: Sequence[str]) -> Battle:
     first = judgments[0]
-    lengths = tuple(len(answer) for answer in first.answers) if len(first.answers) == 2 else (0, 0)
+    a, b = (len(answer) for answer in first.answers) if len(first.answers) == 2 else (0, 0)
     return Battle(
         question_id=first.question_id,
         a=models[0],
@@ -240,6 +242,6 @@ def _battle(judgments: Sequence[Judgment], margins: Sequence[float], models: Seq
         lang=first.lang,
         categories=first.categories,
         image=first.image,
-        lengths=(lengths[0], lengths[1]),
+        lengths=(a, b),
         judgments=tuple(judgments),
     )

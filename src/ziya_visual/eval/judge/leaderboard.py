@@ -31,7 +31,6 @@ from ziya_visual.core.files import read_text, write_json, write_text
 from ziya_visual.eval.judge import diagnostics
 from ziya_visual.eval.judge.judgments import (
     LIMITS,
-    MAX_FAILURES,
     RELATIVE,
     REVIEWS,
     RULE,
@@ -39,6 +38,7 @@ from ziya_visual.eval.judge.judgments import (
     Judgment,
     decide_battles,
     read_judgments,
+    withhold_reason,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -103,11 +103,8 @@ def _judge_entry(
     """Return all verdicts of one judge under one protocol, with its warnings."""
     name, protocol, sees = key
     controls = diagnostics.compute_controls(judgments)
-    failures, count = controls["failures"], controls["reviews"]
-    withheld = ""
-    if failures > MAX_FAILURES * count:
-        withheld = f"no scores in {failures} of {count} reviews, more than {MAX_FAILURES:.0%}"
-    elif protocol != RULE and diagnostics.is_unreliable(controls):
+    withheld = withhold_reason(controls["failures"], controls["reviews"])
+    if not withheld and protocol != RULE and diagnostics.is_unreliable(controls):
         withheld = "the controls below show that this judge does not tell these answers apart"
     return {
         "judge": name or "unnamed",
@@ -141,10 +138,9 @@ def rank_models(battles: Sequence[Battle], *, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         ``rows``: ``model``, ``rank`` (one more than the models whose interval is wholly above), ``rating``
-            with
-        ``low`` and ``high`` (95 %), ``equal_length`` (the rating if all answers were equally long), ``wins``
-        (a tie is half), ``battles`` and ``share`` won in percent. ``per_doubling``: Elo points for an answer
-        twice as long. ``apart``: why models cannot be compared, in which case ratings are ``None``.
+        with ``low`` and ``high`` (95 %), ``equal_length`` (the rating if all answers were equally long),
+        ``wins`` (a tie is half), ``battles`` and ``share`` won in percent. ``per_doubling``: Elo points for
+        an answer twice as long. ``apart``: why models cannot be compared; ratings are then ``None``.
     """
     models = sorted({name for battle in battles for name in (battle.a, battle.b)})
     wins = _wins(battles, models)
@@ -257,11 +253,8 @@ class Ratings:
 def fit_ratings(wins: Floats, *, seed: int = 0, resamples: int = RESAMPLES) -> Ratings:
     """Fit ratings, with bootstrap intervals that resample clusters.
 
-    Args:
-        wins: float64[clusters, M, M], points that the row's model took from the column's; a cluster is
-            resampled as a whole (both orders, all questions of a picture).
-        seed: seed of the resampling.
-        resamples: number of resamples.
+    ``wins`` float64[clusters, M, M] holds the points that the row's model took from the column's; a cluster
+    is resampled as a whole (both orders, all questions of a picture).
     """
     clusters, size = wins.shape[:2]
     rating = _max_likelihood(wins.sum(axis=0)[None])[0]
@@ -290,14 +283,12 @@ def fit_at_equal_length(a: Ints, b: Ints, points: Floats, longer: Floats, size: 
     """Fit ratings as if all answers had one length: logistic regression with length as another predictor.
 
     Args:
-        a: int64[N], first model of each battle.
-        b: int64[N], second model.
+        a: int64[N], first model of each battle; ``b`` is the second.
         points: float64[N], points of ``a``: 1, 0.5 or 0.
         longer: float64[N], log length of a's answer minus that of b's.
         size: number of models.
 
-    Returns:
-        Ratings float64[M], and the Elo points that an answer twice as long is worth.
+    Returns the ratings float64[M], and the Elo points that an answer twice as long is worth.
     """
     rows = np.arange(len(a))
     design = np.zeros((len(a), size + 1))

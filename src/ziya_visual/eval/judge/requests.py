@@ -9,7 +9,7 @@ import base64
 import itertools
 import mimetypes
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,34 +44,27 @@ class JudgeSettings:
 
     Attributes:
         model: name of the judge at its endpoint.
-        protocol: ``relative``, ``pairwise`` or ``rubric``.
         contexts: picture -> text about it.
         rules: category -> instruction of LLaVA's rule file, which replaces ours.
         rules_path: path of that file, for messages.
         images: folder of the pictures, for a judge that sees them.
-        repeats: how often each request is sent.
         sees: ``picture``, ``text`` (the context) or ``nothing``.
     """
 
     model: str
     protocol: str
-    contexts: Mapping[str, Context] = field(default_factory=dict)
-    rules: Mapping[str, str] | None = None
-    rules_path: Path = Path()
-    images: Path | None = None
-    repeats: int = 1
-    sees: str = "nothing"
+    contexts: Mapping[str, Context]
+    rules: Mapping[str, str] | None
+    rules_path: Path
+    images: Path | None
+    repeats: int
+    sees: str
 
 
 def plan_matchups(
     questions: Sequence[Question], answers: Sequence[Path], protocol: str, reference: Path | None
 ) -> list[Matchup]:
-    """Return the matchups for the judge.
-
-    Raises:
-        ConfigError: there are too few answer files for the protocol.
-        DataError: two files belong to one model.
-    """
+    """Return the matchups for the judge; too few answer files, or two of one model, are an error."""
     models = [read_model_answers(path) for path in answers]
     if protocol != RUBRIC:
         truths = {question.id: question.truth for question in questions if question.truth}
@@ -115,11 +108,7 @@ def new_judgment(question: Question, matchup: Matchup, **fields: Any) -> Judgmen
 def build_requests(
     questions: Sequence[Question], matchup: Matchup, settings: JudgeSettings
 ) -> Iterator[tuple[Judgment, dict[str, Any]]]:
-    """Yield the pending judgment, in shown order, and the request body for each question that all answered.
-
-    Raises:
-        DataError: no question is answered by all models, or a picture is missing.
-    """
+    """Yield the pending judgment, in shown order, and the request body of each question that all answered."""
     answered = [q for q in questions if all(q.id in model.answers for model in matchup.models)]
     if not answered:
         names = " and ".join(model.name for model in matchup.models)
@@ -129,14 +118,8 @@ def build_requests(
         )
     for question in answered:
         context = context_of(question, settings.contexts)
-        judgment = new_judgment(
-            question,
-            matchup,
-            protocol=settings.protocol,
-            judge=settings.model,
-            sees=settings.sees,
-            context=context.text,
-        )
+        fields = {"protocol": settings.protocol, "judge": settings.model, "sees": settings.sees}
+        judgment = new_judgment(question, matchup, context=context.text, **fields)
         body = _body(judgment, question, context, settings)
         for repeat in range(settings.repeats):
             # The seed makes a repeat a different request for the ledger and for the endpoint's cache.

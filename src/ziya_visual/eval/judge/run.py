@@ -108,13 +108,7 @@ def judge(
 def judge_predictions(folder: Path, models: tuple[str, str], *, out: Path) -> dict[str, Any]:
     """Compare two models' predictions about scenes with the rule judge; write and return as :func:`judge`.
 
-    Args:
-        folder: ``predictions`` of ``eval`` or of the quickstart.
-        models: first parts of the file names.
-        out: output folder.
-
-    Raises:
-        DataError: no file exists for both models.
+    ``folder`` is ``predictions`` of ``eval`` or of the quickstart; its file names start with the models.
     """
     judgments: list[Judgment] = []
     inputs: dict[str, Path | None] = {}
@@ -130,11 +124,7 @@ def judge_predictions(folder: Path, models: tuple[str, str], *, out: Path) -> di
 
 
 def judge_by_rule(questions: Sequence[files.Question], matchup: requests.Matchup) -> list[Judgment]:
-    """Compare the answers of two models with the truth, and return judgments with 0 to 10 for each answer.
-
-    Raises:
-        DataError: the models share no question, or one has no true answer.
-    """
+    """Compare the answers of two models with the truth, and return judgments with 0 to 10 for each answer."""
     judgments = []
     for question in questions:
         if not all(question.id in model.answers for model in matchup.models):
@@ -143,10 +133,8 @@ def judge_by_rule(questions: Sequence[files.Question], matchup: requests.Matchup
             raise DataError(f"question {question.id} has no true answer; only a language model can judge it")
         scores = tuple(round(10 * _quality(question, m.answers[question.id]), 2) for m in matchup.models)
         text = f"{scores[0]:g} {scores[1]:g}\nTrue answer: {question.truth}"
-        values = {"text": text, "scores": scores, "stored_scores": scores}
-        judgments.append(
-            requests.new_judgment(question, matchup, protocol=RULE, judge=RULE, sees="truth", **values)
-        )
+        fields = {"text": text, "scores": scores, "stored_scores": scores, "sees": "truth"}
+        judgments.append(requests.new_judgment(question, matchup, protocol=RULE, judge=RULE, **fields))
     if not judgments:
         raise DataError(f"{' and '.join(m.name for m in matchup.models)} answered no question in common")
     return judgments

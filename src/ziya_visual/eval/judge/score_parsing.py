@@ -113,11 +113,7 @@ _GRADE = re.compile(
 class _Statement:
     """A statement that answer 0 or 1 has a score.
 
-    Attributes:
-        answer: 0 or 1.
-        value: the score.
-        final: whether its line sums up.
-        certain: whether the number must be a score; uncertain ones can only contradict.
+    It is ``final`` if its line sums up. An uncertain number need not be a score and can only contradict.
     """
 
     answer: int

@@ -22,13 +22,10 @@ _MAX_WEIGHTS = 8_000_000  # weights held in memory at once (64 MB)
 
 @dataclass(frozen=True)
 class Statistic:
-    """Scores that are a function of sums over items.
+    """K scores that are a function of sums over N items.
 
-    Attributes:
-        names: names of the K scores.
-        items: ids of the N rows.
-        rows: float64[N, S], what each item adds to the sums.
-        score: float64[R, S] -> float64[R, K].
+    ``rows`` float64[N, S] is what each item adds to the sums; ``score`` maps sums float64[R, S] to scores
+    float64[R, K].
     """
 
     names: list[str]
@@ -54,12 +51,9 @@ def intervals(
 ) -> Floats:
     """Return the 95 % interval of each score: float64[K, 2].
 
-    Args:
-        rows: float64[N, S], what each item adds to the sums.
-        score: float64[R, S] sums -> float64[R, K] scores; NaN where a resample leaves one undefined.
-        clusters: the unit of resampling for each item (the image of a question); items by default.
-        seed: seed of the resampling.
-        resamples: number of resamples.
+    ``rows`` and ``score`` are those of a :class:`Statistic`; a score is NaN where a resample leaves it
+    undefined. ``clusters`` names the unit of resampling of each item (the image of a question), by default
+    the item itself.
     """
     if clusters is not None:
         codes = _codes(clusters)
@@ -87,14 +81,9 @@ def interval(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of ``values``, or of the mean over ``groups`` of the group means.
+    """Return the 95 % interval of the mean of ``values`` float[N], resampled as in :func:`intervals`.
 
-    Args:
-        values: float[N], one for each item.
-        clusters: the unit of resampling for each item; items by default.
-        groups: the group of each item, e.g. its question type.
-        seed: seed of the resampling.
-        resamples: number of resamples.
+    With ``groups``, e.g. the items' question types, it is that of the mean over the groups of their means.
     """
     values = np.asarray(values, np.float64)
     if not len(values):

@@ -247,11 +247,7 @@ def score_with_java(
 ) -> tuple[float | None, str]:
     """Return METEOR or SPICE from pycocoevalcap's Java programs, or ``None`` and the reason it is missing.
 
-    Args:
-        metric: one of :data:`JAVA_METRICS`.
-        images: image ids.
-        candidates: the PTB-tokenized caption of each image.
-        references: the PTB-tokenized references of each image.
+    ``candidates`` and ``references`` are PTB-tokenized.
     """
     reason = java_requirement(metric)
     if reason:

@@ -90,10 +90,6 @@ def infer_option(text: str, choices: Mapping[str, str]) -> str | None:
 
     The answer is the only option letter if it is among the last five words, else the only option whose
     wording occurs in the text, unless the text is over twice as long as all options. ``None`` is unparsed.
-
-    Args:
-        text: the model's output.
-        choices: option letter -> wording.
     """
     return _infer_letter(text, choices) or _infer_wording(text, choices)
 

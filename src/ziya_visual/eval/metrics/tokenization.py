@@ -28,14 +28,9 @@ _IDEOGRAPH = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0
 
 
 def tokenize(texts: Sequence[str], segmenter: str) -> list[str]:
-    """Return each text as tokens joined by single spaces.
+    """Return each text as tokens joined by single spaces; keep file order, since PTB looks ahead.
 
-    Args:
-        texts: captions, in file order (PTB may look at the next caption).
-        segmenter: ``pre``, ``char``, ``jieba`` or ``ptb``.
-
-    Raises:
-        ConfigError: jieba is not installed.
+    ``segmenter`` is ``pre``, ``char``, ``jieba`` or ``ptb``.
     """
     if segmenter == "ptb":
         return ptb_tokenize(texts)
@@ -57,11 +52,7 @@ def _jieba(texts: Sequence[str]) -> list[list[str]]:
 
 
 def choose_segmenters(lang: str, segmenter: str | None) -> list[tuple[str, str]]:
-    """Return (segmenter, score suffix) pairs: no suffix for English, ``[zh:char]``, ``[es:ptb]`` by default.
-
-    Raises:
-        ConfigError: the segmenter is unknown or does not fit the language.
-    """
+    """Return (segmenter, score suffix) pairs: English has no suffix, ``[zh:char]`` is Chinese's default."""
     base = lang.split("-")[0].lower()
     known = (*SEGMENTERS, "ptb", "all")
     if segmenter is not None and segmenter not in known:
@@ -78,11 +69,7 @@ def choose_segmenters(lang: str, segmenter: str | None) -> list[tuple[str, str]]
 
 
 def check_texts(texts: Sequence[str], segmenter: str, where: str) -> None:
-    """Refuse texts that a segmenter cannot handle: Chinese for PTB, or unsegmented text for ``pre``.
-
-    Raises:
-        DataError: over a tenth of the letters are ideographs (PTB), or none of ten texts has a space (pre).
-    """
+    """Refuse texts that a segmenter cannot handle: Chinese for PTB, or unsegmented text for ``pre``."""
     joined = "".join(texts)
     share = len(_IDEOGRAPH.findall(joined)) / max(1, sum(char.isalpha() for char in joined))
     if segmenter == "ptb" and share > 0.1:
@@ -275,8 +262,7 @@ def _words(text: str, following: str = "") -> tuple[str, ...]:
     plain = _PLAIN.fullmatch(text)
     if plain and (word := plain[1].lower()) not in _SPLIT and not (plain[2] == "." and word in _ABBREVIATED):
         return (word,)
-    found = _scan(f"{text}\n{following} ", len(text))
-    return tuple(token for token in found if token not in _DROPPED)
+    return tuple(t for t in _scan(f"{text}\n{following} ", len(text)) if t not in _DROPPED)
 
 
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:

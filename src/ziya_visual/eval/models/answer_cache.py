@@ -52,12 +52,10 @@ class CachedAnswerer:
     """A model together with the answers it has given; no question is asked twice."""
 
     def __init__(self, model: Answerer, *, path: Path, identity: str) -> None:
-        """Read the answers of earlier runs.
+        """Read the answers of earlier runs from ``path``, which only rank 0 reads and writes.
 
-        Args:
-            model: answers new questions. Call the cache on every rank with the same examples.
-            path: JSON lines of key and answer; only rank 0 reads and writes it.
-            identity: identifies the model in the keys, so that no other model's answers are used.
+        ``identity`` is part of the keys, so that no other model's answers are used. Call the methods on every
+        rank with the same examples.
         """
         self._model, self._path, self._identity = model, path, identity
         self._answers = distributed.broadcast(_read(path) if distributed.rank() == 0 else {})
@@ -89,17 +87,11 @@ class CachedAnswerer:
         ids = list(dict.fromkeys(str(example.image_id) for example in examples))
         hashes = distributed.map_over_ranks(ids, lambda part: [image_hash(images[name]) for name in part])
         hash_of = dict(zip(ids, hashes, strict=True))
-        return [
-            hash_json(
-                [
-                    self._identity,
-                    hash_of[str(example.image_id)],
-                    [[turn.role, turn.content] for turn in example.prompt_turns],
-                    limit,
-                ]
-            )
-            for example in examples
-        ]
+        keys = []
+        for example in examples:
+            turns = [[turn.role, turn.content] for turn in example.prompt_turns]
+            keys.append(hash_json([self._identity, hash_of[str(example.image_id)], turns, limit]))
+        return keys
 
 
 class CachedRanker(CachedAnswerer):
@@ -111,9 +103,8 @@ class CachedRanker(CachedAnswerer):
 
     def embed_images(self, images: Sequence[Image]) -> Floats:
         """Return image embeddings float32[N, Q, D]."""
-        return np.stack(
-            distributed.map_over_ranks(images, lambda part: list(self._ranker.embed_images(part)))
-        )
+        embeds = distributed.map_over_ranks(images, lambda part: list(self._ranker.embed_images(part)))
+        return np.stack(embeds)
 
     def embed_texts(self, texts: Sequence[str]) -> Floats:
         """Return caption embeddings float32[M, D]."""
@@ -126,11 +117,8 @@ class CachedRanker(CachedAnswerer):
     def cached_block(self, folder: Path, key: Any, compute: Callable[[], Floats]) -> Floats:
         """Return a block of embeddings or logits, from its file in ``folder`` if there is one.
 
-        Args:
-            folder: holds one file per block and model.
-            key: the title and the ids or texts of the block. Image content is not part of it, so empty the
-                folder when images change.
-            compute: computes the block; called on all ranks.
+        ``key`` is the title and the ids or texts of the block. Image content is not part of it, so empty the
+        folder when images change. ``compute`` is called on all ranks.
         """
         path = folder / f"{hash_json([self._identity, *key])[:40]}.npy"
         first = distributed.rank() == 0

@@ -33,17 +33,7 @@ class Endpoint:
     """
 
     def __init__(self, model: str, base_url: str, *, folder: Path, concurrency: int = CONCURRENCY) -> None:
-        """Open the ledger; nothing is sent yet.
-
-        Args:
-            model: its name at the endpoint.
-            base_url: with ``/v1``.
-            folder: of the ledger.
-            concurrency: maximum number of requests in flight, which is what a kill can cost.
-
-        Raises:
-            ConfigError: another run holds the ledger.
-        """
+        """Open the ledger in ``folder``; ``base_url`` includes ``/v1``, and nothing is sent yet."""
         self._sending = Sending(model, base_url, concurrency)
         self._ledger = _ImageLedger(folder)
         self.failures: Counter[str] = Counter()
@@ -55,12 +45,7 @@ class Endpoint:
     def answer(
         self, examples: Sequence[Example], *, max_new_tokens: int, images: Mapping[str, Image] | None = None
     ) -> list[str]:
-        """Return answers at temperature 0; a missing one is an empty text, counted in ``failures``.
-
-        Raises:
-            EndpointError: the endpoint cannot be reached or refuses everything; answers so far are kept.
-            ConfigError: an unusable URL, or no key for a remote one.
-        """
+        """Return answers at temperature 0; a missing one is an empty text, counted in ``failures``."""
         assert images is not None, "an evaluation has its images by image_id"
         self._ledger.uris.clear()
         names: dict[str, str] = {}  # an image is encoded once for all its questions
@@ -75,15 +60,13 @@ class Endpoint:
         return [self._text(self._ledger.outcome(key)) for key in keys]
 
     def _body(self, example: Example, image_name: str, limit: int) -> dict[str, Any]:
-        messages: list[dict[str, Any]] = []
-        shown = False
-        for turn in example.prompt_turns:
-            content: Any = turn.content
-            if turn.role == "user" and not shown:
-                shown = True
-                image = {"type": "image_url", "image_url": {"url": image_name}}
-                content = [image, {"type": "text", "text": turn.content}]
-            messages.append({"role": turn.role, "content": content})
+        messages: list[dict[str, Any]] = [
+            {"role": turn.role, "content": turn.content} for turn in example.prompt_turns
+        ]
+        first = next((message for message in messages if message["role"] == "user"), None)
+        if first is not None:
+            image = {"type": "image_url", "image_url": {"url": image_name}}
+            first["content"] = [image, {"type": "text", "text": first["content"]}]
         return {"model": self._sending.model, "messages": messages, "max_tokens": limit, "temperature": 0}
 
     def _text(self, outcome: Outcome) -> str:

@@ -42,25 +42,16 @@ class ZiyaVisualLmms(lmms):  # type: ignore[misc]
     is_simple = False
 
     def __init__(self, pretrained: str, batch_size: int | str = 1, device: str | None = None) -> None:
-        """Open the checkpoint.
+        """Open the checkpoint, a folder or hub id.
 
-        Args:
-            pretrained: folder or hub id.
-            batch_size: accepted for lmms-eval and ignored; questions are batched by image.
-            device: accepted for lmms-eval and ignored; the engine chooses its device.
-
-        Raises:
-            CheckpointError: it cannot be opened.
+        ``batch_size`` and ``device`` are accepted for lmms-eval and ignored: questions are batched by image,
+        and the engine chooses its device.
         """
         super().__init__()
         self._engine = ZiyaVisual.from_pretrained(local_folder(pretrained))
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Return the greedy answer to each request, cut before the first of its ``until`` strings.
-
-        Raises:
-            DataError: a task asks for sampling, or shows a video or sound.
-        """
+        """Return the greedy answer to each request, cut before the first of its ``until`` strings."""
         answers: list[str] = []
         for start in range(0, len(requests), _BATCH):
             batch = [self._read(*request.args) for request in requests[start : start + _BATCH]]

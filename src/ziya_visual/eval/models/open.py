@@ -30,10 +30,8 @@ class EvalModel:
     """A model that can be evaluated.
 
     Attributes:
-        name: for titles and answer files.
         kind: ``ours``, ``stock`` or ``endpoint``.
-        answerer: answers questions about images.
-        ranker: the same model if it also retrieves, else None.
+        ranker: the answerer if it also retrieves, else None.
         plain: whether it has no chat template and gets the prompts that were published for such models.
         failures: reason -> questions without an answer, as counted by the model itself.
     """
@@ -50,18 +48,13 @@ class EvalModel:
 def open_model(
     checkpoint: str, *, out: Path, concurrency: int = CONCURRENCY, dtype: Dtype = "auto"
 ) -> Iterator[EvalModel]:
-    """Open the model that ``checkpoint`` names.
+    """Open the model that ``checkpoint`` names: a folder or hub id, or ``MODEL@URL``.
 
     Args:
-        checkpoint: a folder or hub id, or ``MODEL@URL``.
-        out: the folder that keeps the answers.
+        checkpoint: the model; an endpoint cannot be asked under ``torchrun``.
+        out: folder that keeps the answers.
         concurrency: maximum number of requests to an endpoint in flight.
         dtype: see :meth:`ZiyaVisual.from_pretrained`; only for our checkpoints.
-
-    Raises:
-        CheckpointError: the checkpoint cannot be opened.
-        ConfigError: an endpoint under ``torchrun``, or one whose ledger another run holds; a ``dtype`` for a
-            model that is not ours.
     """
     endpoint = split_endpoint(checkpoint)
     folder = Path() if endpoint else local_folder(checkpoint)

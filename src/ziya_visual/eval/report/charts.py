@@ -16,14 +16,10 @@ _MAX_POINTS = 240
 
 
 def line_chart(series: Mapping[str, Sequence[Point]], *, label: str, x_label: str = "step") -> Markup:
-    """Return an SVG with one line for each series, in the order given.
+    """Return an SVG with one line for each series (name -> points with increasing x), in the order given.
 
-    Colours are the CSS classes ``line-0`` to ``line-4``, then the same classes dashed (``again``).
-
-    Args:
-        series: name -> points with increasing x.
-        label: text for screen readers.
-        x_label: text under the axis.
+    Colours are the CSS classes ``line-0`` to ``line-4``, then the same classes dashed (``again``). Screen
+    readers read ``label``.
     """
     points = [point for line in series.values() for point in line if math.isfinite(point[1])]
     if not points:

@@ -186,10 +186,7 @@ def benchmark_tables(
 ) -> list[Benchmark]:
     """Return one table for each dataset and task: our numbers, the language gap, and published numbers.
 
-    Args:
-        rows: metric rows of ``results.json``.
-        model: model name for the labels.
-        skip_splits: splits that the report shows elsewhere.
+    ``skip_splits`` are those that the report shows elsewhere.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:

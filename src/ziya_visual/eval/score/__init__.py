@@ -19,14 +19,7 @@ from ziya_visual.core.errors import ConfigError, DataError, nearest
 from ziya_visual.core.files import hash_file, read_json
 from ziya_visual.eval.results import INTERVAL_RULE, Scored, differences, find_intervals
 from ziya_visual.eval.rows import read_value
-from ziya_visual.eval.score.answers import (
-    score_gqa,
-    score_mcq,
-    score_pope,
-    score_scienceqa,
-    score_vqa,
-    write_submission,
-)
+from ziya_visual.eval.score import answers
 from ziya_visual.eval.score.captions import score_caption, score_translation
 from ziya_visual.eval.score.judge import score_judge
 from ziya_visual.eval.score.retrieval import score_retrieval
@@ -35,11 +28,11 @@ Inputs = dict[str, Any]
 
 FORMS: dict[str, Callable[..., Scored]] = {
     "caption": score_caption,
-    "vqa": score_vqa,
-    "gqa": score_gqa,
-    "pope": score_pope,
-    "scienceqa": score_scienceqa,
-    "mcq": score_mcq,
+    "vqa": answers.score_vqa,
+    "gqa": answers.score_gqa,
+    "pope": answers.score_pope,
+    "scienceqa": answers.score_scienceqa,
+    "mcq": answers.score_mcq,
     "retrieval": score_retrieval,
     "translation": score_translation,
     "judge": score_judge,
@@ -78,7 +71,7 @@ def compute(
         if form != "vqa":
             raise ConfigError(f"score {form} has no option --submission; it is for vqa")
         files = {name: value for name, value in inputs.items() if name not in ("annotations", "rule")}
-        written = _call(form, partial(write_submission, *submission), files)
+        written = _call(form, partial(answers.write_submission, *submission), files)
         if "annotations" not in inputs:
             return _result(written, _card("submission", files, written, command))
     if compare is not None:
@@ -95,13 +88,9 @@ def compute(
 
 
 def reproduce(path: Path) -> dict[str, Any]:
-    """Score again from the card in a file of ``score --out``.
+    """Score again from the card in a file of ``score --out``; a scored file must not have changed since.
 
-    Returns:
-        ``{"equal": bool, "different": {name: [then, now]}, "scores": {...}}``.
-
-    Raises:
-        DataError: the file has no card, or a scored file has changed since.
+    Returns ``{"equal": bool, "different": {name: [then, now]}, "scores": {...}}``.
     """
     content = read_json(path)
     content = content if isinstance(content, dict) else {}
@@ -199,11 +188,7 @@ def _card(form: str, inputs: Inputs, scored: Scored, command: str) -> dict[str, 
 
 
 def _card_inputs(path: Path, card: Any) -> Inputs:
-    """Return the inputs that a card names. Files that have moved are looked for beside ``path``.
-
-    Raises:
-        DataError: ``card`` is no card, or one of its files is missing or has changed.
-    """
+    """Return the inputs that a card names, unchanged; look for files that have moved beside ``path``."""
     if not isinstance(card, dict) or not {"form", "options", "files"} <= set(card):
         raise DataError(f"{path}: has no score card; expected a file written by score --out")
     inputs: Inputs = dict(card["options"])

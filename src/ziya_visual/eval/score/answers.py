@@ -75,13 +75,9 @@ def score_vqa(
         percent = 100 * sum(accuracies[item] for item in members) / len(members)
         decimals = _DECIMALS[rule]
         scores[name] = percent if decimals is None else round(percent, decimals)
-    return Scored(
-        scores,
-        +failures,
-        {name: {item: 100 * accuracies[item] for item in members} for name, members in groups.items()},
-        rule,
-        clusters=_images(truths, "image_id") | _images(questions_by_id, "image_id"),
-    )
+    items = {name: {item: 100 * accuracies[item] for item in members} for name, members in groups.items()}
+    clusters = _images(truths, "image_id") | _images(questions_by_id, "image_id")
+    return Scored(scores, +failures, items, rule, clusters=clusters)
 
 
 def _images(rows: Mapping[str, Row], key: str) -> dict[str, str]:
@@ -118,14 +114,9 @@ def score_gqa(
         text = answer_of(rows.get(item), "prediction", predictions, failures)
         answer = text_of(truths[item], "answer", annotations)
         correct[item] = 100.0 * (text is not None and choice.gqa_correct(text, answer, rule))
-    return Scored(
-        {"accuracy": sum(correct.values()) / len(correct)},
-        +failures,
-        {"accuracy": correct},
-        rule,
-        notes={"unbalanced_left_out": len(questions) - len(truths)},
-        clusters=_images(truths, "imageId"),
-    )
+    items, notes = {"accuracy": correct}, {"unbalanced_left_out": len(questions) - len(truths)}
+    clusters = _images(truths, "imageId")
+    return Scored(_item_means(items), +failures, items, rule, notes=notes, clusters=clusters)
 
 
 def write_submission(
@@ -142,10 +133,6 @@ def write_submission(
         questions: VQA's JSON, or rows with ``question_id`` and, for VizWiz, ``image`` (the file name).
         predictions: rows of ``question_id`` (VizWiz: or ``image``) and the model's raw ``answer``.
         duplicates: see :func:`~ziya_visual.eval.rows.by_id`.
-
-    Raises:
-        ConfigError: an unknown kind.
-        DataError: files that do not match.
     """
     check_choice("--submission", kind, SUBMISSIONS)
     failures: Counter[str] = Counter()
@@ -159,10 +146,8 @@ def write_submission(
     name = "image" if kind == "vizwiz" else "question_id"
     upload = []
     for item in match_ids(questions_by_id, answered, predictions, failures):
-        text = answer_of(answered.get(item), "answer", predictions, failures) or ""
-        upload.append(
-            {name: need(questions_by_id[item], name, questions), "answer": vqa.normalize_evalai(text)}
-        )
+        answer = vqa.normalize_evalai(answer_of(answered.get(item), "answer", predictions, failures) or "")
+        upload.append({name: need(questions_by_id[item], name, questions), "answer": answer})
     write_json(out, upload)
     return Scored({"answers": float(len(upload))}, +failures, rule=f"upload for {kind}, answers as EvalAI's")
 
@@ -189,14 +174,9 @@ def score_pope(*, predictions: Path, duplicates: str = "refuse") -> Scored:
         correct[item] = 100.0 * (yes == (label == "yes"))
     statistic = _pope_statistic(categories, list(rows), counts)
     scores = dict(zip(statistic.names, statistic.score(counts.sum(axis=0)[None])[0].tolist(), strict=True))
-    return Scored(
-        scores,
-        +failures,
-        {"all/accuracy": correct},
-        "LLaVA eval_pope",
-        statistics=[statistic],
-        clusters={item: str(row["image"]) for item, row in rows.items() if "image" in row},
-    )
+    clusters = {item: str(row["image"]) for item, row in rows.items() if "image" in row}
+    items = {"all/accuracy": correct}
+    return Scored(scores, +failures, items, "LLaVA eval_pope", statistics=[statistic], clusters=clusters)
 
 
 def _pope_statistic(categories: list[str], items: list[str], counts: Floats) -> Statistic:
@@ -267,11 +247,8 @@ def score_mcq(*, predictions: Path, duplicates: str = "refuse") -> Scored:
         name = members[min(members)]
         first[name] = 100.0 * (0 in members and correct[members[0]])
         circular[name] = 100.0 * (not gaps and all(correct[item] for item in members.values()))
-    items = {
-        "accuracy": {item: 100.0 * value for item, value in correct.items()},
-        "first_pass": first,
-        "circular": circular,
-    }
+    accuracy = {item: 100.0 * value for item, value in correct.items()}
+    items = {"accuracy": accuracy, "first_pass": first, "circular": circular}
     for item, value in circular.items():
         if rows[item].get("category") is not None:
             items.setdefault(f"category/{rows[item]['category']}", {})[item] = value

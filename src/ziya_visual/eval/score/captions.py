@@ -66,7 +66,6 @@ def score_caption(
         lines, words = tokenization.tokenize(candidates, name), iter(tokenization.tokenize(flat, name))
         tokenized = [[next(words) for _ in group] for group in groups]
         _add_scores(scored, images, lines, tokenized, suffix)
-        _add_java_scores(scored, images, lines, tokenized, suffix)
     if any(name == "jieba" for name, _ in segmenters):
         scored.packages.append("jieba")
     scored.failures = +failures
@@ -76,7 +75,7 @@ def score_caption(
 def _add_scores(
     scored: Scored, images: list[str], lines: list[str], groups: list[list[str]], suffix: str
 ) -> None:
-    """Add the metrics that need no Java, of tokenized captions."""
+    """Add the metrics of tokenized captions, and the reason why METEOR or SPICE cannot run."""
     counted = caption.prepare(lines, groups)
     names = [f"Bleu_{order}{suffix}" for order in range(1, caption.ORDERS + 1)]
     scored.scores |= dict(zip(names, caption.bleu(counted), strict=True))
@@ -84,12 +83,6 @@ def _add_scores(
     for metric, values in (("ROUGE_L", caption.rouge_l(lines, groups)), ("CIDEr", caption.cider(counted))):
         scored.scores[f"{metric}{suffix}"] = float(values.mean())
         scored.items[f"{metric}{suffix}"] = dict(zip(images, values.tolist(), strict=True))
-
-
-def _add_java_scores(
-    scored: Scored, images: list[str], lines: list[str], groups: list[list[str]], suffix: str
-) -> None:
-    """Add METEOR and SPICE if they can run, else the reason why not."""
     for metric in caption.JAVA_METRICS:
         if not suffix:  # English
             value, reason = caption.score_with_java(metric, images, lines, groups)
@@ -103,11 +96,7 @@ def _add_java_scores(
 
 
 def read_references(path: Path) -> dict[str, list[str]]:
-    """Return reference captions by image id, from COCO annotations or ``image_id`` and ``references`` rows.
-
-    Raises:
-        DataError: the file has another form, or an image has no references.
-    """
+    """Return captions by image id, from COCO annotations or rows of ``image_id`` and ``references``."""
     value = read_value(path)
     if isinstance(value, Mapping) and "references" not in value:
         return _coco_references(value, path)
@@ -134,12 +123,7 @@ def _coco_references(value: Mapping[str, object], path: Path) -> dict[str, list[
 
 
 def score_translation(*, references: Path, predictions: Path, lang: str = "en") -> Scored:
-    """Return SacreBLEU's BLEU (with its Chinese tokenizer for zh) and chrF of line-aligned text files.
-
-    Raises:
-        ConfigError: sacrebleu is not installed.
-        DataError: the files have different numbers of lines.
-    """
+    """Return SacreBLEU's BLEU (with its Chinese tokenizer for zh) and chrF of line-aligned text files."""
     if importlib.util.find_spec("sacrebleu") is None:
         raise ConfigError("score translation needs sacrebleu; pip install sacrebleu==2.6.0")
     from sacrebleu.metrics.bleu import BLEU
@@ -160,15 +144,8 @@ def score_translation(*, references: Path, predictions: Path, lang: str = "en") 
 
     def bleu(sums: Floats) -> Floats:
         order = single.max_ngram_order
-        scores = [
-            BLEU.compute_bleu(
-                [int(count) for count in row[:order]],
-                [int(count) for count in row[order : 2 * order]],
-                int(row[-2]),
-                int(row[-1]),
-            ).score
-            for row in sums
-        ]
+        counts: list[list[int]] = sums.astype(np.int64).tolist()
+        scores = [BLEU.compute_bleu(row[:order], row[order:-2], row[-2], row[-1]).score for row in counts]
         return np.array(scores)[:, None]
 
     scored.statistics.append(Statistic(["BLEU"], [str(i) for i in range(len(texts))], rows, bleu))

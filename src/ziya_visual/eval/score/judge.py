@@ -11,7 +11,7 @@ import numpy as np
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.eval.judge.diagnostics import compute_controls, length_adjusted_score, list_warnings
-from ziya_visual.eval.judge.judgments import MAX_FAILURES, RUBRIC, Judgment, read_judgments
+from ziya_visual.eval.judge.judgments import RUBRIC, Judgment, read_judgments, withhold_reason
 from ziya_visual.eval.results import Scored
 
 _RESAMPLES = 1000
@@ -24,11 +24,9 @@ def score_judge(*, reviews: Path, stored: bool = False) -> Scored:
     without scores is a failure: it is counted and named in the notes, and never becomes a number.
 
     Args:
-        reviews: LLaVA review rows or ours; answer 1 is the reference unless the row says otherwise.
+        reviews: LLaVA review rows or ours, of one protocol and pair of models; answer 1 is the reference
+            unless the row says otherwise.
         stored: use the stored ``tuple`` or ``score`` instead of reading the text again.
-
-    Raises:
-        DataError: rows without a text; reviews of more than one pair of models, or of two protocols.
     """
     rows = read_judgments(reviews)
     _refuse_mixtures(rows, reviews)
@@ -49,10 +47,8 @@ def score_judge(*, reviews: Path, stored: bool = False) -> Scored:
         if row.scores is not None and row.stored_scores is not None and row.scores != row.stored_scores
     ]
     failures = Counter({"unread": len(unread), "stored_disagrees": len(disagree)})
-    scores, withheld = _summary(pairs, graded=rows[0].protocol == RUBRIC), ""
-    if len(unread) > MAX_FAILURES * len(rows):
-        withheld = f"no scores in {len(unread)} of {len(rows)} reviews, more than {MAX_FAILURES:.0%}"
-        scores = {}
+    withheld = withhold_reason(len(unread), len(rows))
+    scores = {} if withheld else _summary(pairs, graded=rows[0].protocol == RUBRIC)
     notes = {"unread_questions": unread, "stored_disagrees": disagree, "withheld": withheld}
     notes |= _notes(rows, pairs["all"]) if scores else {}
     rule = "stored scores" if stored else "scores read from the text"

@@ -50,7 +50,6 @@ class Suite:
     """Sections by (split, language), and their images.
 
     Attributes:
-        name: for file names and the card.
         sections: (split, lang) -> section.
         images: image_id -> image. It has the ``image_id`` of every example.
         keywords: returns the keywords of a text in a language; without it there is no keyword F1.
@@ -123,9 +122,6 @@ def load_suite(path: Path) -> Suite:
     """Return the suite in a JSONL file of VQA and caption records (``core.records``) with images by path.
 
     ``meta.split`` names the split (default ``new``); the ``answers`` of a caption are its references.
-
-    Raises:
-        DataError: a record without an image file, of another task, or without answers.
     """
     groups: dict[tuple[str, str], dict[str, list[Example]]] = {}
     paths: dict[str, Path] = {}
@@ -149,11 +145,7 @@ def load_suite(path: Path) -> Suite:
 
 
 def build_scenes(seed: int, langs: Sequence[str] = dataset.LANGS) -> Suite:
-    """Return the suite ``scenes``: new scenes and held-out pairs, in phrasings that were never trained on.
-
-    Raises:
-        DataError: a language that the scenes do not cover, or that has no instruction templates.
-    """
+    """Return the suite ``scenes``: new scenes and held-out pairs, in phrasings that were never trained on."""
     from PIL import Image as Pillow
 
     sections: dict[tuple[str, str], Section] = {}
