@@ -38,7 +38,7 @@ def paste(symbol: str, rng: np.random.Generator) -> Image.Image:
     ImageDraw.Draw(glyph).text((0, 0), symbol, font=ImageFont.truetype(FONT, 109), embedded_color=True)
     glyph = glyph.crop(glyph.getbbox()).rotate(rng.uniform(-25, 25), Image.Resampling.BICUBIC, expand=True)
     glyph.thumbnail((round(SIDE * rng.uniform(0.45, 0.9)),) * 2, Image.Resampling.LANCZOS)
-    picture = Image.fromarray(background(rng, SIDE).clip(0, 255).astype(np.uint8)).convert("RGBA")
+    picture = Image.fromarray(background(rng).clip(0, 255).astype(np.uint8)).convert("RGBA")
     place = tuple(int(rng.integers(SIDE - length + 1)) for length in glyph.size)
     picture.alpha_composite(glyph, place)
     return picture.convert("RGB")

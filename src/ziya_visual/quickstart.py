@@ -53,20 +53,20 @@ TARGETS = (
 
 
 def quickstart(out: Path, *, seed: int = 0, from_scratch: bool = False) -> dict[str, Any]:
-    """Draw, forge, train, evaluate and report. A killed run resumes where it stopped.
+    """Draw, forge, train, evaluate and report; return what ``results.json`` holds. A killed run resumes.
 
     Args:
         out: Receives ``data/``, ``base/``, ``checkpoint/`` (Chat), ``results.json``, ``report.html`` and
             ``leaderboard/``, where Base and Chat are judged against the true scenes.
         seed: Seed of everything that is drawn or initialised.
-        from_scratch: Also pre-train the tiny ViT and language model, instead of using the shipped ones.
-
-    Returns:
-        The content of ``results.json``.
+        from_scratch: Also pre-train the tiny ViT and language model, which a real project would download.
     """
     seconds: dict[str, float] = {}
     with log.timed(seconds, "total"):
-        parts = _pretrain(out, seed, seconds) if from_scratch else SHIPPED
+        parts = out / "parts" if from_scratch else SHIPPED
+        if from_scratch:
+            with log.timed(seconds, "parts"):
+                pretrain_parts(parts, seed=seed)
         with log.timed(seconds, "draw"):
             english = _draw(out, seed)
         with log.timed(seconds, "forge"):
@@ -95,13 +95,6 @@ def quickstart(out: Path, *, seed: int = 0, from_scratch: bool = False) -> dict[
     return recorded
 
 
-def _pretrain(out: Path, seed: int, seconds: dict[str, float]) -> Path:
-    """Pre-train the image encoder and language model, which a real project would download."""
-    with log.timed(seconds, "parts"):
-        pretrain_parts(out / "parts", seed=seed)
-    return out / "parts"
-
-
 def _draw(out: Path, seed: int) -> list[Example]:
     """Draw the training pictures and write their English captions, questions and dialogues."""
     examples = dataset.write_training(
@@ -113,12 +106,8 @@ def _draw(out: Path, seed: int) -> list[Example]:
 
 def _forge(out: Path, parts: Path, english: list[Example]) -> list[Metric]:
     """Translate the records into Chinese through a real endpoint; only accepted records are trained on."""
-    leaked = [
-        message.content
-        for example in english
-        for message in example.messages
-        if " " in message.content and not is_image_text(message.content)
-    ]
+    texts = [message.content for example in english for message in example.messages]
+    leaked = [text for text in texts if " " in text and not is_image_text(text)]
     assert not leaked, f"sentences that the language model was pre-trained to translate: {leaked[:3]}"
     folder = out / "data" / "forge"
     with running_server(parts / "lm") as base_url:

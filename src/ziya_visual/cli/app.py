@@ -158,8 +158,7 @@ def export(
     ] = None,
     retrieval: Annotated[bool, typer.Option(help="Write a Blip2ForImageTextRetrieval checkpoint.")] = False,
     push: Annotated[
-        str | None,
-        typer.Option(help="Upload to owner/name (private if new), with the token in HF_TOKEN."),
+        str | None, typer.Option(help="Upload to owner/name (private if new), with the token in HF_TOKEN.")
     ] = None,
 ) -> None:
     """Write a stock checkpoint with a model card, and compare its logits with ours."""
@@ -214,15 +213,7 @@ def web(
     """Open a web page to talk about pictures."""
     from ziya_visual.serve.web import web as run
 
-    run(
-        checkpoint,
-        against=against,
-        votes=votes,
-        host=host,
-        port=port,
-        api_key_env=api_key_env,
-        dtype=dtype,
-    )
+    run(checkpoint, against=against, votes=votes, host=host, port=port, api_key_env=api_key_env, dtype=dtype)
 
 
 @app.command()
@@ -256,7 +247,9 @@ def main() -> None:
     The code is 2 for an error that the user can fix, 1 for a bug of ours, and 130 after an interrupt.
     """
     debug = "--debug" in sys.argv
-    _silence_libraries()
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # hides the libraries' progress bars
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
     try:
         app()
     except ZiyaError as error:
@@ -269,13 +262,6 @@ def main() -> None:
         if debug:
             raise
         _fail(f"{type(error).__name__}: {one_line(error)} (a bug in Ziya-Visual; --debug shows where)", 1)
-
-
-def _silence_libraries() -> None:
-    """Hide the libraries' progress bars outside a terminal, and a warning that users cannot act on."""
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
 
 
 def _fail(message: str, code: int) -> None:

@@ -71,28 +71,17 @@ def import_(
     ] = "parquet",
 ) -> None:
     """Import published files. Every row becomes a record, or a reject with its reason."""
+    options = dict(locals()) | {"columns": _parse_columns(columns)}
     from ziya_visual.data.tools.importing import import_dataset
 
-    manifest = import_dataset(
-        name,
-        path,
-        out=out,
-        form=form,
-        images=images,
-        annotations=annotations,
-        lang=lang,
-        split=split,
-        limit=limit,
-        columns=_parse_columns(columns),
-    )
+    manifest = import_dataset(**options)
     show({"records": manifest["records"], "rejects": manifest["rejects"], **manifest["by_task_and_lang"]})
 
 
 def _parse_columns(columns: str | None) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in columns.split(",")] if columns else []
-    for name, equals, column in pairs:
-        if not (name and equals and column):
-            raise ConfigError(f"--columns {columns}: expected pairs such as image=img,text=caption")
+    if not all(map(all, pairs)):
+        raise ConfigError(f"--columns {columns}: expected pairs such as image=img,text=caption")
     return {name: column for name, _, column in pairs}
 
 
@@ -123,8 +112,7 @@ def check(
 
 @data.command()
 def stats(
-    path: Dataset,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    path: Dataset, json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
 ) -> None:
     """Count records by task, language, source and split, and their pictures, turns, lengths and answers."""
     from ziya_visual.data.tools.stats import dataset_stats

@@ -26,8 +26,7 @@ def evaluate(
         str, typer.Argument(help="Folder or Hub id of any image-text model, or MODEL@URL of an endpoint.")
     ],
     suite: Annotated[
-        list[str],
-        typer.Option(help="scenes, scenes:en,es, paper-en, paper-zh, qa90, or a file; repeatable."),
+        list[str], typer.Option(help="scenes, scenes:en,es, paper-en, paper-zh, qa90, or a file; repeatable.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and the predictions.")],
     data: Annotated[Path, typer.Option(help="Folder with your copies of the published datasets.")] = Path(

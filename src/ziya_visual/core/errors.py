@@ -31,15 +31,10 @@ class EndpointError(ZiyaError):
 
 
 def one_line(error: object, limit: int = 200, *, hide: str | None = None) -> str:
-    r"""Return the text of an error on one line, cut to ``limit`` characters.
+    r"""Return the text of an error on one line, cut to ``limit`` characters, with ``***`` for a secret.
 
     >>> one_line(ValueError("first\n  second"))
     'first second'
-
-    Args:
-        error: An exception or its text.
-        limit: The length at which the text is cut.
-        hide: A secret, such as an API key, that is replaced by ``***``.
     """
     text = " ".join(str(error).split())
     return (text.replace(hide, "***") if hide else text)[:limit]

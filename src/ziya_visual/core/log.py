@@ -27,9 +27,7 @@ _NOISY = ("torchao", "torch.utils._pytree")
 def setup(*, debug: bool = False, bars: bool = True) -> None:
     """Send our log lines to standard error, and only warnings or errors of noisy libraries.
 
-    Args:
-        debug: Show more lines, with their levels.
-        bars: Draw progress bars; switch them off where several processes share a terminal.
+    With ``debug`` there are more lines, with their levels. Processes that share a terminal draw no ``bars``.
     """
     global console
     console = Console(stderr=True, force_terminal=None if bars else False)
@@ -70,11 +68,7 @@ def progress(description: str, total: int | None, done: int = 0) -> Iterator[Pro
     """Show a progress bar for the duration of the block; call ``advance()`` on it.
 
     Where standard error is not a terminal the bar is silent, and a final line gives count and seconds.
-
-    Args:
-        description: The text before the bar.
-        total: Units of work, None if unknown.
-        done: Units that an earlier run has already completed.
+    ``total`` is None if unknown; an earlier run has already completed ``done`` units.
     """
     columns = [
         TextColumn("{task.description}"),

@@ -64,15 +64,6 @@ class Objectives(Strict):
         default={}, description="factor on all losses of a language, such as {zh: 2}; 1 by default"
     )
 
-    def language_weight(self, lang: str) -> float:
-        """Return the factor on every loss of a language."""
-        return self.languages.get(lang, 1.0)
-
-    @property
-    def align(self) -> bool:
-        """Return whether any loss compares images with captions in the Q-Former."""
-        return bool(self.contrastive or self.matching or self.grounded)
-
 
 class Stage(Strict):
     """One stage of training."""
@@ -284,10 +275,8 @@ def _apply_override(data: Any, override: str) -> None:
             section = section.setdefault(key, {})
         else:
             section = section[_existing_key(section, key, override)]
-    key_or_index: str | int = last
-    if not isinstance(section, dict):
-        key_or_index = _existing_key(section, last, override)
-    section[key_or_index] = yaml.safe_load(text)
+    index = last if isinstance(section, dict) else _existing_key(section, last, override)
+    section[index] = yaml.safe_load(text)
 
 
 def _existing_key(section: Any, key: str, override: str) -> str | int:
@@ -322,7 +311,5 @@ def _first_problem(error: ValidationError) -> str:
     for key in problem["loc"][:-1]:
         if isinstance(key, str):
             annotation = section.model_fields[key].annotation
-            section = next(
-                iter(getattr(annotation, "__args__", ())), annotation
-            )  # tuple[Stage, ...] -> Stage
+            section = getattr(annotation, "__args__", (annotation,))[0]  # tuple[Stage, ...] -> Stage
     return f"unknown key {where!r}{nearest(str(problem['loc'][-1]), section.model_fields)}"

@@ -7,7 +7,7 @@ phrasings; evaluation uses the other two phrasings.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,6 @@ POOLS, POOL = 5, 100
 TURNS = 3
 ASKED = (*QUESTION_TYPES, "count", "relation")  # in turn, for each training picture; the hard types twice
 _TRIES = 20
-_GRAMMAR = Provenance(origin="grammar")
 Rng = np.random.Generator
 
 
@@ -85,71 +84,67 @@ def write_training(
             name = f"train-{number:05d}"
             path = folder / "images" / f"{name}.png"
             Image.fromarray(render(scene)).save(path, compress_level=1)
-            picture = _Picture(scene, name, ImageRef(path=str(path)))
-            dialogue = number < dialogues
-            examples += _training_texts(rng, picture, questions_per_image, languages, dialogue=dialogue)
+            for suffix, task, exchanges in _training_texts(
+                rng, scene, questions_per_image, number < dialogues
+            ):
+                for language in languages:
+                    example = _training_record(name, suffix, task, language, exchanges)
+                    examples.append(replace(example, image=ImageRef(path=str(path))))
             bar.advance()
     return examples
 
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    scene: Scene
-    name: str
-    image: ImageRef | None
-
-    def record(
-        self, suffix: str, lang: str, task: str, turns: tuple[Message, ...], **fields: object
-    ) -> Example:
-        return Example(
-            id=f"{self.name}-{suffix}",
-            lang=lang,
-            task=task,
-            messages=turns,
-            image=self.image,
-            image_id=self.name,
-            source="scenes",
-            provenance=_GRAMMAR,
-            **fields,  # type: ignore[arg-type]
-        )
-
-    def training(
-        self, suffix: str, lang: str, task: str, turns: tuple[Message, ...], **fields: object
-    ) -> Example:
-        """Return a record whose id follows the forge's naming of translations."""
-        return self.record(suffix if lang == "en" else f"{suffix}:{lang}", lang, task, turns, **fields)
-
-
 def _training_texts(
-    rng: Rng, picture: _Picture, count: int, languages: Sequence[Language], *, dialogue: bool
-) -> Iterator[Example]:
-    """Yield the training records of a picture, each text in all languages."""
-    caption = questions.caption(picture.scene)
+    rng: Rng, scene: Scene, count: int, dialogue: bool
+) -> Iterator[tuple[str, str, list[tuple[Meaning, int]]]]:
+    """Yield the training texts of a picture: id suffix, task, and meanings with their phrasings."""
+    caption = questions.caption(scene)
     phrasing = _forgeable(rng, caption)
     if phrasing is not None:
-        for language in languages:
-            yield picture.training(
-                "caption", language.lang, "caption", _statement(language, caption, phrasing)
-            )
+        yield "caption", "caption", [(caption, phrasing)]
     for number in range(count):
-        kind = ASKED[number % len(ASKED)]
-        question = _ask_forgeable(rng, picture.scene, kind)
+        question = _ask_forgeable(rng, scene, ASKED[number % len(ASKED)])
         if question is not None:
-            for language in languages:
-                turns = _question_turns(language, *question)
-                fields = {"answers": (turns[-1].content,), "meta": {"question_type": kind}}
-                yield picture.training(f"q{number}", language.lang, "vqa", turns, **fields)
-    exchanges = _dialogue(rng, picture.scene) if dialogue else []
+            yield f"q{number}", "vqa", [question]
+    exchanges = _dialogue(rng, scene) if dialogue else []
     if exchanges:
-        for language in languages:
-            spoken = tuple(turn for exchange in exchanges for turn in _statement(language, *exchange))
-            yield picture.training("dialogue", language.lang, "dialogue", spoken)
+        yield "dialogue", "dialogue", exchanges
 
 
-def _question_turns(language: Language, meaning: Meaning, phrasing: int) -> tuple[Message, Message]:
-    """Return a question and its short answer."""
+def _training_record(
+    name: str, suffix: str, task: str, language: Language, exchanges: list[tuple[Meaning, int]]
+) -> Example:
+    """Return a training text in one language; its id follows the forge's naming of translations."""
+    suffix = suffix if language.lang == "en" else f"{suffix}:{language.lang}"
+    if task == "vqa":
+        return _question(name, suffix, language, *exchanges[0])
+    turns = [turn for exchange in exchanges for turn in _statement(language, *exchange)]
+    return _record(name, suffix, language.lang, task, turns)
+
+
+def _record(
+    name: str, suffix: str, lang: str, task: str, turns: Sequence[Message], *answers: str, **meta: str
+) -> Example:
+    return Example(
+        id=f"{name}-{suffix}",
+        lang=lang,
+        task=task,
+        messages=tuple(turns),
+        image_id=name,
+        answers=answers,
+        meta=meta,
+        source="scenes",
+        provenance=Provenance(origin="grammar"),
+    )
+
+
+def _question(
+    name: str, suffix: str, language: Language, meaning: Meaning, phrasing: int, **meta: str
+) -> Example:
+    """Return the record of a question and its short answer."""
     answer = language.answer(meaning.task, str(meaning.value))
-    return Message("user", language.say(meaning, phrasing)), Message("assistant", answer)
+    turns = Message("user", language.say(meaning, phrasing)), Message("assistant", answer)
+    return _record(name, suffix, language.lang, "vqa", turns, answer, question_type=meaning.task, **meta)
 
 
 def _statement(language: Language, meaning: Meaning, phrasing: int) -> tuple[Message, ...]:
@@ -199,10 +194,13 @@ def evaluation(*, seed: int, held_out: bool, langs: Sequence[str] = LANGS) -> Ev
     split = "unseen" if held_out else "new"
     scenes: dict[str, Scene] = {}
     drawn_questions = _balanced_questions(rng, scenes, split, held_out=held_out)
-    vqa: dict[str, list[Example]] = {lang: [] for lang in langs}
-    for number, (name, meaning, phrasing) in enumerate(drawn_questions):
-        for lang in langs:
-            vqa[lang].append(_question(scenes[name], name, number, meaning, phrasing, lang, split))
+    vqa = {
+        lang: [
+            _question(name, f"{number}-{lang}", Language.load(lang), meaning, phrasing, split=split)
+            for number, (name, meaning, phrasing) in enumerate(drawn_questions)
+        ]
+        for lang in langs
+    }
     caption_names = _distinct_scenes(rng, scenes, f"{split}-caption", CAPTIONS, held_out=held_out)
     caption = {lang: [_caption(scenes[name], name, lang, split) for name in caption_names] for lang in langs}
     pools = [_distinct_scenes(rng, scenes, f"{split}-pool{n}", POOL, held_out=held_out) for n in range(POOLS)]
@@ -255,23 +253,10 @@ def _distinct_scenes(
     return names
 
 
-def _question(
-    scene: Scene, name: str, number: int, meaning: Meaning, phrasing: int, lang: str, split: str
-) -> Example:
-    turns = _question_turns(Language.load(lang), meaning, phrasing)
-    meta = {"question_type": meaning.task, "split": split}
-    return _Picture(scene, name, None).record(
-        f"{number}-{lang}", lang, "vqa", turns, answers=(turns[-1].content,), meta=meta
-    )
-
-
 def _caption(scene: Scene, name: str, lang: str, split: str) -> Example:
-    language = Language.load(lang)
-    references = tuple(language.say(questions.caption(scene), n) for n in range(PHRASINGS))
-    turns = (Message("assistant", references[EVAL_PHRASINGS[0]]),)
-    return _Picture(scene, name, None).record(
-        f"caption-{lang}", lang, "caption", turns, answers=references, meta={"split": split}
-    )
+    references = [Language.load(lang).say(questions.caption(scene), n) for n in range(PHRASINGS)]
+    turns = [Message("assistant", references[EVAL_PHRASINGS[0]])]
+    return _record(name, f"caption-{lang}", lang, "caption", turns, *references, split=split)
 
 
 def same_meaning(source: str, target: str) -> bool:

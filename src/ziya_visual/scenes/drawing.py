@@ -1,11 +1,11 @@
 """Scenes of one to four shapes on a textured background, drawn with signed distances in NumPy.
 
-Legend: S is the side in pixels. Positions are in units of the side, with the origin at the top left.
+Legend: S is :data:`SIDE`, in pixels. Positions are in units of the side, with the origin at the top left.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,23 +41,19 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, *, held_out: bool, count: int | None = None) -> Scene:
-    """Draw a scene of objects that do not touch.
+    """Draw a scene of ``count`` objects (by default 1 to 4) that do not touch.
 
-    Args:
-        rng: The source of every choice.
-        held_out: Whether exactly one object has a held-out shape-colour pair; otherwise none has.
-        count: Number of objects; 1 to 4 at random by default.
+    With ``held_out`` exactly one object has a held-out shape-colour pair; otherwise none has.
     """
     count = count or int(rng.integers(1, 5))
     special = int(rng.integers(count)) if held_out else -1
     whats: list[Phrase] = []
-    shared = (
-        rng.random() < 0.5
-    )  # repeat a colour or shape in half of the scenes, to make counting interesting
+    repeats = rng.random() < 0.5  # a colour or shape, in half of the scenes, to make counting interesting
     while len(whats) < count:
         what = _sample_what(rng, held_out=len(whats) == special)
-        if shared and whats and len(whats) != special and rng.random() < 0.7:
-            what = _share(rng, what, whats[0])
+        if repeats and whats and len(whats) != special and rng.random() < 0.7:
+            kind = "color" if rng.random() < 0.5 else "shape"
+            what = replace(what, **{kind: getattr(whats[0], kind)})
         if what not in whats and ((what.shape, what.color) in HELD_OUT) == (len(whats) == special):
             whats.append(what)
     while (centres := _place(rng, [RADIUS[what.size or "large"] for what in whats])) is None:
@@ -75,12 +71,6 @@ def _sample_what(rng: np.random.Generator, *, held_out: bool) -> Phrase:
     else:
         shape, color = SHAPES[rng.integers(len(SHAPES))], COLORS[rng.integers(len(COLORS))]
     return Phrase(size, color, shape)
-
-
-def _share(rng: np.random.Generator, what: Phrase, other: Phrase) -> Phrase:
-    if rng.random() < 0.5:
-        return Phrase(what.size, other.color, what.shape)
-    return Phrase(what.size, what.color, other.shape)
 
 
 def _place(rng: np.random.Generator, radii: list[float]) -> list[tuple[float, float]] | None:
@@ -143,25 +133,25 @@ def _shape(name: str, x: Floats, y: Floats) -> Floats:
     return np.asarray(distance, dtype=np.float32)
 
 
-def background(rng: np.random.Generator, side: int) -> Floats:
+def background(rng: np.random.Generator) -> Floats:
     """Draw a muted colour with stripes, checks, blobs or grain: float32[S, S, 3] in 0-255."""
     base = rng.uniform(105, 185) + rng.uniform(-18, 18, 3)
-    ys, xs = np.mgrid[0:side, 0:side] / side
+    ys, xs = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     kind, turn, pace = rng.integers(4), rng.uniform(0, np.pi), rng.uniform(3, 9)
     wave = np.sin(2 * np.pi * pace * (xs * np.cos(turn) + ys * np.sin(turn)))
     if kind == 1:
         wave = np.sign(wave * np.sin(2 * np.pi * pace * (xs * np.sin(turn) - ys * np.cos(turn))))
     elif kind == 2:
-        wave = np.kron(rng.uniform(-1, 1, (8, 8)), np.ones((side // 8 + 1, side // 8 + 1)))[:side, :side]
+        wave = np.kron(rng.uniform(-1, 1, (8, 8)), np.ones((SIDE // 8 + 1, SIDE // 8 + 1)))[:SIDE, :SIDE]
     elif kind == 3:
         wave = np.zeros_like(xs)
-    texture = wave[..., None] * rng.uniform(4, 16) + rng.normal(0, rng.uniform(1, 7), (side, side, 1))
+    texture = wave[..., None] * rng.uniform(4, 16) + rng.normal(0, rng.uniform(1, 7), (SIDE, SIDE, 1))
     return np.asarray(base + texture, dtype=np.float32)
 
 
-def render(scene: Scene, side: int = SIDE) -> NDArray[np.uint8]:
+def render(scene: Scene) -> NDArray[np.uint8]:
     """Render a scene: uint8[S, S, 3]."""
-    return render_with_labels(scene, side)[0]
+    return render_with_labels(scene)[0]
 
 
 def odd_paint(rng: np.random.Generator) -> Floats:
@@ -174,20 +164,20 @@ def odd_paint(rng: np.random.Generator) -> Floats:
 
 
 def render_with_labels(
-    scene: Scene, side: int = SIDE, *, odd_colors: bool = False
+    scene: Scene, *, odd_colors: bool = False
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Render a scene, uint8[S, S, 3], and the object of each pixel, int64[S, S] (-1 is background).
 
     With ``odd_colors`` every object has a colour without a name.
     """
     rng = np.random.default_rng(scene.seed)
-    canvas = background(rng, side)
-    owner = np.full((side, side), -1, dtype=np.int64)
+    canvas = background(rng)
+    owner = np.full((SIDE, SIDE), -1, dtype=np.int64)
     for index, thing in enumerate(scene.things):
-        radius = RADIUS[thing.what.size or "large"] * side
-        cx, cy = thing.x * side, thing.y * side
-        x0, x1 = max(0, int(cx - radius * 1.2)), min(side, int(cx + radius * 1.2) + 2)
-        y0, y1 = max(0, int(cy - radius * 1.2)), min(side, int(cy + radius * 1.2) + 2)
+        radius = RADIUS[thing.what.size or "large"] * SIDE
+        cx, cy = thing.x * SIDE, thing.y * SIDE
+        x0, x1 = max(0, int(cx - radius * 1.2)), min(SIDE, int(cx + radius * 1.2) + 2)
+        y0, y1 = max(0, int(cy - radius * 1.2)), min(SIDE, int(cy + radius * 1.2) + 2)
         ys, xs = np.mgrid[y0:y1, x0:x1].astype(np.float32) + 0.5
         dx, dy = (xs - cx) / radius, (ys - cy) / radius
         cos, sin = np.cos(thing.angle), np.sin(thing.angle)

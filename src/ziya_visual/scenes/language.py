@@ -241,9 +241,7 @@ def identifying(target: Phrase, others: Sequence[Phrase], *, without: str | None
     kinds = [kind for kind in ("size", "color", "shape") if kind != without]
     phrases = []
     for keep in itertools.product((True, False), repeat=len(kinds)):
-        phrase = Phrase(
-            **{kind: getattr(target, kind) for kind, kept in zip(kinds, keep, strict=True) if kept}
-        )
+        phrase = Phrase(**{kind: getattr(target, kind) for kind in itertools.compress(kinds, keep)})
         if phrase != Phrase() and not any(fits(other, phrase) for other in others):
             phrases.append(phrase)
     return phrases

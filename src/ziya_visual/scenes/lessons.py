@@ -7,6 +7,7 @@ its position, fills one. The translation text never holds a sentence of the imag
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -166,9 +167,8 @@ def ask_whole(rng: Rng, meaning: Meaning, lang: str) -> tuple[Message, ...]:
     """Return a whole-sentence question and its short answer, or in one of eight cases a sentence."""
     if rng.random() < 0.12:
         language = Language.load(lang)
-        return Message("user", language.say(meaning, phrasing(rng))), Message(
-            "assistant", language.reply(meaning)
-        )
+        question = language.say(meaning, phrasing(rng))
+        return Message("user", question), Message("assistant", language.reply(meaning))
     return ask_briefly(rng, meaning, lang)
 
 
@@ -189,11 +189,8 @@ def easy_exist(rng: Rng, scene: Scene) -> Meaning:
     while True:
         thing = scene.things[rng.integers(len(scene.things))]
         of = thing.what if there else sample_scene(rng, held_out=False, count=1).things[0].what
-        kept = rng.random(3) < 0.45
-        words = (
-            word if keep else None for word, keep in zip((of.size, of.color, of.shape), kept, strict=True)
-        )
-        phrase = Phrase(*words)
+        named = itertools.compress(("size", "color", "shape"), rng.random(3) < 0.45)
+        phrase = Phrase(**{kind: getattr(of, kind) for kind in named})
         if phrase != Phrase() and any(fits(t.what, phrase) for t in scene.things) == there:
             return Meaning("exist", (phrase,), "yes" if there else "no")
 
@@ -208,19 +205,15 @@ def sentence_pair(rng: Rng, *, for_forge: bool = False) -> tuple[str, str]:
     while True:
         scene = sample_scene(rng, held_out=False)
         kind = rng.random()
-        if kind < 0.35:
-            meaning, number = questions.caption(scene), phrasing(rng)
+        meaning = questions.caption(scene) if kind < 0.35 else _vary(rng, any_question(rng, scene))
+        if kind < 0.65:
+            number = phrasing(rng)
             pair = english.say(meaning, number), chinese.say(meaning, number)
+        elif kind < 0.8:
+            pair = english.reply(meaning), chinese.reply(meaning)
         else:
-            meaning = _vary(rng, any_question(rng, scene))
-            assert meaning.value is not None
-            if kind < 0.65:
-                number = phrasing(rng)
-                pair = english.say(meaning, number), chinese.say(meaning, number)
-            elif kind < 0.8:
-                pair = english.reply(meaning), chinese.reply(meaning)
-            else:
-                return tuple(lang.answer(meaning.task, meaning.value) for lang in (english, chinese))  # type: ignore[return-value]
+            answer = meaning.task, str(meaning.value)
+            return english.answer(*answer), chinese.answer(*answer)
         if is_image_text(pair[0]) == for_forge:
             return pair
 
@@ -229,21 +222,18 @@ def _vary(rng: Rng, meaning: Meaning) -> Meaning:
     """Swap the attributes of an object in half of the cases; a language model has read every pair."""
     if rng.random() < 0.5:
         return meaning
-    shuffled = tuple(Phrase(t.size, t.color, t.shape) for t in meaning.things)
     what = sample_scene(rng, held_out=bool(rng.random() < 0.3)).things[0].what
-    first = shuffled[0]
+    first, *others = meaning.things
     swapped = Phrase(first.size and what.size, first.color and what.color, first.shape and what.shape)
-    return Meaning(meaning.task, (swapped, *shuffled[1:]), meaning.value)
+    return Meaning(meaning.task, (swapped, *others), meaning.value)
 
 
-def translation(rng: Rng, max_lines: int = 4) -> tuple[Message, Message]:
+def translation(rng: Rng) -> tuple[Message, Message]:
     """Draw a request to translate one to four lines, numbered if several, and its reply."""
-    count = int(rng.integers(1, max_lines + 1))
-    pairs = [sentence_pair(rng) for _ in range(count)]
-    source, target = ("\n".join(numbered([pair[side] for pair in pairs])) for side in (0, 1))
+    pairs = [sentence_pair(rng) for _ in range(rng.integers(1, 5))]
+    if len(pairs) > 1:
+        pairs = [
+            (f"{n}. {english}", f"{n}. {chinese}") for n, (english, chinese) in enumerate(pairs, start=1)
+        ]
+    source, target = map("\n".join, zip(*pairs, strict=True))
     return Message("user", TRANSLATE + source), Message("assistant", target)
-
-
-def numbered(lines: list[str]) -> list[str]:
-    """Prefix the lines with ``1. ...``, ``2. ...``; leave a single line unchanged."""
-    return lines if len(lines) == 1 else [f"{number}. {line}" for number, line in enumerate(lines, start=1)]

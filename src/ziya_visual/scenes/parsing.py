@@ -31,11 +31,6 @@ def _noun_pattern(lang: str) -> str:
     )
 
 
-def read_phrase(text: str, lang: str) -> Phrase:
-    """Return the attributes that a noun phrase names; unknown words are ignored."""
-    return Phrase(**dict(word.split(":") for word in keywords(text, lang)))
-
-
 @functools.cache
 def _sentence_patterns(lang: str) -> list[tuple[str, str | None, re.Pattern[str]]]:
     """List every sentence of a language: its task, the value of a reply or None, and a regex."""
@@ -88,7 +83,8 @@ def parse(text: str, lang: str) -> Meaning | None:
             if answer is not None:
                 words = Language.load(lang).words[task]
                 value = next(name for name, word in words.items() if word == answer.lower())
-            return Meaning(task, tuple(read_phrase(thing.lower(), lang) for thing in things), value)
+            attributes = [dict(word.split(":") for word in keywords(thing, lang)) for thing in things]
+            return Meaning(task, tuple(Phrase(**words) for words in attributes), value)
     return None
 
 

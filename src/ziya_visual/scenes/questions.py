@@ -8,16 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ziya_visual.scenes.drawing import Scene, Thing
-from ziya_visual.scenes.language import (
-    COLORS,
-    HELD_OUT,
-    SHAPES,
-    SIZES,
-    Meaning,
-    Phrase,
-    fits,
-    identifying,
-)
+from ziya_visual.scenes.language import COLORS, HELD_OUT, SHAPES, SIZES, Meaning, Phrase, fits, identifying
 
 CLEAR = 0.25  # fraction of the side by which one axis must separate two centres more than the other axis
 Rng = np.random.Generator
