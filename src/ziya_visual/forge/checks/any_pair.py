@@ -12,50 +12,22 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ziya_visual.forge.checks.closed_text import Lexicon, compare_closed
+from ziya_visual.forge.checks.closed_text import compare_closed, read
+from ziya_visual.forge.checks.dictionary import phrases
 from ziya_visual.forge.checks.free_text import CHARS_PER_WORD, compare_free
 from ziya_visual.forge.checks.names import is_common
 
 _CJK = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 # The letters of languages that do not write in Latin.
 _SCRIPTS = {
-    "zh": f"[{_CJK}]",
-    "ja": f"[{_CJK}\u3040-\u30ff]",
-    "ko": "[\uac00-\ud7af]",
-    "ru": "[\u0400-\u04ff]",
-    "uk": "[\u0400-\u04ff]",
-    "ar": "[\u0600-\u06ff]",
-    "hi": "[\u0900-\u097f]",
-    "th": "[\u0e00-\u0e7f]",
-    "el": "[\u0370-\u03ff]",
-    "he": "[\u0590-\u05ff]",
-}
+    "zh": f"[{_CJK}]", "ja": f"[{_CJK}\u3040-\u30ff]", "ko": "[\uac00-\ud7af]", "ru": "[\u0400-\u04ff]",
+    "uk": "[\u0400-\u04ff]", "ar": "[\u0600-\u06ff]", "hi": "[\u0900-\u097f]", "th": "[\u0e00-\u0e7f]",
+    "el": "[\u0370-\u03ff]", "he": "[\u0590-\u05ff]",
+}  # fmt: skip
 _LATIN = r"[A-Za-z\u00c0-\u024f]"
 _PLACEHOLDER = re.compile(r"<[A-Za-z_/][\w/]*>|\{\w+\}|https?://[\w./?=&%-]+|\[\s*\d[\d.,\s]*\]")
-_PREAMBLE = re.compile(
-    r"(?:sure|certainly|of course|okay|here(?:'s| is| are)|translat(?:ion|ed)|the translation)\b"
-    r".{0,60}?[:：]"
-    r"|(?:sure|certainly|of course)[,!]"
-    r"|(?:好的|好|当然|没问题|可以|当然可以)[，,。！!：:].{0,24}(?:翻译|译文|如下|以下|中文)"
-    r"|(?:以下是|这是|下面是|翻译如下|译文如下|中文翻译|翻译结果|翻译|译文|译)[^，。]{0,24}[:：]",
-    re.IGNORECASE | re.DOTALL,
-)
-_AFTERWORD = re.compile(
-    r"(?:（|\(|\n)\s*(?:注|译注|note|说明|translator's note)\s*[:：]|let me know if"
-    r"|希望(?:这|对你|对您)有帮助"
-    r"|如果(?:你|您)(?:需要|还有)",
-    re.IGNORECASE,
-)
-_REFUSAL = re.compile(
-    r"\bas an? (?:ai|artificial|language model)|\bi(?:'m| am) (?:sorry|unable|not able)"
-    r"|\bi (?:cannot|can't|can not) (?:assist|help|translate|fulfil|provide|comply|do)"
-    r"|作为(?:一个|一名)?(?:ai|人工智能|语言模型|大型语言)|(?:抱歉|对不起|不好意思)[，,].{0,12}(?:不能|无法|没办法|没法)"
-    r"|(?:我|本人)(?:不能|无法|没办法)(?:翻译|协助|帮助|提供|完成|满足|回答|处理)",
-    re.IGNORECASE,
-)
-_REFUSING_SOURCE = re.compile(
-    r"\bsorry\b|\bas an ai\b|unable|cannot|can't|抱歉|对不起|无法|不能", re.IGNORECASE
-)
+_PREAMBLE, _AFTERWORD = phrases("preamble"), phrases("afterword")
+_REFUSAL, _REFUSING_SOURCE = phrases("refusal"), phrases("refusing_source")
 _ASKS_ZH = re.compile("[？?吗呢]|什么|哪|谁|怎|多少|几|为何|是否|是不是|有没有|能不能")
 _DOUBLED = re.compile(r"([。，、；：])\s*\1|[，、；：][。？]|([？！])\2")
 _CUT_OFF = re.compile(r"(?:[，、：；,;:（(《“「—]|(?:以及|或者|并且|因为|但是|而且|和|与))$")
@@ -123,14 +95,12 @@ def _leftover(pair: Pair) -> bool:
     Between two languages in Latin letters, only if they are more than seven tenths of all words.
     """
     if pair.latin:
-        ours, theirs = (re.findall(r"[^\W\d_]{3,}", side.lower()) for side in (pair.source, pair.target))
-        return len(theirs) >= 4 and sum(word in ours for word in theirs) > 0.7 * len(theirs)
+        source, target = (re.findall(r"[^\W\d_]{3,}", side.lower()) for side in (pair.source, pair.target))
+        return len(target) >= 4 and sum(word in source for word in target) > 0.7 * len(target)
     if pair.target_lang in _SCRIPTS and pair.source_lang not in _SCRIPTS:
         plain = _PLACEHOLDER.sub(" ", pair.target)
         words = set(re.findall(r"(?<![A-Za-z0-9_<{/])[a-z][a-z'-]{2,}(?![A-Za-z_>}/])", plain))
-        return any(
-            is_common(word) for word in words.intersection(re.findall(r"[a-z][a-z-]{2,}", pair.source))
-        )
+        return any(map(is_common, words.intersection(re.findall(r"[a-z][a-z-]{2,}", pair.source))))
     differ = pair.source_lang in _SCRIPTS and pair.source_lang != pair.target_lang
     return differ and pair.target_lang != "ja" and _letters(pair.target, pair.source_lang) > 0
 
@@ -142,17 +112,9 @@ def _wrong_length(pair: Pair) -> bool:
     return target > 2.2 * source + 6 or target < 0.4 * source - 2
 
 
-def _lost_placeholders(pair: Pair) -> bool:
-    return Counter(_PLACEHOLDER.findall(pair.source)) != Counter(_PLACEHOLDER.findall(pair.target))
-
-
 def _preamble(pair: Pair) -> bool:
     before = _PREAMBLE.match(pair.target) and not re.search("[:：]", pair.source)
     return bool(before or (_AFTERWORD.search(pair.target) and not _AFTERWORD.search(pair.source)))
-
-
-def _refusal(pair: Pair) -> bool:
-    return refuses(pair.target) and not _REFUSING_SOURCE.search(pair.source)
 
 
 def _echo(pair: Pair) -> bool:
@@ -160,14 +122,6 @@ def _echo(pair: Pair) -> bool:
     shared = pair.latin and len(pair.source.split()) == 1  # "no" is Spanish too
     echoed = source == target and not _is_name_only(pair.source) and not shared
     return echoed or (len(source) >= 12 and source in target)
-
-
-def _repetition(pair: Pair) -> bool:
-    return repeats(pair.target) and not repeats(pair.source)
-
-
-def _bad_punctuation(pair: Pair) -> bool:
-    return bool(_DOUBLED.search(pair.target)) and not re.search(r"[?!.,]{2}", pair.source)
 
 
 def _truncated(pair: Pair) -> bool:
@@ -189,12 +143,16 @@ CHECKS: dict[str, Callable[[Pair], bool]] = {
     "language": _wrong_language,
     "leftover_source": _leftover,
     "length": _wrong_length,
-    "placeholders": _lost_placeholders,
+    "placeholders": lambda pair: (
+        Counter(_PLACEHOLDER.findall(pair.source)) != Counter(_PLACEHOLDER.findall(pair.target))
+    ),
     "preamble": _preamble,
-    "refusal": _refusal,
+    "refusal": lambda pair: refuses(pair.target) and not _REFUSING_SOURCE.search(pair.source),
     "echo": _echo,
-    "repetition": _repetition,
-    "punctuation": _bad_punctuation,
+    "repetition": lambda pair: repeats(pair.target) and not repeats(pair.source),
+    "punctuation": lambda pair: (
+        bool(_DOUBLED.search(pair.target)) and not re.search(r"[?!.,]{2}", pair.source)
+    ),
     "truncated": _truncated,
     "not_a_question": _not_a_question,
 }
@@ -243,12 +201,8 @@ def check(
 ) -> list[str]:
     """Return every reason why ``target`` is not a faithful translation of ``source``; empty if there is none.
 
-    Args:
-        source: The text.
-        target: Its supposed translation.
-        source_lang: BCP-47 tag.
-        target_lang: BCP-47 tag.
-        ends_matter: Whether a missing full stop hints at a missing end; it does not in files without any.
+    The languages are BCP-47 tags. ``ends_matter`` says whether a missing full stop hints at a missing end; it
+    does not in files without any.
 
     >>> check("Two red stars.", "三个红色星形。", source_lang="en", target_lang="zh")
     ['numbers']
@@ -275,9 +229,8 @@ def _compare(pair: Pair, ends_matter: bool) -> list[str]:
     """Return the reasons that only knowledge of both English and Chinese finds."""
     backwards = pair.source_lang == "zh"
     english, chinese = (pair.target, pair.source) if backwards else (pair.source, pair.target)
-    lexicon = Lexicon.load()
-    reading = lexicon.read(english, "en")
+    reading = read(english, "en")
     if reading.closed:
-        return compare_closed(reading, lexicon.read(chinese, "zh"))
+        return compare_closed(reading, read(chinese, "zh"))
     end_is_missing = ends_matter and has_end(pair.source) and not has_end(pair.target)
     return compare_free(english, chinese, backwards=backwards, end_is_missing=end_is_missing)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import snowballstemmer
 import yaml
@@ -28,8 +29,7 @@ _STEMMER = snowballstemmer.stemmer("english")
 class Word:
     """A Chinese word of a text: its span, its glosses in lower case, and whether it is a name."""
 
-    start: int
-    end: int
+    span: tuple[int, int]
     text: str
     gloss: str
     name: bool
@@ -64,27 +64,54 @@ class Dictionary:
         inside = {i for run in _NUMERAL.finditer(text) for i in range(run.start() + 1, run.end())}  # 十|二
         while at < len(text):
             lengths = range(min(_LONGEST, len(text) - at), 0, -1)
-            length = next(
-                (n for n in lengths if text[at : at + n] in self.entries and at + n not in inside), 0
-            )
-            if length and _HAN.match(text[at]):
-                word = text[at : at + length]
-                words.append(Word(at, at + length, word, *self.entries[word]))
-            at += max(1, length)
+            ends = (at + n for n in lengths if text[at : at + n] in self.entries and at + n not in inside)
+            end = next(ends, at)
+            if end > at and _HAN.match(text[at]):
+                words.append(Word((at, end), text[at:end], *self.entries[text[at:end]]))
+            at = max(at + 1, end)
         return words
 
 
+def blank(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """Replace spans of a text by as many blanks, so that all other positions stay the same."""
+    for start, end in spans:
+        text = text[:start] + " " * (end - start) + text[end:]
+    return text
+
+
+def starts_sentence(text: str, at: int) -> bool:
+    """Return whether a word at this place begins a sentence, so that its capital says nothing."""
+    before = text[:at].rstrip(" \"'“‘(")
+    return not before or before[-1] in ".!?:\n"
+
+
 @functools.cache
-def word_list(name: str) -> frozenset[str]:
-    """Return one of the lists of ``words.yaml``."""
-    lists: dict[str, str] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
-    return frozenset(lists[name].split())
+def _tables() -> dict[str, Any]:
+    """Read ``words.yaml`` once."""
+    tables: dict[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+    return tables
+
+
+def phrases(name: str) -> re.Pattern[str]:
+    """Return the phrases of one entry of ``words.yaml`` as one pattern that ignores case."""
+    return re.compile("|".join(_tables()[name]), re.IGNORECASE)
+
+
+@functools.cache
+def word_list(name: str) -> dict[str, None]:
+    """Return the words of one entry of ``words.yaml``, in order, as keys for a fast ``in``."""
+    return dict.fromkeys(_tables()[name].split())
 
 
 @functools.cache
 def word_map(name: str) -> dict[str, str]:
     """Return one of the maps of ``words.yaml``."""
     return dict(pair.split(":") for pair in word_list(name))
+
+
+def number_map(name: str) -> dict[str, int]:
+    """Return one of the maps of ``words.yaml`` whose values are numbers."""
+    return {word: int(value) for word, value in word_map(name).items()}
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -102,13 +129,11 @@ def _gloss_stems(gloss: str) -> frozenset[str]:
 
 def content_stems(english: str) -> list[str]:
     """Return the stems of the words of an English text that a translation must render, in order."""
-    return [
-        _stem(w) for w in re.findall(r"[a-z]+", english.lower()) if w not in word_list("stop") and len(w) > 1
-    ]
+    words = re.findall(r"[a-z]{2,}", english.lower())
+    return [_stem(word) for word in words if word not in word_list("stop")]
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
+class Coverage(NamedTuple):
     """How many words of an English and a Chinese text have a counterpart in the other, and of how many."""
 
     english_matched: int

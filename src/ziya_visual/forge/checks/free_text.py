@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from ziya_visual.forge.checks.dictionary import Dictionary, coverage
+from ziya_visual.forge.checks.dictionary import Dictionary, blank, coverage
 from ziya_visual.forge.checks.names import name_differs
 from ziya_visual.forge.checks.numbers import numbers_differ
 
@@ -46,40 +46,18 @@ class Concept:
     maybe_zh: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Concepts:
-    """The concepts file, compiled."""
-
-    groups: Mapping[str, Mapping[str, Concept]]
-    negative: re.Pattern[str]
-    not_negative: re.Pattern[str]
-    deny: re.Pattern[str]
-    maybe_negative: re.Pattern[str]
-    zh_negative: re.Pattern[str]
-    zh_firm: re.Pattern[str]
-    zh_deny: re.Pattern[str]
-    zh_neutral: re.Pattern[str]
-
-    @staticmethod
-    @functools.cache
-    def load() -> Concepts:
-        """Read the file beside this one once."""
-        data: dict[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
-        negation = {name: _list(words) for name, words in data.pop("negation").items()}
-        return Concepts(
-            groups={
-                group: {name: _concept(spec) for name, spec in concepts.items()}
-                for group, concepts in data.items()
-            },
-            negative=_words(negation["en"]),
-            not_negative=_words(negation["not_negative"]),
-            deny=_words(negation["en_deny"]),
-            maybe_negative=_words(negation["en_deny"] + negation["en_maybe"]),
-            zh_negative=re.compile("|".join(negation["zh"])),
-            zh_firm=re.compile("|".join(negation["zh_firm"])),
-            zh_deny=re.compile("|".join(negation["zh_deny"])),
-            zh_neutral=re.compile("|".join(sorted(negation["zh_neutral"], key=len, reverse=True))),
-        )
+@functools.cache
+def _concepts() -> tuple[dict[str, dict[str, Concept]], dict[str, re.Pattern[str]]]:
+    """Read the file beside this one once: the groups of concepts, and the patterns of negation."""
+    data: dict[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+    negation = {name: _list(words) for name, words in data.pop("negation").items()}
+    negation["en_maybe"] += negation["en_deny"]
+    groups = {group: {name: _concept(spec) for name, spec in data[group].items()} for group in data}
+    negation["zh_neutral"].sort(key=len, reverse=True)
+    return groups, {
+        name: re.compile("|".join(words)) if name.startswith("zh") else _words(words)
+        for name, words in negation.items()
+    }
 
 
 def _list(words: str | None) -> list[str]:
@@ -99,13 +77,9 @@ def _words(patterns: Iterable[str]) -> re.Pattern[str]:
 
 
 def compare_free(english: str, chinese: str, *, backwards: bool, end_is_missing: bool) -> list[str]:
-    """Return the reasons why two texts do not say the same.
+    """Return the reasons why two texts do not say the same; ``backwards`` if the English is the translation.
 
-    Args:
-        english: A text.
-        chinese: The other.
-        backwards: Whether the English is the translation.
-        end_is_missing: Whether the translation lacks the full stop of its source.
+    ``end_is_missing`` says whether the translation lacks the full stop of its source.
     """
     reasons = _contradictions(english, chinese)
     if name_differs(english, chinese):
@@ -150,8 +124,8 @@ def _contradictions(english: str, chinese: str) -> list[str]:
     reasons: dict[str, None] = {}
     for place in _places(english, chinese):
         if len(place.english.split()) <= MAX_WORDS:
-            groups = Concepts.load().groups.items()
-            reasons.update((REASONS[group], None) for group, all_ in groups if _swapped(group, all_, place))
+            groups = _concepts()[0].items()
+            reasons.update((REASONS[name], None) for name, group in groups if _swapped(name, group, place))
             alone = place.english == place.english_around
             if alone and _negation_differs(place.english, place.chinese):
                 reasons["negation"] = None
@@ -230,21 +204,19 @@ def _means(word: str, concept: Concept, chinese: str) -> bool:
 
 def _negation_differs(english: str, chinese: str) -> bool:
     """Return whether one side has a firm "not" and the other nothing like it."""
-    concepts = Concepts.load()
-    plain = concepts.not_negative.sub(" _ ", english)
-    if concepts.negative.search(plain):
-        return not concepts.zh_deny.search(_without_names(chinese, long_words=False))
+    patterns = _concepts()[1]
+    plain = patterns["not_negative"].sub(" _ ", english)
+    if patterns["en"].search(plain):
+        return not patterns["zh_deny"].search(_without_names(chinese, long_words=False))
     masked = _without_names(chinese, long_words=True)
-    masked = concepts.zh_neutral.sub(lambda m: "　" * len(m.group()), masked)
-    if not concepts.zh_negative.search(masked) or plain != english:
+    masked = patterns["zh_neutral"].sub(lambda match: " " * len(match.group()), masked)
+    if not patterns["zh"].search(masked) or plain != english:
         return False
-    cues = concepts.deny if concepts.zh_firm.search(masked) else concepts.maybe_negative
+    cues = patterns["en_deny" if patterns["zh_firm"].search(masked) else "en_maybe"]
     return not cues.search(english)
 
 
 def _without_names(chinese: str, *, long_words: bool) -> str:
     """Blank out names and, with ``long_words``, sayings of four characters and more."""
-    for w in Dictionary.load().words(chinese):
-        if w.name or (long_words and len(w.text) >= 4):
-            chinese = chinese[: w.start] + "　" * len(w.text) + chinese[w.end :]
-    return chinese
+    words = Dictionary.load().words(chinese)
+    return blank(chinese, [w.span for w in words if w.name or (long_words and len(w.text) >= 4)])

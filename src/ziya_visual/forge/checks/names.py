@@ -10,19 +10,18 @@ import functools
 import re
 import unicodedata
 
-from ziya_visual.forge.checks.dictionary import Dictionary, Word, word_list, word_map
+from ziya_visual.forge.checks.dictionary import Dictionary, Word, starts_sentence, word_list, word_map
 
 # Consonants that transliteration keeps apart; the rest of a name is lost in it.
-_ENGLISH = [
+_ENGLISH = (
     (r"ph|gh(?=t)", "f"), (r"tch|sch|ch|sh|j", "s"), (r"th", "t"), (r"c(?=[eiy])|z|x", "s"),
-    (r"ck|c|q|k|g", "k"),
-    (r"r(?![aeiouy])", ""), (r"b|p", "p"), (r"d|t", "t"), (r"v|f|w", "f"), (r"r|l", "l"),
-    (r"m", "n"), (r"[aeiouyh'\-. ]", ""),
-]  # fmt: skip
-_PINYIN = [
+    (r"ck|c|q|k|g", "k"), (r"r(?![aeiouy])", ""), (r"b|p", "p"), (r"d|t", "t"), (r"v|f|w", "f"),
+    (r"r|l", "l"), (r"m", "n"), (r"[^fstkpln]", ""),
+)  # fmt: skip
+_PINYIN = (
     (r"zh|ch|sh|[jqxzcs]", "s"), (r"ng|n|m", "n"), (r"b|p", "p"), (r"d|t", "t"), (r"g|k", "k"), (r"w|f", "f"),
     (r"r|l", "l"), (r"[aeiouvyh]", ""),
-]  # fmt: skip
+)  # fmt: skip
 _FOREIGN_RUN = re.compile(f"[{''.join(word_list('foreign'))}]{{2,}}")
 _CAPITAL = re.compile(r"\b[A-Z][a-zA-Z'’-]+")
 
@@ -39,12 +38,10 @@ def _english_names(english: str) -> list[str]:
     """Return capitalized words, except common words at the start of a sentence."""
     names = []
     for match in _CAPITAL.finditer(english):
-        before = english[: match.start()].rstrip(" \"'“‘(")
-        starts = not before or before[-1] in ".!?:\n"
         word = match.group().removesuffix("'s")
-        if word.isupper() or (starts and is_common(word.lower())) or word.lower() in word_list("no_names"):
-            continue
-        names.append(word)
+        common = starts_sentence(english, match.start()) and is_common(word.lower())
+        if not (word.isupper() or common or word.lower() in word_list("no_names")):
+            names.append(word)
     return names
 
 
@@ -67,11 +64,11 @@ def _chinese_names(chinese: str) -> list[Word]:
     words = Dictionary.load().words(chinese)
     runs = {i: len(match.group()) for match in _FOREIGN_RUN.finditer(chinese) for i in range(*match.span())}
     # 西亚 in 瓦伦西亚 is a piece of a name.
-    names = [w for w in words if w.name and len(w.text) >= 2 and runs.get(w.start, 0) < 2 * len(w.text)]
-    taken = {i for w in words if len(w.text) >= 2 for i in range(w.start, w.end)}
+    names = [w for w in words if w.name and len(w.text) >= 2 and runs.get(w.span[0], 0) < 2 * len(w.text)]
+    taken = {i for w in words if len(w.text) >= 2 for i in range(*w.span)}
     for match in _FOREIGN_RUN.finditer(chinese):
         if len(match.group()) >= 3 and not taken & set(range(*match.span())):
-            names.append(Word(*match.span(), match.group(), "", True))
+            names.append(Word(match.span(), match.group(), "", True))
     return names
 
 
@@ -118,26 +115,24 @@ def _rendered(name: str, chinese: str) -> bool:
     )
 
 
-@functools.lru_cache(maxsize=20_000)
 def _skeleton(name: str) -> str:
     """Return a name's consonants in the classes that transliteration keeps: ``merkel`` -> ``nlkl``."""
-    for pattern, to in _ENGLISH:
-        name = re.sub(pattern, to, name)
-    return re.sub(r"(.)\1+", r"\1", re.sub(r"[^fstkplnh]", "", name))
+    return _classes(name, _ENGLISH)
 
 
 def _sound(chinese: str) -> str:
     """Return the same classes for Chinese characters by their Mandarin syllables; empty if one has none."""
     sounds = Dictionary.load().sounds
     syllables = [sounds.get(char, "") for char in chinese]
-    return _classes("".join(syllables)) if all(syllables) else ""
+    return _classes("".join(syllables), _PINYIN) if all(syllables) else ""
 
 
-@functools.lru_cache(maxsize=50_000)
-def _classes(pinyin: str) -> str:
-    for pattern, to in _PINYIN:
-        pinyin = re.sub(pattern, to, pinyin)
-    return re.sub(r"(.)\1+", r"\1", pinyin)
+@functools.lru_cache(maxsize=70_000)
+def _classes(letters: str, table: tuple[tuple[str, str], ...]) -> str:
+    """Rewrite letters by a table, and write neighbours of one class once."""
+    for pattern, to in table:
+        letters = re.sub(pattern, to, letters)
+    return re.sub(r"(.)\1+", r"\1", letters)
 
 
 def _alike(a: str, b: str) -> bool:

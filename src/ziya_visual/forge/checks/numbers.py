@@ -12,30 +12,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ziya_visual.forge.checks.dictionary import Dictionary
+from ziya_visual.forge.checks.dictionary import Dictionary, blank, number_map, word_list
 
-_EN_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-    " seventeen eighteen nineteen"
-)
-_EN = {word: value for value, word in enumerate(_EN_WORDS.split())} | {
-    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80,
-    "ninety": 90,
-}  # fmt: skip
+_EN = {word: value for value, word in enumerate(word_list("en_units"))} | number_map("en_tens")
 _EN_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-_EN_ORDINALS = {
-    "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10
-}  # fmt: skip
-_MONTHS = {
-    "january": 1, "february": 2, "march": 3, "april": 4, "may": 5, "june": 6, "july": 7, "august": 8,
-    "september": 9, "october": 10, "november": 11, "december": 12,
-}  # fmt: skip
-# Words that the other language may or may not render as a number.
-_EN_LOOSE = _MONTHS | {
-    "both": 2, "pair": 2, "pairs": 2, "couple": 2, "twice": 2, "double": 2, "second": 2, "twin": 2,
-    "either": 2, "other": 2, "half": 2, "neither": 2, "each": 2, "between": 2, "dozen": 12, "dozens": 10,
-    "quarter": 4, "triple": 3, "several": 3, "few": 3, "various": 3,
-}  # fmt: skip
+_EN_ORDINALS = number_map("en_ordinals")
+_MONTHS = {name: number for number, name in enumerate(word_list("months"), start=1)}
+_EN_LOOSE = _MONTHS | number_map("en_loose")
 _ZH_DIGITS = {char: value for value, char in enumerate("零一二三四五六七八九")} | {"两": 2, "〇": 0, "俩": 2}
 _ZH_SCALES = {"十": 10, "百": 100, "千": 1000}
 _ZH_BIG = {"万": 10**4, "亿": 10**8}
@@ -176,7 +159,6 @@ _SPOKEN = {
     "half|halves": {0.5, 50.0, 30.0, 2.0, 1.5},
     "hundreds|thousands|millions|billions|tens|scores": {10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9},
 }  # fmt: skip
-_TEXTUAL_EN = {"twin": 2, "trio": 3, "duo": 2, "quartet": 4, "fortnight": 14, "teenage": 10, "zero": 0}
 _ABBREVIATED = {"k": 1e3, "m": 1e6, "bn": 1e9, "tn": 1e12}
 
 
@@ -209,7 +191,8 @@ def english_numbers(text: str) -> ReadNumbers:
     )
     firm, loose = set(firm_counts), set(loose_counts)
     loose |= {float(number) for name, number in _MONTHS.items() if re.search(rf"\b{name[:3]}", low)}
-    loose |= {float(value) for word, value in _TEXTUAL_EN.items() if re.search(rf"\b{word}s?\b", low)}
+    textual = number_map("en_textual").items()
+    loose |= {float(value) for word, value in textual if re.search(rf"\b{word}s?\b", low)}
     ordinals = {float(v) for word, v in _EN_ORDINALS.items() if v in loose and re.search(rf"\b{word}\b", low)}
     readings = {value: frozenset({value} | _english_readings(value, low)) for value in firm | loose}
     more = set().union(*readings.values())
@@ -249,10 +232,10 @@ def chinese_numbers(text: str) -> ReadNumbers:
     masked, loose = text, set[float]()
     for word in Dictionary.load().words(text):
         odd = re.search(f"[{_HAN_DIGITS}]", word.text) and re.search(f"[^{_HAN_DIGITS}]", word.text)
-        counted = re.search(f"[{_HAN_DIGITS}\\d.]$", text[: word.start])  # 5.2万名
+        counted = re.search(f"[{_HAN_DIGITS}\\d.]$", text[: word.span[0]])  # 5.2万名
         if odd and not counted and (word.name or not _NUMERIC_GLOSS.search(word.gloss.lower())):
             loose |= _values(word.text)
-            masked = masked[: word.start] + " " * (word.end - word.start) + masked[word.end :]
+            masked = blank(masked, [word.span])
     masked = re.sub(r"[几数上成好]+[十百千万亿]+", " ", masked)
     masked = re.sub(r"百分之百", "100%", masked).replace("百分之", " ")
     for tenths in re.findall("([二三四五六七八九])成", masked):
