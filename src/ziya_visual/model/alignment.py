@@ -18,7 +18,6 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import Blip2QFormerConfig
 from transformers.models.blip_2.modeling_blip_2 import (
     Blip2QFormerIntermediate,
-    Blip2QFormerLayer,
     Blip2QFormerOutput,
     Blip2TextEmbeddings,
 )
@@ -40,10 +39,9 @@ class TextFeedForward(nn.Module):
 
 
 class Alignment(nn.Module):
-    """What retrieval and stage 1 need besides the generating network.
+    """The modules that retrieval and stage 1 need besides the generating network.
 
-    ``qformer_tokenizer`` makes the ids that its embeddings have rows for; None means the language model's
-    tokenizer.
+    ``qformer_tokenizer`` makes the ids of its embeddings; None means the language model's tokenizer.
     """
 
     def __init__(self, config: Blip2QFormerConfig, *, projection_size: int) -> None:
@@ -104,36 +102,22 @@ class Alignment(nn.Module):
     def _run_layers(
         self, model: ZiyaVisualModel, hidden: Tensor, queries: int, visible: Tensor, image: Tensor | None
     ) -> Tensor:
-        """Run the model's Q-Former layers with this module's feed-forwards for text.
+        """Run the model's Q-Former layers on float[B, L, Dq], with this module's feed-forwards for text.
 
-        Args:
-            model: the owner of the Q-Former.
-            hidden: float[B, L, Dq].
-            queries: how many of the first positions are queries.
-            visible: [B or 1, 1, 1 or L, L], 1 for visible positions.
-            image: float[B, P, Dv], or None for text alone.
+        The first ``queries`` positions are queries. ``visible`` [B or 1, 1, 1 or L, L] is 1 where a position
+        is seen. ``image`` is float[B, P, Dv], or None for text alone.
         """
         qformer = model.qformer
         hidden = qformer.dropout(qformer.layernorm(hidden))
         mask = (1.0 - visible.to(hidden.dtype)) * torch.finfo(hidden.dtype).min
         for layer, feed_forward in zip(qformer.encoder.layer, self.feed_forwards, strict=True):
-            hidden = _run_layer(layer, feed_forward, hidden, queries, mask, image)
+            hidden = layer.attention(hidden_states=hidden, attention_mask=mask)
+            text = feed_forward(hidden[:, queries:])
+            if queries == 0:
+                hidden = text
+                continue
+            read = hidden[:, :queries]
+            if layer.has_cross_attention:
+                read = layer.crossattention(hidden_states=read, encoder_hidden_states=image)
+            hidden = torch.cat([layer.feed_forward_chunk_query(read), text], 1)
         return hidden
-
-
-def _run_layer(
-    layer: Blip2QFormerLayer,
-    feed_forward: nn.Module,
-    hidden: Tensor,
-    queries: int,
-    mask: Tensor,
-    image: Tensor | None,
-) -> Tensor:
-    hidden = layer.attention(hidden_states=hidden, attention_mask=mask)
-    text = feed_forward(hidden[:, queries:])
-    if queries == 0:
-        return text
-    read = hidden[:, :queries]
-    if layer.has_cross_attention:
-        read = layer.crossattention(hidden_states=read, encoder_hidden_states=image)
-    return torch.cat([layer.feed_forward_chunk_query(read), text], 1)

@@ -6,10 +6,8 @@ keeps it in ``qformer_tokenizer/``.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +39,6 @@ def local_folder(checkpoint: str | Path) -> Path:
     """Return the folder of a checkpoint, fetching a hub id such as ``Salesforce/blip2-opt-2.7b`` once.
 
     A repository with both safetensors and pickles is fetched without the pickles.
-
-    Raises:
-        CheckpointError: there is no such folder, and no such repository can be fetched.
     """
     folder = Path(checkpoint)
     if folder.is_dir():
@@ -78,8 +73,8 @@ def save_checkpoint(
     instruct = isinstance(model, ZiyaInstructModel)
     with atomic_dir(folder) as temporary:
         merged.save_pretrained(temporary)
-        settings = read_json(temporary / "config.json")
-        write_json(temporary / "config.json", {**settings, "architectures": [model.stock_name]})
+        config = temporary / "config.json"
+        write_json(config, {**read_json(config), "architectures": [model.stock_name]})
         if alignment is not None:
             save_alignment(temporary, alignment)
         tokenizer = model.qformer_tokenizer if instruct else alignment and alignment.qformer_tokenizer
@@ -102,11 +97,8 @@ def save_tokenizers(
     if qformer_tokenizer is not None:
         qformer_tokenizer.save_pretrained(folder / QFORMER_TOKENIZER)
     if instruction_aware:
-        settings = {
-            "processor_class": "InstructBlipProcessor",
-            "num_query_tokens": processor.num_query_tokens,
-        }
-        write_json(folder / SETTINGS, settings)
+        settings = {"num_query_tokens": processor.num_query_tokens}
+        write_json(folder / SETTINGS, {"processor_class": "InstructBlipProcessor", **settings})
 
 
 def load_checkpoint(
@@ -123,9 +115,6 @@ def load_checkpoint(
 
     Returns:
         The network; its alignment, or None if the folder has none; and the processor.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or keys are missing or unexpected; in one line.
     """
     if (folder / ADAPTER_FILE).is_file():
         base = adapter_base(folder)
@@ -166,33 +155,25 @@ def _load_network(folder: Path, config: Any, dtype: Dtype, **kwargs: Any) -> Vis
             "...`"
         )
     kind = ZiyaInstructModel if config.model_type == "instructblip" else ZiyaVisualModel
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # stock would print a table of the keys that our own error names
     try:
-        with _quiet():
-            model, info = kind.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # refused below, by name
-                **kwargs,
-            )
+        model, info = kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            **kwargs,
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: cannot be read ({one_line(error)})") from error
+    finally:
+        logging.set_verbosity(verbosity)
     for key, shape, expected in sorted(info["mismatched_keys"]):
         raise weights[key].mismatch(f"of shape {list(shape)}", f"{list(expected)} by config.json")
     refuse_keys(next(iter(weights.values())).file, info["missing_keys"], info["unexpected_keys"])
     return model.eval()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress stock's table of keys that do not fit; our own error names them in one line."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _load_alignment(folder: Path, config: Any, dtype: torch.dtype) -> Alignment:

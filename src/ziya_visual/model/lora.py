@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ziya_visual.core.errors import CheckpointError, ConfigError, DataError, one_line
+from ziya_visual.core.errors import CheckpointError, ConfigError, DataError
 from ziya_visual.core.files import atomic_dir, hash_file, read_json, write_json
 from ziya_visual.core.trainable import parse_rule
 from ziya_visual.model.alignment import Alignment
+from ziya_visual.model.build.weights import check_weights, open_file
 from ziya_visual.model.network import ZiyaVisualModel
 
 ADAPTER_FILE = "adapter.json"
@@ -33,21 +33,19 @@ TRAINED = "trained.safetensors"
 LORA, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
 _INSIDE, _OUTSIDE = "model.language_model.base_model.model.", "base_model.model.language_model."
 
-Named = dict[str, nn.Parameter]
+Parameters = dict[str, nn.Parameter]
 
 
-def linear_names(language_model: nn.Module) -> list[str]:
-    """Return the names of the linear layers in the decoder's blocks, whatever the architecture calls them.
+def linear_layers(language_model: nn.Module) -> dict[str, nn.Module]:
+    """Return the linear layers in the decoder's numbered blocks by name, GPT-2's ``Conv1D`` included.
 
-    GPT-2's ``Conv1D`` counts. Heads and projections outside the numbered blocks do not.
+    Heads and projections outside the blocks do not count.
     """
-    return sorted({name.rsplit(".", 1)[-1] for name, _ in _linear_layers(language_model)})
-
-
-def _linear_layers(language_model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, module in language_model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and _block_number(name) is not None:
-            yield name, module
+    return {
+        name: module
+        for name, module in language_model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and _block_number(name) is not None
+    }
 
 
 def _block_number(name: str) -> int | None:
@@ -56,22 +54,18 @@ def _block_number(name: str) -> int | None:
 
 
 def add_lora(model: ZiyaVisualModel, *, rank: int, alpha: float) -> None:
-    """Wrap the language model with adapters that start at zero, unless it has adapters already.
-
-    Raises:
-        CheckpointError: the language model has no linear layer in numbered blocks.
-    """
+    """Wrap the language model with adapters that start at zero, unless it has adapters already."""
     if hasattr(model.language_model, "peft_config"):
         return
-    kinds = {type(module) for _, module in _linear_layers(model.language_model)}
-    if not kinds:
+    layers = linear_layers(model.language_model)
+    if not layers:
         name = type(model.language_model).__name__
         raise CheckpointError(f"{name}: no linear layers in numbered blocks for LoRA to adapt")
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
-        target_modules=linear_names(model.language_model),
-        fan_in_fan_out=kinds == {Conv1D},
+        target_modules=sorted({name.rsplit(".", 1)[-1] for name in layers}),
+        fan_in_fan_out=all(type(layer) is Conv1D for layer in layers.values()),
     )
     model.language_model = get_peft_model(model.language_model, config)
 
@@ -92,7 +86,7 @@ def merge_lora(model: ZiyaVisualModel) -> None:
         model._weight_conversions = None
 
 
-def parameters_by_part(model: ZiyaVisualModel, alignment: Alignment) -> dict[str, Named]:
+def parameters_by_part(model: ZiyaVisualModel, alignment: Alignment) -> dict[str, Parameters]:
     """Return the parameters of each part that a stage may train, named ``model.*`` and ``alignment.*``."""
     prefixes = {
         "qformer": "model.qformer.",
@@ -112,27 +106,22 @@ def parameters_by_part(model: ZiyaVisualModel, alignment: Alignment) -> dict[str
     return by_part
 
 
-def parameters_for_rule(by_part: dict[str, Named], rule: str) -> Named:
-    """Return the parameters that a rule of ``trains`` selects.
-
-    Raises:
-        ConfigError: the part has no block in the rule's range.
-    """
-    part, _ = parse_rule(rule)
-    blocks = _block_range(by_part, rule)
+def parameters_for_rule(by_part: dict[str, Parameters], rule: str) -> Parameters:
+    """Return the parameters that a rule of ``trains`` selects."""
+    part, blocks = _selection(by_part, rule)
     return {name: p for name, p in by_part[part].items() if blocks is None or _block_number(name) in blocks}
 
 
-def _block_range(by_part: dict[str, Named], rule: str) -> range | None:
-    """Return the numbers of the blocks that a rule selects, None for the whole part."""
+def _selection(by_part: dict[str, Parameters], rule: str) -> tuple[str, range | None]:
+    """Return a rule's part and the numbers of the blocks it selects, None for the whole part."""
     part, selection = parse_rule(rule)
     if selection is None:
-        return None
+        return part, None
     count = 1 + max((n for name in by_part[part] if (n := _block_number(name)) is not None), default=-1)
     blocks = range(count)[selection]
     if not blocks:
         raise ConfigError(f"trains: {rule} selects nothing: {part} has {count} blocks, counted from 0")
-    return blocks
+    return part, blocks
 
 
 def freeze_all_but(model: ZiyaVisualModel, alignment: Alignment, trains: Iterable[str]) -> dict[str, int]:
@@ -140,53 +129,35 @@ def freeze_all_but(model: ZiyaVisualModel, alignment: Alignment, trains: Iterabl
 
     Returns:
         The number of trained parameters by rule.
-
-    Raises:
-        ConfigError: a part has no block in a rule's range.
     """
     for network in (model, alignment):
         network.requires_grad_(False)
         network.eval()
     by_part = parameters_by_part(model, alignment)
     modules = {"qformer": model.qformer, "alignment": alignment, "vision": model.vision_model}
-    table = {}
+    counts = {}
     for rule in trains:
         selected = parameters_for_rule(by_part, rule)
         for parameter in selected.values():
             parameter.requires_grad_(True)
-        table[rule] = sum(parameter.numel() for parameter in selected.values())
-        module, blocks = modules.get(parse_rule(rule)[0]), _block_range(by_part, rule)
-        if module is not None:
-            _set_train_mode(module, blocks)
-    assert sum(table.values()) == sum(
+        counts[rule] = sum(parameter.numel() for parameter in selected.values())
+        part, blocks = _selection(by_part, rule)
+        for name, module in modules[part].named_modules() if part in modules else ():
+            is_block = name.rsplit(".", 1)[-1].isdigit()
+            if blocks is None or (is_block and _block_number(name) in blocks):
+                module.train()
+    assert sum(counts.values()) == sum(
         p.numel() for p in [*model.parameters(), *alignment.parameters()] if p.requires_grad
     )
-    return table
-
-
-def _set_train_mode(module: nn.Module, blocks: range | None) -> None:
-    if blocks is None:
-        module.train()
-        return
-    for name, child in module.named_modules():
-        if name.rsplit(".", 1)[-1].isdigit() and _block_number(name) in blocks:
-            child.train()
+    return counts
 
 
 def save_adapter(
     folder: Path, *, model: ZiyaVisualModel, alignment: Alignment, trained: Sequence[str], base: Path
 ) -> None:
-    """Write an adapter folder atomically.
+    """Write an adapter folder atomically; the model keeps its adapters unmerged.
 
-    Args:
-        folder: the folder to write.
-        model: the trained model with its adapters unmerged.
-        alignment: the trained alignment.
-        trained: the rules of ``trains`` of all stages since ``base``.
-        base: the checkpoint folder that training started from.
-
-    Raises:
-        CheckpointError: ``base`` contains no weights.
+    ``trained`` are the rules of ``trains`` of all stages since the checkpoint folder ``base``.
     """
     by_part = parameters_by_part(model, alignment)
     with atomic_dir(folder) as temporary:
@@ -213,12 +184,8 @@ def weight_hashes(folder: Path) -> dict[str, str]:
 
 
 def adapter_base(folder: Path) -> Path:
-    """Return the base checkpoint that an adapter folder names.
-
-    Raises:
-        CheckpointError: it is not where the adapter says.
-    """
-    base = (folder / str(_record(folder)["base"])).resolve()
+    """Return the base checkpoint that an adapter folder names."""
+    base = (folder / str(_read_record(folder)["base"])).resolve()
     if not base.is_dir():
         raise CheckpointError(
             f"{folder / ADAPTER_FILE}: its base checkpoint {base} does not exist; restore it or correct the "
@@ -228,13 +195,8 @@ def adapter_base(folder: Path) -> Path:
 
 
 def load_adapter(folder: Path, *, model: ZiyaVisualModel, alignment: Alignment) -> None:
-    """Load an adapter folder into its opened base; LoRA stays unmerged.
-
-    Raises:
-        CheckpointError: the base has other weights than the adapter was trained on; a file is missing or
-            damaged; or keys or shapes are not exactly those that were trained.
-    """
-    record, base = _record(folder), adapter_base(folder)
+    """Load an adapter folder into its opened base, whose weights must be unchanged; LoRA stays unmerged."""
+    record, base = _read_record(folder), adapter_base(folder)
     actual, expected = weight_hashes(base), record["weights"]
     for name in sorted({*actual, *expected}):
         if actual.get(name) != expected.get(name):
@@ -242,8 +204,7 @@ def load_adapter(folder: Path, *, model: ZiyaVisualModel, alignment: Alignment) 
                 f"{base / name}: SHA-256 is {actual.get(name)}, expected {expected.get(name)}: "
                 f"{folder} was trained on a different base"
             )
-    lora = _has_lora(record["trained"])
-    if lora:
+    if _has_lora(record["trained"]):
         try:
             config = read_json(folder / LORA_CONFIG)
             add_lora(model, rank=config["r"], alpha=config["lora_alpha"])
@@ -251,13 +212,13 @@ def load_adapter(folder: Path, *, model: ZiyaVisualModel, alignment: Alignment) 
             raise CheckpointError(
                 f"{folder / LORA_CONFIG}: no usable LoRA settings ({error!r:.120})"
             ) from error
+        lora = parameters_by_part(model, alignment)["lora"]
+        _load_parameters(folder / LORA, {_peft_name(name): p for name, p in lora.items()})
     by_part = parameters_by_part(model, alignment)
-    if lora:
-        _fill(folder / LORA, {_peft_name(name): p for name, p in by_part["lora"].items()})
-    _fill(folder / TRAINED, _without_lora(by_part, record["trained"]))
+    _load_parameters(folder / TRAINED, _without_lora(by_part, record["trained"]))
 
 
-def _record(folder: Path) -> dict[str, Any]:
+def _read_record(folder: Path) -> dict[str, Any]:
     try:
         record = read_json(folder / ADAPTER_FILE)
     except DataError as error:
@@ -271,12 +232,9 @@ def _has_lora(rules: Sequence[str]) -> bool:
     return any(parse_rule(rule)[0] == "lora" for rule in rules)
 
 
-def _without_lora(by_part: dict[str, Named], rules: Sequence[str]) -> Named:
-    selected: Named = {}
-    for rule in rules:
-        if not _has_lora([rule]):
-            selected |= parameters_for_rule(by_part, rule)
-    return selected
+def _without_lora(by_part: dict[str, Parameters], rules: Sequence[str]) -> Parameters:
+    rules = [rule for rule in rules if not _has_lora([rule])]
+    return {name: p for rule in rules for name, p in parameters_for_rule(by_part, rule).items()}
 
 
 def _peft_name(name: str) -> str:
@@ -285,25 +243,11 @@ def _peft_name(name: str) -> str:
     return _OUTSIDE + name.removeprefix(_INSIDE).replace(".default.", ".")
 
 
-def _fill(path: Path, parameters: Named) -> None:
+def _load_parameters(path: Path, parameters: Parameters) -> None:
     """Copy a file's tensors into parameters; keys and shapes must match exactly."""
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({one_line(error)})") from error
-    missing, unexpected = (
-        sorted(parameters.keys() - tensors.keys()),
-        sorted(tensors.keys() - parameters.keys()),
-    )
-    if missing or unexpected:
-        raise CheckpointError(
-            f"{path}: {len(missing)} keys missing (such as {missing[:1]}), "
-            f"{len(unexpected)} unexpected (such as {unexpected[:1]})"
-        )
-    for name, parameter in parameters.items():
-        if tensors[name].shape != parameter.shape:
-            actual, expected = tuple(tensors[name].shape), tuple(parameter.shape)
-            raise CheckpointError(f"{path}: {name} has shape {actual}, expected {expected}")
+    entries = open_file(path)
+    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    check_weights(entries, expected, where=path, of="the trained parts")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
+            parameter.copy_(entries[name].read())

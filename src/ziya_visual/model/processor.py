@@ -18,11 +18,8 @@ __all__ = ["ZiyaProcessor", "load_processor", "normalise"]
 SETTINGS = "processor_config.json"
 QFORMER_TOKENIZER = "qformer_tokenizer"  # a subfolder, as stock InstructBlipProcessor names it
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-CHAT_KEYS = (
-    "human_name",
-    "assistant_name",
-    "prompt_prefix",
-)  # in the published Ziya checkpoint's config.json
+# In the published Ziya checkpoint's config.json.
+CHAT_KEYS = ("human_name", "assistant_name", "prompt_prefix")
 
 
 class _RegisteredConfig(Blip2Config):  # type: ignore[misc]
@@ -38,11 +35,7 @@ AutoProcessor.register(_RegisteredConfig, ZiyaProcessor)
 
 
 def open_tokenizer(folder: Path, config: Any = None) -> Any:
-    """Open a folder's fast tokenizer; ``config`` is the folder's, if it has been read already.
-
-    Raises:
-        CheckpointError: there is no tokenizer, or it cannot be read.
-    """
+    """Open a folder's fast tokenizer; ``config`` is the folder's, if it has been read already."""
     _require_vocabulary(folder)
     try:
         return AutoTokenizer.from_pretrained(folder, config=config)
@@ -57,8 +50,8 @@ def _require_vocabulary(folder: Path) -> None:
 
 def open_qformer_tokenizer(folder: Path) -> Any | None:
     """Open the tokenizer of a checkpoint's Q-Former; None if it shares the language model's."""
-    own = folder / QFORMER_TOKENIZER
-    return open_tokenizer(own) if own.is_dir() else None
+    subfolder = folder / QFORMER_TOKENIZER
+    return open_tokenizer(subfolder) if subfolder.is_dir() else None
 
 
 def add_image_token(tokenizer: Any) -> None:
@@ -67,12 +60,7 @@ def add_image_token(tokenizer: Any) -> None:
 
 
 def add_chat_template(tokenizer: Any, names: dict[str, str] | None = None) -> None:
-    """Set Ziya's chat template on a tokenizer that has no template.
-
-    Args:
-        tokenizer: changed in place.
-        names: the values of :data:`CHAT_KEYS` in the published Ziya checkpoint's config.json.
-    """
+    """Set Ziya's chat template, with ``names`` by :data:`CHAT_KEYS`, on a tokenizer that has none."""
     if tokenizer.chat_template is None:
         tokenizer.chat_template = ziya_chat_template(**names or {})
 
@@ -81,11 +69,7 @@ def load_processor(folder: Path, config: Any) -> ZiyaProcessor:
     """Open the processor of a checkpoint folder; one that stock wrote is built from ``config``.
 
     A tokenizer without ``<image>`` gets it, as in stock processors, and one without a chat template gets
-    Ziya's.
-
-    Raises:
-        CheckpointError: the tokenizer or the settings cannot be read or do not fit the network; see also
-            :class:`ZiyaProcessor`.
+    Ziya's. The settings must fit the network.
     """
     expected = (config.vision_config.image_size, config.num_query_tokens)
     path = folder / SETTINGS

@@ -32,11 +32,7 @@ def require_torchao() -> None:
 
 
 def qlora_config(kind: str) -> BitsAndBytesConfig:
-    """Return the bitsandbytes config of a frozen language model under adapters; its head stays unquantized.
-
-    Raises:
-        ConfigError: bitsandbytes is not installed.
-    """
+    """Return the bitsandbytes config of a frozen language model under adapters; the head stays as it is."""
     if find_spec("bitsandbytes") is None:
         raise ConfigError("model.quantize needs bitsandbytes, which is absent: pip install bitsandbytes")
     return BitsAndBytesConfig(
@@ -48,11 +44,7 @@ def qlora_config(kind: str) -> BitsAndBytesConfig:
 
 
 def quantize_folder(folder: Path, method: Method) -> None:
-    """Replace the weights and the config of a stock BLIP-2 folder by quantized ones.
-
-    Raises:
-        CheckpointError: the language model has no linear layers, or int4 cannot group their widths.
-    """
+    """Replace the weights and the config of a stock BLIP-2 folder by quantized ones."""
     model = Blip2ForConditionalGeneration.from_pretrained(folder)
     config = _torchao_config(folder, model, method)
     del model

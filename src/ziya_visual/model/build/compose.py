@@ -28,15 +28,12 @@ def compose(
 
     Args:
         vision: the image encoder; its weights are copied.
-        language_model: any causal language model of transformers.
+        language_model: any causal language model of transformers; its weights are copied.
         tokenizer: its tokenizer, which must have ``<image>``; the Q-Former's text side uses it too.
         qformer: keywords of ``Blip2QFormerConfig``; vocabulary and encoder width are filled in.
         num_query_tokens: Q.
         projection_size: width of the contrastive space.
         seed: seed of the new weights.
-
-    Raises:
-        CheckpointError: the tokenizer has no ``<image>`` token, or more tokens than the model has embeddings.
     """
     image_id = tokenizer.convert_tokens_to_ids(IMAGE)
     rows = language_model.get_input_embeddings().weight.shape[0]
@@ -77,9 +74,6 @@ def set_image_size(model: VisualModel, side: int) -> None:
     """Make the ViT take images of ``side`` x ``side`` pixels.
 
     The new position embeddings are those that stock computes in every call with ``interpolate_pos_encoding``.
-
-    Raises:
-        ConfigError: ``side`` is not a multiple of the patch size.
     """
     settings = model.config.vision_config
     if side == settings.image_size:

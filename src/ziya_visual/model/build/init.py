@@ -52,7 +52,7 @@ def init(
     seed: int = 0,
     shard_bytes: int = SHARD_BYTES,
 ) -> dict[str, Any]:
-    """Compose a checkpoint folder.
+    """Compose a checkpoint folder and return a summary of the parts and their origins, to show.
 
     Args:
         llm: folder or hub id of any ``AutoModelForCausalLM``.
@@ -65,13 +65,6 @@ def init(
         instruction_aware: let the queries see the question, as InstructBLIP does.
         seed: seed of new weights.
         shard_bytes: size limit of a weights file; a larger tensor gets a file of its own.
-
-    Returns:
-        A summary of the parts and their origins, to show.
-
-    Raises:
-        ConfigError: neither ``bridge`` nor both configurations are given, or ``out`` exists already.
-        CheckpointError: a part cannot be read, or the parts do not fit.
     """
     require_new_folder(out)
     source = _source(bridge, vision_config, qformer_config, seed)
@@ -125,11 +118,7 @@ def _summary(
 
 
 def _new_bridge(vision_config: Path, qformer_config: Path, *, seed: int) -> Bridge:
-    """Initialize a ViT and a Q-Former from ``seed``.
-
-    Raises:
-        ConfigError: a file has a key that its part does not know, or a value that it cannot take.
-    """
+    """Initialize a ViT and a Q-Former from ``seed``."""
     vision, qformer = _read_settings(vision_config), _read_settings(qformer_config)
     defaults = Blip2Config()
     queries = qformer.pop("num_query_tokens", defaults.num_query_tokens)
@@ -174,22 +163,20 @@ def _build_config(kind: Any, settings: dict[str, Any], path: Path) -> Any:
         raise ConfigError(f"{path}: {one_line(error)}") from error
 
 
-def _text_side(bridge: Bridge, tokenizer: Any, own: Any | None, *, seed: int) -> tuple[Alignment, Any | None]:
+def _text_side(
+    bridge: Bridge, tokenizer: Any, qformer_tokenizer: Any | None, *, seed: int
+) -> tuple[Alignment, Any | None]:
     """Build the Q-Former's text side from the bridge's, or from ``seed`` if it has none.
 
-    Args:
-        bridge: may have a text side with its own tokenizer.
-        tokenizer: the language model's.
-        own: the Q-Former's, or None: then the bridge's, else the language model's.
-        seed: seed of new weights.
-
-    Returns:
-        The alignment and its tokenizer, None if that is the language model's. Tokens that the bridge's
-        tokenizer knows keep their rows under another tokenizer, matched by spelling.
+    Its tokenizer is ``qformer_tokenizer``, else the bridge's, else ``tokenizer``, the language model's, for
+    which None is returned. Tokens that the bridge's tokenizer knows keep their rows under another tokenizer,
+    matched by spelling.
     """
-    reader = own if own is not None else bridge.text_tokenizer or tokenizer
-    same = bridge.text_tokenizer is not None and _same_vocabulary(reader, bridge.text_tokenizer)
-    rows = bridge.text[BY_TOKEN[0]].shape[0] if same else len(reader)
+    text_tokenizer = qformer_tokenizer or bridge.text_tokenizer or tokenizer
+    vocabulary = text_tokenizer.get_vocab()
+    bridge_vocabulary = bridge.text_tokenizer.get_vocab() if bridge.text_tokenizer is not None else None
+    same = vocabulary == bridge_vocabulary
+    rows = bridge.text[BY_TOKEN[0]].shape[0] if same else len(text_tokenizer)
     alignment = new_alignment(
         Blip2QFormerConfig(**{**bridge.qformer, "vocab_size": rows, "pad_token_id": None}),
         projection_size=bridge.projection_size,
@@ -197,9 +184,8 @@ def _text_side(bridge: Bridge, tokenizer: Any, own: Any | None, *, seed: int) ->
     )
     state = alignment.state_dict()
     shared: Any = None  # int64[2, n]: new and old rows of the tokens in both vocabularies
-    if bridge.text and not same:
-        old = bridge.text_tokenizer.get_vocab()
-        ids = [(new, old[token]) for token, new in reader.get_vocab().items() if token in old]
+    if bridge_vocabulary is not None and not same:
+        ids = [(new, bridge_vocabulary[t]) for t, new in vocabulary.items() if t in bridge_vocabulary]
         shared = torch.tensor(ids, dtype=torch.long).reshape(-1, 2).T
     with torch.no_grad():
         for key, entry in bridge.text.items():
@@ -211,11 +197,7 @@ def _text_side(bridge: Bridge, tokenizer: Any, own: Any | None, *, seed: int) ->
                 raise entry.mismatch(f"of shape {list(entry.shape)}", f"{list(state[key].shape)}")
             else:
                 state[key].copy_(entry.read())
-    return alignment, None if _same_vocabulary(reader, tokenizer) else reader
-
-
-def _same_vocabulary(tokenizer: Any, other: Any) -> bool:
-    return bool(tokenizer.get_vocab() == other.get_vocab())
+    return alignment, None if vocabulary == tokenizer.get_vocab() else text_tokenizer
 
 
 def _projection(bridge: Bridge, language: LanguageModel, seed: int) -> Weights:
@@ -287,13 +269,13 @@ def _check(config: Any, weights: Weights, language: LanguageModel) -> None:
 
 def _write_generation_config(folder: Path, language: LanguageModel, end: int) -> None:
     """Write the language model's own settings with our answers' end token added."""
-    own = language.folder / "generation_config.json"
-    if not own.is_file():
+    source = language.folder / "generation_config.json"
+    if not source.is_file():
         GenerationConfig.from_model_config(language.config).save_pretrained(folder)
-        own = folder / own.name
-    settings = read_json(own)
+        source = folder / source.name
+    settings = read_json(source)
     settings["eos_token_id"] = end_token_ids(settings.get("eos_token_id"), end)
-    write_json(folder / own.name, settings)
+    write_json(folder / source.name, settings)
 
 
 def _text_vocabulary(alignment: Alignment) -> int:

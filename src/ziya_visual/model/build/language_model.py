@@ -1,8 +1,7 @@
 """A language model's folder as a part of a new checkpoint, and ``apply-delta``, which restores such a folder.
 
-Weights keep their names, and embeddings grow by one token, ``<image>``. Some models, such as Ziya-LLaMA-13B,
-were released as the difference from LLaMA, whose weights only their owner may give out; adding the two
-restores the model.
+Some models, such as Ziya-LLaMA-13B, were released as the difference from LLaMA, whose weights only their
+owner may give out; adding the two restores the model.
 """
 
 from __future__ import annotations
@@ -42,18 +41,12 @@ SETTINGS = (".json", ".model", ".txt", ".jinja")  # suffixes of the files that a
 class LanguageModel:
     """A causal language model with the token ``<image>`` added.
 
-    Attributes:
-        config: its configuration, with the grown vocabulary.
-        weights: entries under stock names with grown embeddings; tied weights appear once.
-        tokenizer: with ``<image>``.
-        image_id: the token's id.
-        as_named: whether the files use the network's names. If transformers converts names while loading
-            (experts in one tensor, for example), names and shapes cannot be compared before.
-        folder: its origin.
+    ``as_named`` tells whether the files use the network's names. If transformers converts names while loading
+    (experts in one tensor, for example), names and shapes cannot be compared before.
     """
 
-    config: Any
-    weights: Weights
+    config: Any  # with the grown vocabulary
+    weights: Weights  # under stock names with grown embeddings; tied weights appear once
     tokenizer: Any
     image_id: int
     as_named: bool
@@ -64,10 +57,6 @@ def read_language_model(folder: Path) -> LanguageModel:
     """Open a folder of any ``AutoModelForCausalLM`` and add ``<image>``, without reading weights yet.
 
     Spare rows of the embeddings are used first; new rows are the mean of the old ones.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, the model is not a causal language model, or its
-            tokenizer already has ``<image>``.
     """
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no language model there, config.json not found")
@@ -147,10 +136,10 @@ def _grow(entry: Entry, old: int, rows: int) -> Entry:
     return Entry(entry.file, entry.key, (rows, *entry.shape[1:]), entry.dtype, read) if rows > old else entry
 
 
-def end_token_ids(own: int | list[int] | None, end: int) -> int | list[int]:
-    """Return ``eos_token_id`` of a generation config: our answers' end token, then the model's own."""
-    own_ids = own if isinstance(own, list) else [] if own is None else [own]
-    ids = list(dict.fromkeys([end, *own_ids]))
+def end_token_ids(existing: int | list[int] | None, end: int) -> int | list[int]:
+    """Return ``eos_token_id`` of a generation config: our answers' end token, then the existing ones."""
+    existing_ids = existing if isinstance(existing, list) else [] if existing is None else [existing]
+    ids = list(dict.fromkeys([end, *existing_ids]))
     return ids if len(ids) > 1 else end
 
 
@@ -159,20 +148,8 @@ def apply_delta(
 ) -> dict[str, Any]:
     """Write base + delta tensor by tensor, in the delta's dtype and with its settings and tokenizer.
 
-    If the delta's vocabulary is larger, the base counts as zero in the new rows.
-
-    Args:
-        base: folder or hub id.
-        delta: folder or hub id.
-        out: the new folder.
-        shard_bytes: size limit of a weights file.
-
-    Returns:
-        A summary to show.
-
-    Raises:
-        ConfigError: ``out`` exists already.
-        CheckpointError: a file is missing or damaged, or keys or shapes differ.
+    ``base`` and ``delta`` are folders or hub ids. If the delta's vocabulary is larger, the base counts as
+    zero in the new rows. The result is a summary to show.
     """
     require_new_folder(out)
     base_folder, delta_folder = local_folder(base), local_folder(delta)
@@ -210,10 +187,8 @@ def _sum(base: Entry, delta: Entry, rows: tuple[int, int]) -> Entry:
     def read() -> Tensor:
         total = delta.read().to(torch.float32, copy=True)
         addend = base.read().float()
-        if base.shape == delta.shape:
-            total += addend
-        else:
-            total[: len(addend)] += addend
+        shared = total if base.shape == delta.shape else total[: len(addend)]
+        shared += addend
         return total.to(delta.dtype)
 
     return Entry(delta.file, delta.key, delta.shape, delta.dtype, read)

@@ -43,37 +43,21 @@ _TO_INSTRUCT = (
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """What stands between images and a language model, in whatever layout it was saved.
+    """The network between images and a language model, in whatever layout it was saved."""
 
-    Attributes:
-        vision: keywords of ``Blip2VisionConfig``.
-        qformer: keywords of ``Blip2QFormerConfig``.
-        num_query_tokens: Q.
-        projection_size: width of the contrastive space.
-        weights: ViT, Q-Former, queries and the projection, if there is one, under BLIP-2's names.
-        source: its origin, for messages.
-        text: the Q-Former's text side under the alignment's names; empty if the source has none.
-        text_tokenizer: the tokenizer of the text side, or None.
-        chat_names: the published Ziya layout's names of the speakers, None for other layouts.
-    """
-
-    vision: dict[str, Any]
-    qformer: dict[str, Any]
+    vision: dict[str, Any]  # keywords of Blip2VisionConfig
+    qformer: dict[str, Any]  # keywords of Blip2QFormerConfig
     num_query_tokens: int
-    projection_size: int
-    weights: Weights
-    source: Path
-    text: Weights = field(default_factory=dict)
+    projection_size: int  # width of the contrastive space
+    weights: Weights  # ViT, Q-Former, queries and the projection, if there is one, under BLIP-2's names
+    source: Path  # for messages
+    text: Weights = field(default_factory=dict)  # the Q-Former's text side under the alignment's names
     text_tokenizer: Any = None
-    chat_names: dict[str, str] | None = None
+    chat_names: dict[str, str] | None = None  # the speakers' names in the published Ziya layout
 
 
 def read_config(folder: Path) -> Any:
-    """Read the configuration of a BLIP-2 or InstructBLIP folder.
-
-    Raises:
-        CheckpointError: it is missing, cannot be read, or belongs to another kind of model.
-    """
+    """Read the configuration of a BLIP-2 or InstructBLIP folder."""
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder}: no checkpoint there, config.json not found")
@@ -87,20 +71,14 @@ def read_config(folder: Path) -> Any:
 
 
 def read_bridge(folder: Path) -> Bridge:
-    """Read the ViT and the Q-Former of a folder in any layout, without its language model.
-
-    Raises:
-        CheckpointError: the folder cannot be read, or has weights of no known layout.
-    """
+    """Read the ViT and the Q-Former of a folder in any layout, without its language model."""
     config = read_config(folder)
     weights, text = _split_parts(open_weights(folder))
     if (folder / ALIGNMENT).is_file():
         text = open_file(folder / ALIGNMENT)
     tokenizer = None
     if text:
-        tokenizer = open_qformer_tokenizer(folder)
-        if tokenizer is None:
-            tokenizer = open_tokenizer(folder)
+        tokenizer = open_qformer_tokenizer(folder) or open_tokenizer(folder)
         words = text["embeddings.word_embeddings.weight"]
         if len(tokenizer) > words.shape[0]:
             raise words.mismatch(f"of {words.shape[0]} rows", f"{len(tokenizer)}, one for each token")
@@ -123,11 +101,11 @@ def _keywords(config: Any) -> dict[str, Any]:
     return {name: value for name, value in config.to_dict().items() if name not in ("model_type", "dtype")}
 
 
-def _split_parts(found: Weights) -> tuple[Weights, Weights]:
+def _split_parts(entries: Weights) -> tuple[Weights, Weights]:
     """Return ViT and Q-Former under BLIP-2's names, and the text side under the alignment's names."""
     weights: Weights = {}
     text: Weights = {}
-    for key, entry in found.items():
+    for key, entry in entries.items():
         name = _rename(key, _FROM_INSTRUCT)
         if name.startswith(TEXT):
             text[name.removeprefix(TEXT)] = entry

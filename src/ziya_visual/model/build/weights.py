@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,8 +60,8 @@ def _weight_files(folder: Path) -> list[Path]:
         if (folder / name).is_file():
             return [folder / name]
         if index.is_file():
-            table = read_json(index)
-            weight_map = table.get("weight_map") if isinstance(table, dict) else None
+            content = read_json(index)
+            weight_map = content.get("weight_map") if isinstance(content, dict) else None
             if not isinstance(weight_map, dict) or not weight_map:
                 raise CheckpointError(f"{index}: it has no weight_map; fetch the file again")
             files = [folder / str(file) for file in sorted(set(weight_map.values()))]
@@ -76,11 +76,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def open_weights(folder: Path) -> Weights:
-    """List all tensors of a folder by name without reading them; buffers that are not weights are left out.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or is a pickle of something else.
-    """
+    """List all tensors of a folder by name without reading them; omit buffers that are not weights."""
     weights: Weights = {}
     for file in _weight_files(folder):
         weights |= open_file(file)
@@ -133,19 +129,13 @@ def _open_pickle(file: Path) -> Weights:
 
 
 def check_weights(
-    weights: Mapping[str, Entry], expected: Mapping[str, tuple[int, ...]], *, where: Path | str
+    weights: Weights, expected: dict[str, tuple[int, ...]], *, where: Path | str, of: str = "its config.json"
 ) -> None:
-    """Require exactly the expected names and shapes.
-
-    Raises:
-        CheckpointError: a tensor is missing, unexpected or of another shape; the first is named.
-    """
+    """Require exactly the expected names and shapes, those of ``of``; name the first that differs."""
     for key, entry in weights.items():
         if key in expected and entry.shape != expected[key]:
-            raise entry.mismatch(
-                f"of shape {list(entry.shape)}", f"{list(expected[key])} by the configuration"
-            )
-    refuse_keys(where, expected.keys() - weights.keys(), weights.keys() - expected.keys())
+            raise entry.mismatch(f"of shape {list(entry.shape)}", f"{list(expected[key])} by {of}")
+    refuse_keys(where, expected.keys() - weights.keys(), weights.keys() - expected.keys(), of=of)
 
 
 def refuse_keys(

@@ -10,9 +10,12 @@ import copy
 import itertools
 import os
 import shlex
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 from huggingface_hub import HfApi
 from safetensors import safe_open
@@ -26,8 +29,8 @@ from transformers import (
 )
 
 from ziya_visual.core import log
-from ziya_visual.core.errors import CheckpointError, ConfigError, EndpointError, one_line
-from ziya_visual.core.files import atomic_dir, read_json, write_json
+from ziya_visual.core.errors import CheckpointError, ConfigError, DataError, EndpointError, one_line
+from ziya_visual.core.files import atomic_dir, read_json, write_json, write_text
 from ziya_visual.data.text_batch import edges
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.build.language_model import end_token_ids
@@ -38,11 +41,13 @@ from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.model.packed.attention import PLAIN
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.model.publish import parity
-from ziya_visual.model.publish.card import write_card
 from ziya_visual.model.quantize import Method, quantize_folder, require_torchao
 
 PARITY = "parity.json"
 TOKEN = "HF_TOKEN"
+RESULTS = "results.json"
+PACKAGES = ("ziya-visual", "torch", "transformers")
+RESULT_FIELDS = {"model", "split", "lang", "task", "name", "value", "low", "high", "n"}
 OURS_ALONE = ("lm_bias", "logit_scale")  # grounded generation and temperature: stock has neither
 
 
@@ -63,14 +68,6 @@ def export(
             logits move and sets no limit: whether that is acceptable is the user's decision.
         retrieval: export for ``Blip2ForImageTextRetrieval`` instead of ``Blip2ForConditionalGeneration``.
         push: ``owner/name`` on the hub; the token is read from the environment.
-
-    Returns:
-        ``to``.
-
-    Raises:
-        ConfigError: options exclude each other, torchao or the token is missing, or ``to`` holds other files.
-        CheckpointError: the checkpoint cannot be opened, or the stock class gives other numbers than ours.
-        EndpointError: the hub refuses the folder.
     """
     _check(to, quantize, retrieval)
     token = None if push is None else _hub_token()
@@ -82,7 +79,7 @@ def export(
             report = _write_generation(checkpoint, temporary, quantize)
         _clean_config(temporary, Blip2ForImageTextRetrieval if retrieval else Blip2ForConditionalGeneration)
         write_json(temporary / PARITY, report)
-        write_card(temporary, name=to.resolve().name, checkpoint=checkpoint, parity=report, command=command)
+        _write_card(temporary, name=to.resolve().name, checkpoint=checkpoint, report=report, command=command)
     log.logger.info("exported: %s", to)
     if push is not None and token is not None:
         log.logger.info("uploaded: %s", _push(to, push, token))
@@ -269,3 +266,78 @@ def _push(folder: Path, repo: str, token: str) -> str:
             f"--push {repo}: {one_line(error)}; {folder} is complete, push it again"
         ) from error
     return str(commit.commit_url)
+
+
+def _write_card(
+    folder: Path, *, name: str, checkpoint: Path, report: Mapping[str, Any], command: str
+) -> None:
+    """Write ``README.md``: what the folder is, how it was checked, and the numbers of ``results.json`` alone.
+
+    Args:
+        folder: the exported folder, complete except for the card.
+        name: the title.
+        checkpoint: the exported checkpoint; ``results.json`` is read from it or else from its parent.
+        report: the content of ``parity.json``.
+        command: the command that exported it.
+    """
+    config = read_json(folder / "config.json")
+    results = _results(checkpoint)
+    retrieval = config["architectures"] == ["Blip2ForImageTextRetrieval"]
+    rows = _rows_of(results["metrics"], checkpoint.name) if results else []
+    if retrieval:  # a retrieval folder writes no answers
+        rows = [row for row in rows if row["task"] == "retrieval"]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    text = environment.get_template("card.md.jinja").render(
+        name=name,
+        config=config,
+        retrieval=retrieval,
+        parity=report,
+        results=results,
+        table=_table(rows),
+        columns=_columns(rows),
+        languages=sorted({row["lang"] for row in rows}),
+        command=command,
+        versions={package: version(package) for package in PACKAGES},
+    )
+    write_text(folder / "README.md", text)
+
+
+def _results(checkpoint: Path) -> dict[str, Any] | None:
+    for path in (checkpoint / RESULTS, checkpoint.resolve().parent / RESULTS):
+        if path.is_file():
+            content = read_json(path)
+            rows = content.get("metrics") if isinstance(content, dict) else None
+            if not isinstance(rows, list) or not all(
+                isinstance(r, dict) and r.keys() >= RESULT_FIELDS for r in rows
+            ):
+                raise DataError(f"{path}: not a results.json; expected an object with a list 'metrics'")
+            return dict(content)
+    return None
+
+
+def _rows_of(rows: Sequence[Mapping[str, Any]], checkpoint: str) -> list[Mapping[str, Any]]:
+    """Return the rows of the model that the checkpoint's folder is named after, else those of ``chat``."""
+    model = checkpoint if any(row["model"] == checkpoint for row in rows) else "chat"
+    return [row for row in rows if row["model"] == model]
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return (split, language) in the order measured."""
+    return list(dict.fromkeys((row["split"], row["lang"]) for row in rows))
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return cells by task and metric: value, 95 % interval and number of examples for each column."""
+    columns = _columns(rows)
+    cells: dict[str, list[str]] = {}
+    for row in rows:
+        line = cells.setdefault(f"{row['task']} {row['name']}", ["" for _ in columns])
+        cell = f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}, n = {row['n']})"
+        line[columns.index((row["split"], row["lang"]))] = cell
+    return cells
