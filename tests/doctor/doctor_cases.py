@@ -49,6 +49,6 @@ def one_stage(folder: Path, *changes: str) -> Recipe:
     return both.model_copy(update={"stages": both.stages[1:]})
 
 
-def plan(folder: Path, *changes: str, made: Recipe | None = None) -> Plan:
-    made = made or recipe(folder, *changes)
-    return Plan(made, build_model(made, meta=True), group_by_image(examples(folder)))
+def plan(folder: Path, *changes: str, settings: Recipe | None = None) -> Plan:
+    settings = settings or recipe(folder, *changes)
+    return Plan(settings, build_model(settings, meta=True), group_by_image(examples(folder)))

@@ -21,10 +21,10 @@ from ziya_visual.doctor.recipe import examine_data, examine_recipe
 @pytest.mark.slow
 def test_a_sound_recipe_is_timed_and_nothing_is_written(folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    done = cli(folder / "recipe.yaml", "--json", "--gpus", "2")
-    assert done.returncode == 0, done.stderr
+    completed = cli(folder / "recipe.yaml", "--json", "--gpus", "2")
+    assert completed.returncode == 0, completed.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    report = json.loads(done.stdout)
+    report = json.loads(completed.stdout)
     (source,) = report["recipe"]["data"]
     assert source["by_task_and_lang"] == {"caption/en": 4, "caption/zh": 4, "vqa/en": 4, "vqa/zh": 4}
     assert (source["pictures"], source["decoded"], source["rejects"]) == (4, 4, 0)
@@ -107,12 +107,14 @@ def test_rows_that_training_leaves_out_are_counted(folder: Path, tmp_path: Path)
 def test_what_cannot_be_used_ends_with_code_2_and_its_line(folder: Path, tmp_path: Path) -> None:
     typo = tmp_path / "typo.yaml"
     typo.write_text((folder / "recipe.yaml").read_text().replace("precision", "precison"))
-    done = cli(typo, "--json")
-    assert done.returncode == 2
-    assert json.loads(done.stdout)["problems"] == [
+    completed = cli(typo, "--json")
+    assert completed.returncode == 2
+    assert json.loads(completed.stdout)["problems"] == [
         f"{typo}: unknown key 'precison'; did you mean 'precision'?"
     ]
-    assert done.stderr.splitlines() == [f"error: {typo}: unknown key 'precison'; did you mean 'precision'?"]
+    assert completed.stderr.splitlines() == [
+        f"error: {typo}: unknown key 'precison'; did you mean 'precision'?"
+    ]
     assert "not found; give a recipe file" in examine(tmp_path / "absent")["problems"][0]
     assert "need a recipe file" in examine(tmp_path, gpus=2)["problems"][0]
 
@@ -123,15 +125,15 @@ def test_a_dropout_that_training_turns_off_is_no_fault(folder: Path, tmp_path: P
     config = json.loads((tmp_path / "config.json").read_text())
     config["qformer_config"]["attention_probs_dropout_prob"] = 0.1
     write_json(tmp_path / "config.json", config)
-    made = recipe(folder, f"model.checkpoint={tmp_path}")
-    report = examine_recipe(made, examine_machine(), gpus=None)
+    changed = recipe(folder, f"model.checkpoint={tmp_path}")
+    report = examine_recipe(changed, examine_machine(), gpus=None)
     assert not report.problems
 
 
 @pytest.mark.slow
 def test_each_advice_saves_what_it_says(folder: Path) -> None:
     here = examine_machine()
-    needed = plan(folder, made=one_stage(folder)).needed(0, "cpu")
+    needed = plan(folder, settings=one_stage(folder)).needed(0, "cpu")
     here["ram"]["available_bytes"] = int(0.75 * needed / 0.9)
     report = examine_recipe(one_stage(folder), here, gpus=None)
     (line,) = report.problems
@@ -147,7 +149,7 @@ def test_each_advice_saves_what_it_says(folder: Path) -> None:
     }, report.advice
     for row in report.advice:
         change = row["change"].replace("stages.0", "stages.1")  # where it stands in the file
-        after = plan(folder, made=one_stage(folder, change)).needed(0, "cpu")
+        after = plan(folder, settings=one_stage(folder, change)).needed(0, "cpu")
         assert needed - after == row["saves_bytes"] > 0
         assert row["fits"] == (after <= 0.9 * here["ram"]["available_bytes"])
     assert any(row["fits"] for row in report.advice)
@@ -155,11 +157,11 @@ def test_each_advice_saves_what_it_says(folder: Path) -> None:
 
 def test_gpus_that_are_too_small_for_one_are_shared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ziya_visual.doctor.advice._changes", lambda *_: {})  # other advice takes seconds
-    here, made = examine_machine(), plan(folder, made=one_stage(folder))
-    one, two = made.needed(0, "gpu"), made.needed(0, "fsdp", 2)
+    here, planned = examine_machine(), plan(folder, settings=one_stage(folder))
+    one, two = planned.needed(0, "gpu"), planned.needed(0, "fsdp", 2)
     assert two < one
     here["cuda"] = [{"name": "tiny", "total_bytes": int((one + two) / 2 / 0.9), "free_bytes": 0}]
-    report = examine_recipe(made.recipe, here, gpus=1)
+    report = examine_recipe(planned.recipe, here, gpus=1)
     assert report.facts["fits"] == {"cpu": True, "gpu": False}
     row = {
         "form": "gpu",

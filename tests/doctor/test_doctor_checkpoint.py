@@ -57,12 +57,12 @@ def test_a_large_checkpoint_is_examined_without_its_weights(tmp_path: Path) -> N
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
     before = psutil.Process().memory_info().rss
-    found = examine_checkpoint(tmp_path, examine_machine())
+    report = examine_checkpoint(tmp_path, examine_machine())
     assert end > 3e9
     assert psutil.Process().memory_info().rss - before < 200e6
-    assert found.problems == []
-    assert found.facts["layout"] == "blip-2"
-    assert sum(found.facts["parameters"].values()) == end // 4
+    assert report.problems == []
+    assert report.facts["layout"] == "blip-2"
+    assert sum(report.facts["parameters"].values()) == end // 4
 
 
 @pytest.mark.parametrize("layout", ["blip-2", "instructblip", "ziya", "sharded"])
@@ -75,10 +75,10 @@ def test_other_layouts_are_told_apart(tmp_path: Path, layout: str) -> None:
     counted = sum(p.numel() for p in model.parameters())
     if layout == "ziya":
         counted -= sum(p.numel() for p in model.language_model.parameters())
-    found = examine_checkpoint(tmp_path / "c", examine_machine())
-    assert found.problems == []
-    assert sum(found.facts["parameters"].values()) == counted
-    assert found.facts["layout"].startswith({"sharded": "blip-2"}.get(layout, layout))
+    report = examine_checkpoint(tmp_path / "c", examine_machine())
+    assert report.problems == []
+    assert sum(report.facts["parameters"].values()) == counted
+    assert report.facts["layout"].startswith({"sharded": "blip-2"}.get(layout, layout))
     if layout == "sharded":
         shard = min((tmp_path / "c").glob("model-*.safetensors"))
         shard.unlink()

@@ -69,7 +69,9 @@ def examine_checkpoint(folder: Path, machine: dict[str, Any]) -> Report:
         alignment_tensors = _headers(open_file, folder / ALIGNMENT, report)
         report.problems += _compare_alignment(folder / ALIGNMENT, alignment, alignment_tensors)
         stored |= alignment_tensors
-    parts = _parts(layout, model, alignment)
+    parts = by_part(model, alignment)
+    if layout == ZIYA:
+        parts.pop("language_model", None)
     report.facts["parameters"] = {name: count(part) for name, part in parts.items()}
     report.facts["dtypes"] = dict(Counter(str(t.dtype).removeprefix("torch.") for t in stored.values()))
     _chat(folder, layout, report)
@@ -104,15 +106,6 @@ def _architecture(folder: Path) -> tuple[str, nn.Module, Alignment | None]:
         raise CheckpointError(
             f"{folder / 'config.json'}: not a supported configuration ({one_line(error, 160)})"
         ) from error
-
-
-def _parts(layout: str, model: nn.Module, alignment: Alignment | None) -> dict[str, list[nn.Parameter]]:
-    if layout == "language model":
-        return {"language_model": list(model.parameters())}
-    parts = by_part(model, alignment)
-    if layout == ZIYA:
-        parts.pop("language_model", None)
-    return parts
 
 
 def _headers(opened: Callable[[Path], Weights], path: Path, report: Report) -> dict[str, Tensor]:

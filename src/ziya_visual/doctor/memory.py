@@ -38,12 +38,11 @@ from ziya_visual.train.run import (
 
 RESERVE = 0.1  # share of a device's memory that stays free for temporaries and fragmentation
 DRAWN_BATCHES = 8  # of each stage
-PARTS = {
+PARTS = {  # attribute of the network -> part; everything else is the language model
     "vision_model": "vision",
     "qformer": "qformer",
     "query_tokens": "query_tokens",
     "language_projection": "projection",
-    "language_model": "language_model",
 }
 Bytes = dict[str, int]
 
@@ -52,7 +51,7 @@ def by_part(model: nn.Module, alignment: nn.Module | None) -> dict[str, list[nn.
     """Return all parameters by part; weights that two layers share are listed once."""
     parts: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        part = "lora" if "lora_" in name else PARTS.get(name.split(".")[0], "other")
+        part = "lora" if "lora_" in name else PARTS.get(name.split(".")[0], "language_model")
         parts.setdefault(part, []).append(parameter)
     if alignment is not None:
         parts["alignment"] = list(alignment.parameters())

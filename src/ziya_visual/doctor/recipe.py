@@ -61,7 +61,7 @@ def examine_recipe(recipe: Recipe, machine: dict[str, Any], *, gpus: int | None)
     rows = [] if plan is None else _stages(plan, gpus, report)
     if plan is not None and len(rows) == len(recipe.stages):
         _compare_with_devices(plan, rows, machine, gpus, report)
-        _disk(plan, rows, report.problems if gpus is None else report.notes, report.facts)
+        _examine_disk(plan, rows, gpus, report)
     if plan is None or report.problems:
         report.facts["probe"] = "not probed: solve the problems first"
     elif not report.facts["fits"]["cpu"]:
@@ -274,23 +274,17 @@ def _advise_stages(
             bar.advance()
 
 
-def _disk(plan: Plan, rows: list[dict[str, Any]], lines: list[str], facts: dict[str, Any]) -> None:
-    """Add the disk space of checkpoints, saved states (one more while it is being written) and features.
-
-    Args:
-        plan: of the recipe.
-        rows: of the stages.
-        lines: gets a line if the disk is too small.
-        facts: gets the bytes.
-    """
+def _examine_disk(plan: Plan, rows: list[dict[str, Any]], gpus: int | None, report: Report) -> None:
+    """Add the disk space of checkpoints, saved states (one more while it is being written) and features."""
     weights, optimizer = (rows[-1]["memory_bytes"][name] for name in ("weights", "optimizer"))
     checkpoint = sum(part for name, part in weights.items() if name != "lora")
     state = sum(part for name, part in weights.items() if name != "language_model") + sum(optimizer.values())
     needed = checkpoint * len(rows) + (KEPT_STATES + 1) * state + plan.feature_bytes()
     out = plan.recipe.out
     free = disk_free(out)
-    facts["disk_bytes"] = needed
+    report.facts["disk_bytes"] = needed
     if needed > free:
+        lines = report.problems if gpus is None else report.notes  # a plan may be for another machine
         lines.append(
             f"out: {out} will take {format_bytes(needed)}, but only {format_bytes(free)} are free there; "
             "choose another folder with out="
