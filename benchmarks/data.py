@@ -117,7 +117,7 @@ def make_records(folder: Path, count: int) -> None:
 
 def shuffling(folder: Path, rounds: int) -> dict[str, Any]:
     """Measure shuffled reading as training does it, undecoded; ``rows`` is `datasets` alone."""
-    from ziya_visual.data.stream import records, stream
+    from ziya_visual.data.dataset import stream, stream_records
 
     make_records(folder / "stream", STREAMED)
 
@@ -129,7 +129,7 @@ def shuffling(folder: Path, rounds: int) -> dict[str, Any]:
     def seconds(seed: int | None, take: Callable[[Any], Iterable[Any]]) -> float:
         return min(once(seed, take) for _ in range(3))
 
-    takes: dict[str, Callable[[Any], Iterable[Any]]] = {"records": records, "rows": iter}
+    takes: dict[str, Callable[[Any], Iterable[Any]]] = {"records": stream_records, "rows": iter}
     raw: dict[str, dict[str, list[float]]] = {name: {"plain": [], "shuffled": []} for name in takes}
     ratios = {}
     for name, take in takes.items():
@@ -146,11 +146,11 @@ def shuffling(folder: Path, rounds: int) -> dict[str, Any]:
 def memory(folder: Path, rounds: int) -> dict[str, Any]:
     """Measure the peak resident memory of a process that streams and decodes every picture."""
     from ziya_visual.core.pictures import load_image
-    from ziya_visual.data.stream import records, stream
+    from ziya_visual.data.dataset import stream, stream_records
 
     started = time.perf_counter()
     count = 0
-    for example in records(stream(folder / "memory", seed=0)):
+    for example in stream_records(stream(folder / "memory", seed=0)):
         assert example.image is not None
         assert load_image(example.image.bytes or b"").size == SMALL
         count += 1

@@ -55,7 +55,7 @@ def jpegs(count: int, size: tuple[int, int]) -> Iterator[bytes]:
 
 def leaks(folder: Path, rounds: int) -> dict[str, Any]:
     from ziya_visual.data.fingerprints import fingerprint
-    from ziya_visual.data.leaks import FINE_RADIUS, KnownPictures
+    from ziya_visual.data.leaks import FINE_RADIUS, KnownImages
 
     rng = np.random.default_rng(0)
 
@@ -80,7 +80,7 @@ def leaks(folder: Path, rounds: int) -> dict[str, Any]:
     started = time.perf_counter()
     prints = [fingerprint(picture) for picture in pictures]
     milliseconds = 1000 * (time.perf_counter() - started) / len(pictures)
-    known = KnownPictures({str(number): (one, False) for number, one in enumerate(prints)})
+    known = KnownImages({str(number): (one, False) for number, one in enumerate(prints)})
     recall = {}
     for name, changes in copies.items():
         found = [
@@ -125,12 +125,12 @@ def nearest(one: Any, other: Any) -> int:
 def scenes(count: int = 1000) -> float:
     """Return the fraction of pairs of drawn scenes that are wrongly taken for copies."""
     from ziya_visual.data.fingerprints import fingerprint
-    from ziya_visual.data.leaks import KnownPictures
+    from ziya_visual.data.leaks import KnownImages
     from ziya_visual.scenes.drawing import render, sample_scene
 
     rng = np.random.default_rng(0)
     prints = [fingerprint(Image.fromarray(render(sample_scene(rng, held_out=False)))) for _ in range(count)]
-    known = KnownPictures({str(number): (one, True) for number, one in enumerate(prints)})
+    known = KnownImages({str(number): (one, True) for number, one in enumerate(prints)})
     wrong = 0
     for one in prints:
         named = known.copies_of(one, drawn=True)
@@ -140,16 +140,16 @@ def scenes(count: int = 1000) -> float:
 
 def lookups(folder: Path, rounds: int) -> dict[str, Any]:
     from ziya_visual.data.fingerprints import FINE_WORDS
-    from ziya_visual.data.near_index import NearIndex
+    from ziya_visual.data.leaks import HashIndex
 
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 2**64, HASHES, dtype=np.uint64)
     fine = rng.integers(0, 2**64, (HASHES, FINE_WORDS), dtype=np.uint64)
-    index = NearIndex(coarse)
+    index = HashIndex(coarse)
     milliseconds = []
     for place in rng.integers(0, HASHES, LOOKUPS):
         started = time.perf_counter()
-        near = index.near(coarse[place] ^ np.uint64(0b10101))
+        near = index.search(coarse[place] ^ np.uint64(0b10101))
         distances = fine_distance(fine[near], fine[place])
         milliseconds.append(1000 * (time.perf_counter() - started))
         assert distances.min() == 0

@@ -18,8 +18,7 @@ from transformers import Blip2VisionModel, LlamaForCausalLM
 
 from ziya_visual.core.files import write_json
 from ziya_visual.core.recipe import load_recipe
-from ziya_visual.data.packing import IGNORE, Branch, Row, pack
-from ziya_visual.data.text_batch import pad
+from ziya_visual.data.packing import IGNORE, Branch, Row, pack, pad
 from ziya_visual.model.build.compose import compose
 from ziya_visual.model.packed.attention import PLAIN
 from ziya_visual.model.packed.forward import mean_loss

@@ -21,8 +21,7 @@ from transformers import (
 )
 
 from ziya_visual.data.chat.chat_format import Encoded
-from ziya_visual.data.packing import IGNORE, Branch, Row, pack
-from ziya_visual.data.text_batch import pad
+from ziya_visual.data.packing import IGNORE, Branch, Row, pack, pad
 from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.model.packed.attention import PLAIN
 from ziya_visual.train.objectives import Batch

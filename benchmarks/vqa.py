@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from train_setting import BOS, IMAGE_ID, PAD, QUERIES, draw_image_texts, models
 
-from ziya_visual.data.text_batch import pad
+from ziya_visual.data.packing import pad
 from ziya_visual.infer.decoder import Prompt, compute_prefixes, generate
 from ziya_visual.model.packed.attention import INFERENCE
 

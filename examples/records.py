@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 from ziya_visual.core.records import Example
-from ziya_visual.data.dataset import from_row, iter_records, write_dataset
-from ziya_visual.data.stream import stream
+from ziya_visual.data.dataset import from_row, iter_records, stream, write_dataset
 
 
 def main(pictures: str, out: str) -> None:

@@ -69,7 +69,7 @@ def test_help_needs_no_heavy_library() -> None:
     [
         (["chat", "{tmp}/absent", "--image", "{tmp}/absent.png"], "absent.png: cannot be read"),
         (["chat", "{tmp}"], "no checkpoint there, config.json not found"),
-        (["chat", "{tmp}", "--image", "{tmp}/not.png"], "no picture that can be read"),
+        (["chat", "{tmp}", "--image", "{tmp}/not.png"], "not a readable image"),
         (["serve", "{tmp}"], "no config.json there"),
         (["export", "{tmp}", "--to", "{tmp}/out"], "no checkpoint there, config.json"),
         (["export", "{tmp}", "--to", "{tmp}"], "exists and is no earlier export"),

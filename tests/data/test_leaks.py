@@ -15,8 +15,7 @@ from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Example, ImageRef, Message, Provenance
 from ziya_visual.data import leaks
 from ziya_visual.data.fingerprints import fingerprint, phash
-from ziya_visual.data.leaks import KnownPictures, find_leaks, refuse_leaks, text_hash
-from ziya_visual.data.near_index import RADIUS, NearIndex
+from ziya_visual.data.leaks import RADIUS, HashIndex, KnownImages, find_leaks, refuse_leaks, text_hash
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "ihc.png")
 
@@ -75,7 +74,7 @@ def test_copies_of_photographs_are_found_and_others_are_not(
     photographs: list[Image.Image], name: str
 ) -> None:
     change, recall = COPIES[name]
-    known = KnownPictures({str(n): (fingerprint(one), False) for n, one in enumerate(photographs)})
+    known = KnownImages({str(n): (fingerprint(one), False) for n, one in enumerate(photographs)})
     found = [known.copies_of(fingerprint(change(one)), drawn=False) for one in photographs]
     right = sum(str(n) in copies for n, copies in enumerate(found))
     assert right >= recall * len(photographs), f"{right} of {len(photographs)}"
@@ -104,8 +103,8 @@ def test_drawn_scenes_are_told_apart_by_their_pixels() -> None:
     near = fingerprint(scene(20)).fine[0] ^ fingerprint(scene(21)).fine[0]
     assert np.bitwise_count(near).sum() < 54, "a perceptual hash would take them for one"
     held = [record("held", scene(20), provenance=grammar)]
-    assert not find_leaks([record("a", scene(21), source="scenes")], held).pictures
-    assert len(find_leaks([record("a", scene(20), source="scenes")], held).pictures) == 1
+    assert not find_leaks([record("a", scene(21), source="scenes")], held).images
+    assert len(find_leaks([record("a", scene(20), source="scenes")], held).images) == 1
 
 
 def test_training_on_what_is_evaluated_is_refused_by_name(photographs: list[Image.Image]) -> None:
@@ -115,13 +114,13 @@ def test_training_on_what_is_evaluated_is_refused_by_name(photographs: list[Imag
         record("t", text="What is Zürich?"),
     ]
     held = {"val.jsonl": [record("x", photographs[1])], "test.jsonl": [record("y", photographs[2])]}
-    with pytest.raises(DataError, match=r"val\.jsonl: 1 pictures .* b is x, near copy.*--against val\.jsonl"):
+    with pytest.raises(DataError, match=r"val\.jsonl: 1 of its images .* b is x, near copy.*--against val\."):
         refuse_leaks(training, held)
     refuse_leaks(training, held, allowed=["val.jsonl"])
-    with pytest.raises(DataError, match=r"q\.jsonl: 1 texts .* t is z, same text"):
+    with pytest.raises(DataError, match=r"q\.jsonl: 1 of its texts .* t is z, same text"):
         refuse_leaks(training, {"q.jsonl": [record("z", text="what is ZÜRICH")]})
     shared = find_leaks(training[:1], [record("x", photographs[3])])
-    assert (shared.pictures, shared.texts, shared.questions) == ([], [], 1), "a question alone is no leak"
+    assert (shared.images, shared.texts, shared.questions) == ([], [], 1), "a question alone is no leak"
 
 
 def test_fingerprints_are_kept_until_the_file_changes(
@@ -141,7 +140,7 @@ def test_fingerprints_are_kept_until_the_file_changes(
     def again(count: int) -> None:
         """The one copy is found, and so many of the training data are computed."""
         computed.clear()
-        assert [one.training for one in find_leaks(rows, held, cache=cache).pictures] == [rows[1].image.path]
+        assert [one.training for one in find_leaks(rows, held, cache=cache).images] == [rows[1].image.path]
         assert len(computed) == count + len(held)
 
     again(4)
@@ -161,12 +160,12 @@ def test_texts_are_equal_but_for_case_width_and_punctuation() -> None:
 def test_the_index_finds_what_comparing_all_finds() -> None:
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, 20_000, dtype=np.uint64)
-    index = NearIndex(hashes)
+    index = HashIndex(hashes)
     for place in rng.integers(0, len(hashes), 50):
         flipped = rng.permutation(64)[: rng.integers(0, 12)]
         query = hashes[place] ^ np.bitwise_or.reduce(
             np.uint64(1) << flipped.astype(np.uint64), initial=np.uint64(0)
         )
         wanted = np.flatnonzero(np.bitwise_count(hashes ^ query) <= RADIUS)
-        assert index.near(query).tolist() == wanted.tolist()
+        assert index.search(query).tolist() == wanted.tolist()
     assert index.nbytes < 30 * len(hashes) + 2_000_000

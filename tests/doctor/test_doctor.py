@@ -80,7 +80,7 @@ def spoil(folder: Path, how: str) -> list[str]:
         ("no such task", r"stage align: tasks: no record has the task 'dialogue'"),
         ("no model", r"model: give a checkpoint, or both"),
         ("absent picture", r"1 of 4 pictures do not exist, the first is .*gone\.png"),
-        ("broken picture", r"broken\.png: no picture that can be read"),
+        ("broken picture", r"broken\.png: not a readable image"),
         ("no records", r"none of 2 rows is a record, the first at no-records\.jsonl:1: "),
         ("no templates", r"no instruction templates for language 'xx'"),
     ],

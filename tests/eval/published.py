@@ -94,7 +94,7 @@ def karpathy(folder: Path) -> None:
     """Flickr30k; a picture of another split must not be asked about."""
     rows = [
         {"filename": f"{n}.jpg", "imgid": n, "split": "test" if n < COUNT else "train",
-         "sentences": [{"raw": text} for text in CAPTIONS[n % COUNT]]}
+         "sentences": [{"raw": text, "sentid": k} for k, text in enumerate(CAPTIONS[n % COUNT])]}
         for n in range(COUNT + 1)
     ]  # fmt: skip
     for n in range(COUNT):

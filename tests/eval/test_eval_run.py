@@ -142,7 +142,7 @@ def test_a_suite_from_a_file(tmp_path: Path) -> None:
     metrics = evaluate(Looker(), loaded, name="x", out=tmp_path)
     assert find(metrics, split="unseen", name="accuracy").value == 100.0
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"a\.png: no picture that can be read"):
+    with pytest.raises(DataError, match=r"a\.png: not a readable image"):
         evaluate(Looker(), loaded, name="x", out=tmp_path)
     write_records(path, [Example("1", "en", "text", ask)])
     with pytest.raises(DataError, match="has task 'text'"):

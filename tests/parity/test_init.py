@@ -10,7 +10,7 @@ from test_stock_folders import NEW, answer, asked, close
 from transformers import Blip2ForConditionalGeneration, InstructBlipForConditionalGeneration
 
 from ziya_visual.core.files import read_json, write_json
-from ziya_visual.data.text_batch import text_batch
+from ziya_visual.data.packing import text_batch
 from ziya_visual.infer.engine import open_model
 from ziya_visual.model.build.init import init
 from ziya_visual.model.build.weights import open_weights

@@ -9,7 +9,7 @@ import torch
 
 from ziya_visual.core.errors import ConfigError
 from ziya_visual.core.recipe import Recipe
-from ziya_visual.data.text_batch import text_batch
+from ziya_visual.data.packing import text_batch
 from ziya_visual.model.lora import add_lora, freeze_all_but
 from ziya_visual.train.run import build_model
 

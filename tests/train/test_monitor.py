@@ -114,7 +114,7 @@ def test_a_stage_ends_with_its_best_weights(
 
 def test_pictures_that_are_trained_on_are_not_held_back(folder: Path, tmp_path: Path) -> None:
     data = folder / "data.jsonl"
-    with pytest.raises(DataError, match=r"3 pictures of it are in the training data .*data\.shared="):
+    with pytest.raises(DataError, match=r"3 of its images are in the training data .*data\.shared="):
         run_recipe(recipe(folder, tmp_path, f"validation.path=[{data}]"))
     run_recipe(recipe(folder, tmp_path, f"validation.path=[{data}]", f"data.shared=[{data}]"))
     assert points(tmp_path, "validation/loss")

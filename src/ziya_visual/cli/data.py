@@ -115,7 +115,7 @@ def stats(
     path: Dataset, json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
 ) -> None:
     """Count records by task, language, source and split, and their pictures, turns, lengths and answers."""
-    from ziya_visual.data.tools.stats import dataset_stats
+    from ziya_visual.data.tools.inspect import dataset_stats
 
     counts = dataset_stats(path)
     if json_output:
@@ -132,9 +132,9 @@ def inspect(
     seed: Seed = 0,
 ) -> None:
     """Write a page of pictures and texts that can be filtered by task, language, source and words."""
-    from ziya_visual.data.tools.inspect import write_sheet
+    from ziya_visual.data.tools.inspect import write_page
 
-    write_sheet(path, out, count=count, seed=seed)
+    write_page(path, out, count=count, seed=seed)
     typer.echo(str(out))
 
 

@@ -1,1 +1,5 @@
-"""What an example becomes: token ids in the chat format, and packed rows."""
+"""Datasets: published formats, our own files, and what becomes of records before the model sees them.
+
+Start with ``dataset.py``, which reads and writes datasets, then ``formats/`` and ``packing.py``. It may
+import ``core`` only.
+"""

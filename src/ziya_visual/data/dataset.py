@@ -1,38 +1,48 @@
-"""Records in files: Parquet, WebDataset tars and JSONL, written whole or not at all, read row by row.
+"""Datasets in files: Parquet, WebDataset tars and JSONL; written whole or not at all, read row by row.
 
 A dataset is a folder of ``records*.parquet``, ``records*.tar`` or ``records.jsonl``. The first two hold the
-pictures; stock ``datasets.load_dataset("parquet" | "webdataset", data_files=...)`` opens them. The texts of a
-picture that follow each other share its bytes in Parquet, by its dictionary, and repeat them in a tar.
+images; stock ``datasets.load_dataset("parquet" | "webdataset", data_files=...)`` opens them. In Parquet,
+consecutive texts of one image share its bytes through the column's dictionary; a tar repeats the bytes.
+
+:func:`stream` reads a dataset through Hugging Face ``datasets`` with little memory. The shuffle buffer of
+``datasets`` loses its content when a stream stops. Here the order is a function of seed and epoch: row groups
+of all files are drawn into windows, and rows within a window. A window is a shard to ``datasets``, which
+keeps the position (``state_dict``) and gives each worker and machine (``split_dataset_by_node``) its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-from ziya_visual.core.errors import DataError
+from ziya_visual.core.errors import DataError, one_line
 from ziya_visual.core.files import atomic_path
-from ziya_visual.core.pictures import FORMATS, LIMIT_BYTES
+from ziya_visual.core.pictures import LIMIT_BYTES, file_extension
 from ziya_visual.core.records import Example, ImageRef, example_from_dict, to_dict
-from ziya_visual.data.formats import Found, Reject
 from ziya_visual.data.formats.folder_csv import TABLE, read_folder
-from ziya_visual.data.formats.rows import LIMIT_TEXT, attempt, lines, parse, text_of
+from ziya_visual.data.formats.rows import LIMIT_TEXT, Parsed, Reject, attempt, lines, parse, text_of
 from ziya_visual.data.formats.webdataset import record_of, samples
 
-Form = Literal["parquet", "tar", "jsonl"]
-GROUP_ROWS, GROUP_BYTES = 128, 8_000_000  # of a row group, whichever is reached first: what a reader holds
-FILE_ROWS = 100_000  # of a file; more go into the next
+if TYPE_CHECKING:
+    from datasets import IterableDataset
 
-# DESIGN, "The record". ``meta`` is what Arrow calls a map, spelt as the list that `datasets` knows.
+Form = Literal["parquet", "tar", "jsonl"]
+GROUP_ROWS, GROUP_BYTES = 128, 8_000_000  # a row group ends at whichever comes first; readers hold one
+FILE_ROWS = 100_000  # rows of a file; the next file takes more
+WINDOW = 8  # row groups that are shuffled together: about a thousand rows, at most 64 MB of images
+_Place = tuple[str, int]  # a Parquet file and the number of a row group; a tar or JSONL file and 0
+
+# DESIGN, "The record". ``meta`` is an Arrow map, written as the list of pairs that `datasets` supports.
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -62,37 +72,37 @@ SCHEMA = pa.schema(
 
 
 def to_row(example: Example) -> dict[str, Any]:
-    """A row of :data:`SCHEMA`."""
+    """Convert a record to a row of :data:`SCHEMA`."""
     meta = [{"key": key, "value": value} for key, value in example.meta.items()]
     return {**asdict(example), "meta": meta}
 
 
 def from_row(row: Mapping[str, Any]) -> Example:
-    """A record of a row; ``DataError`` where it is none."""
+    """Convert a row of :data:`SCHEMA` to a record; ``DataError`` if it is not one."""
     meta = {pair["key"]: pair["value"] for pair in row.get("meta") or ()}
     return example_from_dict({**row, "meta": meta})
 
 
 def write_dataset(folder: Path, examples: Iterable[Example], form: Form) -> int:
-    """Write records into a folder, pictures included but for JSONL; returns how many.
+    """Write records into a folder and return how many. All forms but JSONL include the images.
 
     Raises:
-        DataError: a picture cannot be read, or is in memory and JSONL is wanted.
+        DataError: an image cannot be read, or is held in memory and the form is JSONL.
     """
     rows, count = iter(examples), 0
     if form == "jsonl":
         return _write_jsonl(folder / "records.jsonl", rows)
     write = {"parquet": _write_parquet, "tar": _write_tar}[form]
     for number in range(2**31):
-        written = write(folder / f"records-{number:05d}.{form}", _first(rows, FILE_ROWS))
+        written = write(folder / f"records-{number:05d}.{form}", _with_bytes(rows, FILE_ROWS))
         count += written
         if written < FILE_ROWS:
             break
     return count
 
 
-def _first(rows: Iterator[Example], count: int) -> Iterator[Example]:
-    """The next rows with their pictures' bytes; the last picture is kept, for texts follow each other."""
+def _with_bytes(rows: Iterator[Example], count: int) -> Iterator[Example]:
+    """Yield the next rows with their images' bytes. Texts of one image follow each other, so one is kept."""
     last: tuple[str | None, bytes] = (None, b"")
     for _, example in zip(range(count), rows, strict=False):
         if example.image is not None and example.image.path is not None:
@@ -126,13 +136,13 @@ def _write_parquet(path: Path, examples: Iterator[Example]) -> int:
     options: dict[str, Any] = {"compression": "zstd", "dictionary_pagesize_limit": 2 * GROUP_BYTES}
     count = 0
     with atomic_path(path) as aside, pq.ParquetWriter(aside, SCHEMA, **options) as writer:
-        for rows in _groups(examples):
+        for rows in _row_groups(examples):
             writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
             count += len(rows)
     return count
 
 
-def _groups(examples: Iterator[Example]) -> Iterator[list[dict[str, Any]]]:
+def _row_groups(examples: Iterator[Example]) -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     size = 0
     for example in examples:
@@ -153,7 +163,7 @@ def _write_tar(path: Path, examples: Iterator[Example]) -> int:
             row = json.dumps(to_dict(replace(example, image=None)), ensure_ascii=False, allow_nan=False)
             _add(tar, f"{count:08d}.json", row.encode())
             if data is not None:
-                _add(tar, f"{count:08d}.{_ending(data)}", data)
+                _add(tar, f"{count:08d}.{file_extension(data)}", data)
     return count
 
 
@@ -163,34 +173,37 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def _ending(data: bytes) -> str:
-    """The ending of a picture's kind, by its header."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-        kind = (picture.format or "").lower()
-    return {"jpeg": "jpg", "mpo": "jpg"}.get(kind, kind)
-
-
 def dataset_files(path: Path) -> list[Path]:
-    """The files of a dataset: itself, or the ``records*`` of a folder, of one form.
+    """Return the files of a dataset: the file itself, or the ``records*`` of a folder.
 
     Raises:
-        DataError: there is none, or of several forms.
+        DataError: there are none, or files of several forms.
     """
     if not path.is_dir():
         return [path]
     files = sorted(f for f in path.glob("records*") if f.suffix in (".parquet", ".tar", ".jsonl"))
     forms = sorted({file.suffix for file in files})
     if len(forms) != 1:
-        found = f"of several forms ({', '.join(forms)})" if forms else "not there"
-        raise DataError(f"{path}: records*.parquet, .tar or .jsonl are {found}, and there is no {TABLE}")
+        none = f"holds none, and there is no {TABLE}"
+        problem = f"holds several forms ({', '.join(forms)})" if forms else none
+        raise DataError(f"{path}: expected records*.parquet, .tar or .jsonl; the folder {problem}")
     return files
 
 
-def iter_records(path: Path) -> Iterator[Found]:
-    """Every row of a dataset, in order, as a record or a reject; a folder with a ``captions.csv`` is one too.
+def form_of(path: Path) -> Form:
+    """Return the form in which a copy of a dataset is written: its own."""
+    suffix = ".jsonl" if path.is_dir() and (path / TABLE).is_file() else dataset_files(path)[0].suffix
+    forms: dict[str, Form] = {".parquet": "parquet", ".tar": "tar"}
+    return forms.get(suffix, "jsonl")
+
+
+def iter_records(path: Path) -> Iterator[Parsed]:
+    """Yield every row of a dataset, in order, as a record or a reject.
+
+    A folder with a ``captions.csv`` is a dataset too.
 
     Raises:
-        DataError: there is no dataset, or a file is of another form from its beginning.
+        DataError: there is no dataset, or a file is not of the form that its name says.
     """
     if path.is_dir() and (path / TABLE).is_file():
         table = read_folder(path)
@@ -201,7 +214,7 @@ def iter_records(path: Path) -> Iterator[Found]:
         yield from {".parquet": _parquet, ".tar": _tar}.get(file.suffix, _jsonl)(file)
 
 
-def _jsonl(path: Path) -> Iterator[Found]:
+def _jsonl(path: Path) -> Iterator[Parsed]:
     for where, line in lines(path):
         yield line if isinstance(line, Reject) else attempt(where, _record, line)
 
@@ -209,63 +222,139 @@ def _jsonl(path: Path) -> Iterator[Found]:
 def _record(line: str) -> Example:
     row = parse(line)
     if not isinstance(row, dict):
-        raise DataError(f"{type(row).__name__}, no record")
+        raise DataError(f"expected a record, found {type(row).__name__}")
     if "\\ud" in line.lower():
         text_of(json.dumps(row, ensure_ascii=False)[:LIMIT_TEXT])
-    return checked(row)
+    return record_from(row)
 
 
-def checked(row: Mapping[str, Any]) -> Example:
-    """A record of a mapping of any content; what does not fit is a ``DataError``."""
+def record_from(row: Mapping[str, Any]) -> Example:
+    """Convert a mapping of any content to a record; ``DataError`` if it does not fit."""
     try:
         return from_row(row) if isinstance(row.get("meta"), list) else example_from_dict(row)
     except (TypeError, AttributeError, KeyError, ValueError) as error:
         raise DataError(f"record {str(row.get('id', '?'))[:60]!r}: {error}") from error
 
 
-def _tar(path: Path) -> Iterator[Found]:
+def _tar(path: Path) -> Iterator[Parsed]:
     for where, sample in samples(path):
         if isinstance(sample, Reject):
             yield sample
         else:
             row = attempt(where, record_of, sample)
-            yield row if isinstance(row, Reject) else attempt(where, checked, row)
+            yield row if isinstance(row, Reject) else attempt(where, record_from, row)
 
 
-def _parquet(path: Path) -> Iterator[Found]:
-    with open_parquet(path) as file:
+def _parquet(path: Path) -> Iterator[Parsed]:
+    with _open_parquet(path) as file:
         number = 0
         for group in range(file.num_row_groups):
-            rows = attempt(f"{path.name}:{number}", read_group, file, group)
+            rows = attempt(f"{path.name}:{number}", _read_group, file, group)
             if isinstance(rows, Reject):
                 yield rows
                 number += file.metadata.row_group(group).num_rows
                 continue
             for row in rows.to_pylist():
-                yield attempt(f"{path.name}:{number}", checked, row)
+                yield attempt(f"{path.name}:{number}", record_from, row)
                 number += 1
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """A Parquet file with the columns of a record; ``DataError`` where it is none."""
+def _open_parquet(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file that has the columns of a record; ``DataError`` if it has not."""
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path}: no Parquet that can be read ({' '.join(str(error).split())[:120]})"
-        ) from error
+        raise DataError(f"{path}: not a readable Parquet file ({one_line(error, 120)})") from error
     missing = [name for name in ("id", "lang", "task", "messages") if name not in file.schema_arrow.names]
     if missing:
         file.close()
-        raise DataError(f"{path}: no column {', '.join(missing)}; read other people's with `data import hub`")
+        raise DataError(f"{path}: no column {', '.join(missing)}; use `data import hub` for foreign files")
     return file
 
 
-def read_group(file: pq.ParquetFile, group: int) -> pa.Table:
-    """A row group; ``DataError`` where its bytes are damaged."""
+def _read_group(file: pq.ParquetFile, group: int) -> pa.Table:
+    """Read a row group; ``DataError`` if its bytes are damaged."""
     try:
         table = file.read_row_group(group)
         table.validate(full=True)  # so that turning it into rows cannot fail
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"row group {group} is damaged ({' '.join(str(error).split())[:100]})") from error
+        raise DataError(f"row group {group} is damaged ({one_line(error, 100)})") from error
     return table
+
+
+def stream(path: Path, *, seed: int | None = None, epoch: int = 0) -> IterableDataset:
+    """Stream the rows of a dataset (:data:`SCHEMA` as mappings) through Hugging Face ``datasets``.
+
+    Args:
+        path: as for :func:`iter_records`.
+        seed: determines the order; without it rows come in file order.
+        epoch: selects another order of the same rows. Tars and JSONL files are read sequentially: their files
+            are shuffled, and each thousand consecutive rows.
+
+    Raises:
+        DataError: as :func:`iter_records`; while streaming also if a row is not a record. Remove such rows
+            with `data check --fix`.
+    """
+    import datasets
+
+    places = [place for file in dataset_files(path) for place in _places(file)]
+    if seed is not None:
+        order = np.random.default_rng((seed, epoch)).permutation(len(places))
+        places = [places[i] for i in order]
+    windows = [
+        {"places": places[start : start + WINDOW], "draw": None if seed is None else (seed, epoch, start + 1)}
+        for start in range(0, len(places), WINDOW)
+    ]
+    return datasets.IterableDataset.from_generator(_window_rows, gen_kwargs={"windows": windows})
+
+
+def stream_records(rows: IterableDataset) -> Iterator[Example]:
+    """Yield the records of a stream; ``rows.state_dict()`` is the position after the last one."""
+    return map(record_from, rows)
+
+
+def _places(file: Path) -> list[_Place]:
+    if file.suffix != ".parquet":
+        return [(str(file), 0)]
+    with _open_parquet(file) as opened:
+        return [(str(file), group) for group in range(opened.num_row_groups)]
+
+
+def _window_rows(windows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for window in windows:
+        rng = None if window["draw"] is None else np.random.default_rng(window["draw"])
+        parquet = window["places"][0][0].endswith(".parquet")
+        yield from (_grouped_rows if parquet else _sequential_rows)(window["places"], rng)
+
+
+def _grouped_rows(places: list[_Place], rng: np.random.Generator | None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of row groups. They are shuffled as columns, so that few rows at a time are Python's."""
+    with contextlib.ExitStack() as stack:
+        names = {name for name, _ in places}
+        files = {name: stack.enter_context(_open_parquet(Path(name))) for name in names}
+        tables = (_read_group(files[name], group) for name, group in places)
+        if rng is None:
+            for table in tables:
+                yield from table.to_pylist()
+            return
+        window = pa.concat_tables(tables, promote_options="default")
+    for rows in window.take(rng.permutation(len(window))).to_batches(max_chunksize=GROUP_ROWS):
+        yield from rows.to_pylist()
+
+
+def _sequential_rows(places: list[_Place], rng: np.random.Generator | None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of tars and JSONL files, shuffled a thousand at a time."""
+    waiting: list[dict[str, Any]] = []
+    for name, _ in places:
+        for row in iter_records(Path(name)):
+            if isinstance(row, Reject):
+                raise DataError(f"{row.where}: {row.reason}; `data check --fix` removes such rows")
+            if rng is None:
+                yield to_row(row)
+                continue
+            waiting.append(to_row(row))
+            if len(waiting) == WINDOW * GROUP_ROWS:
+                yield from (waiting[i] for i in rng.permutation(len(waiting)))
+                waiting = []
+    if rng is not None:
+        yield from (waiting[i] for i in rng.permutation(len(waiting)))

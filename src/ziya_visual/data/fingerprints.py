@@ -1,66 +1,120 @@
-"""What a picture is, in numbers: a hash of its pixels, and perceptual hashes that survive small changes.
+"""Image fingerprints for comparing images, and the file that keeps them between runs.
 
-The perceptual hash is pHash (Zauner 2010), bit for bit that of ImageHash, which a test compares: which of the
-lowest frequencies of the picture's cosine transform are above their median. It survives another size and
-another JPEG quality, not a crop or a flip: so those of some crops and of the flipped picture are computed
-too, and a pair is compared whole against cropped.
+A fingerprint is a hash of the pixels and perceptual hashes that survive small changes. The perceptual hash is
+ImageHash's pHash (Zauner 2010): it survives another size and another JPEG quality, but not a crop or a flip.
+Some crops and the flipped image are therefore hashed too, and whole images are compared with cropped ones.
 """
 
 from __future__ import annotations
 
-import hashlib
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
 
+import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from ziya_visual.core import log
+from ziya_visual.core.files import atomic_path, hash_bytes
+from ziya_visual.core.pictures import pixel_hash
+from ziya_visual.core.records import ImageRef
+
 VIEWS = ("whole", "flipped", "middle", "top left", "top right", "bottom left", "bottom right")
-CROP = 0.05  # of the width and of the height, cut off in all
-_THUMBNAIL = 256  # pixels of the longer side from which the views are cut
-_COARSE, _FINE = 8, 16  # sides of the hashes: 64 bits find, 256 bits decide
+CROP = 0.05  # fraction of the width and of the height that a cropped view lacks
+_THUMBNAIL = 256  # pixels of the longer side of the thumbnail from which the views are cut
+_COARSE, _FINE = 8, 16  # sides of the hashes: 64 bits find candidates, 256 bits decide
 FINE_WORDS = _FINE * _FINE // 64
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Of one picture: SHA-256 of its size and pixels; ``coarse`` uint64[V], ``fine`` uint64[V, 4] by view."""
+    """One image: SHA-256 of its size and pixels; ``coarse`` uint64[V] and ``fine`` uint64[V, 4] by view."""
 
     content: str
     coarse: NDArray[np.uint64]
     fine: NDArray[np.uint64]
 
 
-def content_hash(picture: Image.Image) -> str:
-    """SHA-256 of size and RGB pixels: another compression without loss is the same picture."""
-    head = f"{picture.width}x{picture.height}:".encode()
-    return hashlib.sha256(head + picture.tobytes()).hexdigest()
-
-
-def fingerprint(picture: Image.Image) -> Fingerprint:
-    """The fingerprint of an RGB picture."""
-    small = picture.convert("L")
+def fingerprint(image: Image.Image) -> Fingerprint:
+    """Compute the fingerprint of an RGB image."""
+    small = image.convert("L")
     small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
     views = [_view(small, name) for name in VIEWS]
-    return Fingerprint(content_hash(picture), phash(views, _COARSE)[:, 0], phash(views, _FINE))
+    return Fingerprint(pixel_hash(image), phash(views, _COARSE)[:, 0], phash(views, _FINE))
 
 
-def phash(pictures: Sequence[Image.Image], side: int) -> NDArray[np.uint64]:
-    """The perceptual hashes of V grey pictures as words, uint64[V, side * side / 64], first bit first."""
-    size = 4 * side
-    pixels = np.stack([np.asarray(one.resize((size, size), Image.Resampling.LANCZOS)) for one in pictures])
-    waves = np.cos(np.pi * np.arange(side)[:, None] * (2 * np.arange(size) + 1) / (2 * size))
-    low = (waves @ pixels @ waves.T).reshape(len(pictures), -1)  # float64[V, side * side]
-    return np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1).view(np.uint64)
+def phash(images: Sequence[Image.Image], side: int) -> NDArray[np.uint64]:
+    """Compute the perceptual hashes of V grey images: uint64[V, side * side / 64], first bit first."""
+    bits = np.stack([imagehash.phash(image, hash_size=side).hash.ravel() for image in images])
+    return np.packbits(bits, axis=1).view(np.uint64)
 
 
-def _view(picture: Image.Image, name: str) -> Image.Image:
-    """One view at the size from which pHash takes the finer of both hashes."""
-    width, height = picture.size
+def _view(image: Image.Image, name: str) -> Image.Image:
+    """Return one view at the size that the finer hash reads."""
+    width, height = image.size
     across, down = (0.0, 0.0) if name in ("whole", "flipped") else (width * CROP, height * CROP)
     left = {"middle": across / 2}.get(name, across if name.endswith("right") else 0.0)
     top = {"middle": down / 2}.get(name, down if name.startswith("bottom") else 0.0)
     box = (left, top, left + width - across, top + height - down)
-    view = picture.resize((4 * _FINE, 4 * _FINE), Image.Resampling.LANCZOS, box=box)
+    view = image.resize((4 * _FINE, 4 * _FINE), Image.Resampling.LANCZOS, box=box)
     return ImageOps.mirror(view) if name == "flipped" else view
+
+
+class FingerprintCache:
+    """Fingerprints on disk, keyed by path, size and time of change, or by the hash of the bytes."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Read the file if it exists. None caches nothing; a damaged file is logged and recomputed."""
+        self._path, self._changed = path, False
+        self._fingerprints: dict[str, Fingerprint] = {}
+        if path is None or not path.is_file():
+            return
+        try:
+            with np.load(path) as arrays:
+                rows = zip(arrays["keys"], arrays["contents"], arrays["coarse"], arrays["fine"], strict=True)
+                if arrays["views"].tolist() == list(VIEWS):
+                    self._fingerprints = {str(k): Fingerprint(str(c), *hashes) for k, c, *hashes in rows}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            log.logger.warning("%s: cannot read the fingerprints (%s); computing them again", path, error)
+
+    def get(self, image: ImageRef) -> Fingerprint | None:
+        """Return the fingerprint of an image if it is cached and its file has not changed."""
+        return self._fingerprints.get(_key(image))
+
+    def add(self, image: ImageRef, fingerprint: Fingerprint) -> None:
+        """Add the fingerprint of an image."""
+        self._fingerprints[_key(image)], self._changed = fingerprint, True
+
+    def __enter__(self) -> FingerprintCache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write new fingerprints even after an error, so that they are not computed again."""
+        if self._path is None or not self._changed:
+            return
+        rows = list(self._fingerprints.values())
+        with atomic_path(self._path) as aside, aside.open("wb") as file:
+            np.savez(
+                file,
+                views=np.asarray(VIEWS),
+                keys=np.asarray(list(self._fingerprints)),
+                contents=np.asarray([row.content for row in rows]),
+                coarse=np.stack([row.coarse for row in rows]),
+                fine=np.stack([row.fine for row in rows]),
+            )
+
+
+def _key(image: ImageRef) -> str:
+    if image.path is None:
+        return hash_bytes(image.bytes or b"")
+    try:
+        status = Path(image.path).stat()
+    except OSError:
+        return image.path
+    return f"{image.path}:{status.st_size}:{status.st_mtime_ns}"

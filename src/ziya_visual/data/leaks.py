@@ -1,8 +1,8 @@
-"""The leak guard: whether training and evaluation share pictures or texts.
+"""The leak guard: whether training and evaluation data share images or texts.
 
-Pictures are shared if their pixels are equal (any lossless format), or if one is a near copy of the other:
-another size, another JPEG quality, a crop that leaves most of it, a flip. Pictures that a grammar drew look
-alike to perceptual hashes and are compared by their pixels alone.
+Two images are the same if their pixels are equal (in any lossless format), or if one is a near copy of the
+other: another size, another JPEG quality, a crop that leaves most of it, a flip. Images that a grammar drew
+look alike to perceptual hashes and are compared by their pixels only.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +19,24 @@ from numpy.typing import NDArray
 
 from ziya_visual.core import log
 from ziya_visual.core.errors import DataError
+from ziya_visual.core.files import hash_bytes
 from ziya_visual.core.pictures import open_picture
 from ziya_visual.core.records import Example
-from ziya_visual.data.fingerprints import Fingerprint, fingerprint
-from ziya_visual.data.kept_prints import KeptPrints
-from ziya_visual.data.near_index import NearIndex
+from ziya_visual.data.fingerprints import Fingerprint, FingerprintCache, fingerprint
 
-# Of 256 bits. Copies but 1.6 % of the crops are nearer than this, other photographs but two mirrored corners
-# of one further than 60 (benchmarks/data.py).
+# Of 256 bits. All copies but 1.6 % of the crops are closer than this; all other photographs, except two
+# mirrored corners of one, differ in more than 60 (benchmarks/data_leaks.py).
 FINE_RADIUS = 54
+RADIUS = 11  # of 64 bits: the most that pieces which differ in at most two bits can guarantee
+_PIECES, _BITS = 4, 16
+_FLIPS = np.asarray(
+    [sum(1 << bit for bit in bits) for count in range(3) for bits in combinations(range(_BITS), count)]
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A picture or text of the training data, the one of the evaluation that it is, and how it was told."""
+    """An image or text of the training data, its counterpart in the evaluation data, and how they match."""
 
     training: str
     evaluation: str
@@ -40,95 +45,138 @@ class Leak:
 
 @dataclass(slots=True)
 class Leaks:
-    """What is shared. ``questions`` counts equal questions about different pictures, which is no leak."""
+    """Shared images and texts. ``questions`` counts equal questions about different images: not a leak."""
 
-    pictures: list[Leak] = field(default_factory=list)
+    images: list[Leak] = field(default_factory=list)
     texts: list[Leak] = field(default_factory=list)
     questions: int = 0
 
 
-class KnownPictures:
-    """Pictures by name, to be asked whether they hold a copy of another."""
+class HashIndex:
+    """Finds which of N 64-bit hashes differ from a query in a few bits (Norouzi et al. 2012).
 
-    def __init__(self, prints: Mapping[str, tuple[Fingerprint, bool]]) -> None:
-        """Take fingerprints, each with whether a grammar drew the picture."""
-        self._content = {found.content: name for name, (found, _) in prints.items()}
-        near = [(name, found) for name, (found, drawn) in prints.items() if not drawn]
-        self._names = [name for name, _ in near]
-        self._views = len(near[0][1].coarse) if near else 1
-        self._fine = np.concatenate([found.fine for _, found in near]) if near else None
-        self._index = NearIndex(np.concatenate([found.coarse for _, found in near])) if near else None
+    A hash is cut into four pieces of 16 bits. Two hashes that differ in at most eleven bits have a piece in
+    which they differ in at most two: 4 x 137 short lists hold every candidate. A million hashes take 25 MB.
+    """
 
-    def copy_of(self, found: Fingerprint, *, drawn: bool) -> tuple[str, str] | None:
-        """(name, how) of the picture that this is a copy of; None: there is none."""
-        copies = self.copies_of(found, drawn=drawn)
+    def __init__(self, hashes: NDArray[np.uint64]) -> None:
+        """Sort uint64[N] by each piece."""
+        self._hashes = hashes
+        self._orders: list[NDArray[np.int32]] = []  # by piece: hash numbers, sorted by the piece's value
+        self._starts: list[NDArray[np.int32]] = []  # by piece: where each of its 65,536 values begins
+        for piece in range(_PIECES):
+            keys = (hashes >> np.uint64(piece * _BITS)).astype(np.uint16)
+            self._orders.append(np.argsort(keys, kind="stable").astype(np.int32))
+            counts = np.bincount(keys, minlength=1 << _BITS)
+            self._starts.append(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+
+    @property
+    def nbytes(self) -> int:
+        """Return the size of all arrays in bytes."""
+        return self._hashes.nbytes + sum(array.nbytes for array in (*self._orders, *self._starts))
+
+    def search(self, query: np.uint64) -> NDArray[np.int32]:
+        """Return the numbers of the hashes that differ in at most :data:`RADIUS` bits, ascending."""
+        candidates = np.concatenate([self._candidates(int(query), piece) for piece in range(_PIECES)])
+        close = np.bitwise_count(self._hashes[candidates] ^ query) <= RADIUS
+        return np.unique(candidates[close])
+
+    def _candidates(self, query: int, piece: int) -> NDArray[np.int32]:
+        """Return the numbers of the hashes whose piece differs in at most two bits."""
+        keys = (query >> (piece * _BITS) & (1 << _BITS) - 1) ^ _FLIPS
+        starts = self._starts[piece]
+        first, lengths = starts[keys], starts[keys + 1] - starts[keys]
+        before = np.cumsum(lengths) - lengths
+        places = np.repeat(first - before, lengths) + np.arange(lengths.sum())
+        numbers: NDArray[np.int32] = self._orders[piece][places]
+        return numbers
+
+
+class KnownImages:
+    """Images by name that can be searched for copies of another image."""
+
+    def __init__(self, fingerprints: Mapping[str, tuple[Fingerprint, bool]]) -> None:
+        """Index fingerprints, each with whether a grammar drew the image."""
+        self._by_content = {image.content: name for name, (image, _) in fingerprints.items()}
+        photographs = [(name, image) for name, (image, drawn) in fingerprints.items() if not drawn]
+        self._names = [name for name, _ in photographs]
+        self._views = len(photographs[0][1].coarse) if photographs else 1
+        self._fine = np.concatenate([image.fine for _, image in photographs]) if photographs else None
+        self._index = (
+            HashIndex(np.concatenate([image.coarse for _, image in photographs])) if photographs else None
+        )
+
+    def copy_of(self, image: Fingerprint, *, drawn: bool) -> tuple[str, str] | None:
+        """Return (name, how) of the closest image that this one is a copy of, or None."""
+        copies = self.copies_of(image, drawn=drawn)
         if not copies:
             return None
         name, bits = min(copies.items(), key=lambda item: item[1])
         return name, "same pixels" if bits < 0 else f"near copy, {bits} of 256 bits differ"
 
-    def copies_of(self, found: Fingerprint, *, drawn: bool) -> dict[str, int]:
-        """Names of the pictures that this is a copy of, and the bits that differ; -1: no pixel does."""
+    def copies_of(self, image: Fingerprint, *, drawn: bool) -> dict[str, int]:
+        """Return the names of all copies and how many bits differ; -1 where all pixels are equal."""
         copies: dict[str, int] = {}
         if not drawn and self._index is not None and self._fine is not None:
-            for view in range(len(found.coarse)):
-                places = self._index.near(found.coarse[view])
-                if view:  # one of a pair is whole: crops of two places of a picture's edge are no copies
+            for view in range(len(image.coarse)):
+                places = self._index.search(image.coarse[view])
+                if view:  # compare a crop with whole images only: two corners of one image are no copies
                     places = places[places % self._views == 0]
-                bits = fine_distance(self._fine[places], found.fine[view])
+                bits = fine_distance(self._fine[places], image.fine[view])
                 for place, count in zip(places[bits <= FINE_RADIUS], bits[bits <= FINE_RADIUS], strict=True):
                     name = self._names[int(place) // self._views]
                     copies[name] = min(int(count), copies.get(name, int(count)))
-        if found.content in self._content:
-            copies[self._content[found.content]] = -1
+        if image.content in self._by_content:
+            copies[self._by_content[image.content]] = -1
         return copies
 
 
-def fine_distance(many: NDArray[np.uint64], one: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """In how many bits hashes uint64[N, 4] differ from uint64[4]: int64[N]."""
-    bits: NDArray[np.int64] = np.bitwise_count(many ^ one).sum(axis=1, dtype=np.int64)
+def fine_distance(hashes: NDArray[np.uint64], query: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Count the bits in which hashes uint64[N, 4] differ from uint64[4]: int64[N]."""
+    bits: NDArray[np.int64] = np.bitwise_count(hashes ^ query).sum(axis=1, dtype=np.int64)
     return bits
 
 
 def is_drawn(example: Example) -> bool:
-    """Whether a grammar drew the picture: its own records and their translations."""
+    """Return whether a grammar drew the image: its own records and their translations."""
     return example.source == "scenes" or example.provenance.origin == "grammar"
 
 
-def prints(
-    examples: Iterable[Example], what: str, cache: Path | None = None
+def fingerprints(
+    examples: Iterable[Example], title: str, cache: Path | None = None
 ) -> Iterator[tuple[Example, Fingerprint]]:
-    """The first record of each picture, and the picture's fingerprint, of ``cache`` where it is known.
+    """Yield the first record of each image file with its fingerprint, from ``cache`` where it is known.
 
     Raises:
-        DataError: a picture cannot be read.
+        DataError: an image cannot be read.
     """
     seen: set[str] = set()
-    with log.progress(f"fingerprints of {what}", None) as bar, KeptPrints(cache) as kept:
+    with log.progress(f"fingerprints of {title}", None) as bar, FingerprintCache(cache) as cached:
         for example in examples:
-            if example.image is not None and (key := file_of(example)) not in seen:
+            if example.image is not None and (key := file_key(example)) not in seen:
                 seen.add(key)
-                found = kept.get(example.image)
-                if found is None:
-                    found = fingerprint(open_picture(example))
-                    kept.add(example.image, found)
-                yield example, found
+                image = cached.get(example.image)
+                if image is None:
+                    image = fingerprint(open_picture(example))
+                    cached.add(example.image, image)
+                yield example, image
                 bar.advance()
 
 
-def file_of(example: Example) -> str:
-    """Equal for records that hold the same file: its path, or a hash of its bytes."""
-    assert example.image is not None, "a record with a picture"
-    return example.image.path or hashlib.sha256(example.image.bytes or b"").hexdigest()
+def file_key(example: Example) -> str:
+    """Return a key that is equal for records of the same image file: its path, or a hash of its bytes."""
+    assert example.image is not None, "a record with an image"
+    return example.image.path or hash_bytes(example.image.bytes or b"")
 
 
-def pictures_of(examples: Iterable[Example], what: str) -> KnownPictures:
-    """The pictures of some records, by name; raises as :func:`prints`."""
-    return KnownPictures({picture_name(one): (found, is_drawn(one)) for one, found in prints(examples, what)})
+def known_images(examples: Iterable[Example], title: str) -> KnownImages:
+    """Index the images of some records by name; raises as :func:`fingerprints`."""
+    rows = fingerprints(examples, title)
+    return KnownImages({_image_name(example): (image, is_drawn(example)) for example, image in rows})
 
 
-def picture_name(example: Example) -> str:
-    """How a picture is called in reports."""
+def _image_name(example: Example) -> str:
+    """Return the name of an image in reports."""
     path = example.image.path if example.image else None
     return path or example.image_id or example.id
 
@@ -136,31 +184,31 @@ def picture_name(example: Example) -> str:
 def find_leaks(
     training: Sequence[Example], evaluation: Sequence[Example], *, cache: Path | None = None
 ) -> Leaks:
-    """All pictures of the training data that are in the evaluation too, and its texts without a picture."""
-    found = Leaks()
-    known = pictures_of(evaluation, "the evaluation")
-    for example, picture in prints(training, "the training data", cache):
-        copy = known.copy_of(picture, drawn=is_drawn(example))
+    """Find the training images that the evaluation has too, and the shared texts without an image."""
+    leaks = Leaks()
+    known = known_images(evaluation, "the evaluation")
+    for example, image in fingerprints(training, "the training data", cache):
+        copy = known.copy_of(image, drawn=is_drawn(example))
         if copy is not None:
-            found.pictures.append(Leak(picture_name(example), *copy))
-    asked = {question_hash(example): example for example in evaluation}
+            leaks.images.append(Leak(_image_name(example), *copy))
+    by_question = {question_hash(example): example for example in evaluation}
     for example in training:
-        same = asked.get(question_hash(example))
+        same = by_question.get(question_hash(example))
         if same is not None and example.image is None and same.image is None:
-            found.texts.append(Leak(example.id, same.id, "same text"))
+            leaks.texts.append(Leak(example.id, same.id, "same text"))
         elif same is not None:
-            found.questions += 1
-    return found
+            leaks.questions += 1
+    return leaks
 
 
 def question_hash(example: Example) -> bytes:
-    """A hash of what the user says, or, of a caption alone, of all: see :func:`text_hash`."""
+    """Hash the user's turns, or all turns of a record that has none such as a caption: :func:`text_hash`."""
     turns = [turn.content for turn in example.messages if turn.role == "user"]
     return text_hash("\n".join(turns or [turn.content for turn in example.messages]))
 
 
 def text_hash(text: str) -> bytes:
-    """Equal for texts that differ in case, spaces, punctuation or full-width forms alone."""
+    """Hash a text so that case, spaces, punctuation and full-width forms make no difference."""
     plain = unicodedata.normalize("NFKC", text).casefold()
     return hashlib.sha256("".join(filter(str.isalnum, plain)).encode("utf-8", "replace")).digest()
 
@@ -173,28 +221,28 @@ def refuse_leaks(
     way: str = "data.shared",
     cache: Path | None = None,
 ) -> None:
-    """Refuse to train on what is evaluated on.
+    """Refuse to train on evaluation data.
 
     Args:
-        training: the records of ``data.path``.
-        evaluation: records by the name of their file.
-        allowed: names whose sharing is meant.
-        way: the key by which a name is allowed, for the message.
-        cache: a file that keeps the fingerprints of the training data, such as ``out/fingerprints.npz``.
+        training: records of ``data.path``.
+        evaluation: records by file name.
+        allowed: names that may share data with the training set.
+        way: recipe key that allows a name, for the message.
+        cache: file that keeps the fingerprints of the training data, such as ``out/fingerprints.npz``.
 
     Raises:
-        DataError: they share pictures or texts; or a picture cannot be read.
+        DataError: they share images or texts, or an image cannot be read.
     """
     for name, examples in evaluation.items():
         if name in allowed:
-            log.logger.warning("%s may share pictures with the training data: %s says so", name, way)
+            log.logger.warning("%s may share images with the training data, because %s allows it", name, way)
             continue
-        found = find_leaks(training, examples, cache=cache)
-        for kind, leaks in (("pictures", found.pictures), ("texts", found.texts)):
-            if leaks:
-                first = leaks[0]
+        leaks = find_leaks(training, examples, cache=cache)
+        for kind, rows in (("images", leaks.images), ("texts", leaks.texts)):
+            if rows:
+                first = rows[0]
                 raise DataError(
-                    f"{name}: {len(leaks)} {kind} of it are in the training data (the first: "
-                    f"{first.training} is {first.evaluation}, {first.how}); take them out with "
+                    f"{name}: {len(rows)} of its {kind} are in the training data (the first: "
+                    f"{first.training} is {first.evaluation}, {first.how}); remove them with "
                     f"`data check --against {name} --fix`, or allow it by {way}=[{name}]"
                 )

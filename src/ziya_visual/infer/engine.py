@@ -24,7 +24,7 @@ from ziya_visual.core.files import read_json
 from ziya_visual.core.pictures import Pictures, open_picture, open_pictures
 from ziya_visual.core.records import Example, Message
 from ziya_visual.data.chat.chat_format import TurnLike
-from ziya_visual.data.text_batch import text_batch
+from ziya_visual.data.packing import text_batch
 from ziya_visual.infer.decoder import GREEDY, Decoder, Prompt, Sampling, compute_prefixes, generate
 from ziya_visual.infer.prefix_cache import ByteCache, KeyedImage, Prefix, get_or_compute, key_images
 from ziya_visual.infer.quantized import Dtype, load_dtype, quantize

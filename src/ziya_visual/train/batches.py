@@ -25,9 +25,8 @@ from ziya_visual.core.records import Example
 from ziya_visual.data.chat.chat_format import ChatFormat
 from ziya_visual.data.dataset import iter_records
 from ziya_visual.data.mixture import Mixture, Part
-from ziya_visual.data.packing import IGNORE, Branch, Row, pack
+from ziya_visual.data.packing import IGNORE, Branch, Row, pack, text_batch
 from ziya_visual.data.templates import instruct, phrase
-from ziya_visual.data.text_batch import text_batch
 from ziya_visual.train.objectives import Batch, CaptionBatch
 
 PREFETCHED_BATCHES = 4

@@ -245,7 +245,7 @@ def test_a_broken_file_is_one_line(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="format 'chinese-clip' serves no vqa; known: gqa, llava"):
         run.add_dataset(dataset.model_copy(update={"task": "vqa"}), Prompt())
     caption = dataset.model_copy(update={"task": "caption"})
-    with pytest.raises(DataError, match=r"valid_texts\.jsonl: a text without a picture"):
+    with pytest.raises(DataError, match=r"valid_texts\.jsonl: a text without an image"):
         run.add_dataset(caption, load_named("paper-zh").prompt(caption))
 
 

@@ -1,70 +1,60 @@
-"""Other people's formats, one file each: a reader gives records, and what it could not read with why.
+"""Readers of published dataset formats.
 
-A reader is a module with a function ``read(source) -> Iterator[Found]``. Its rows are the smallest things
-that could be a record: a caption of a picture, a question, a dialogue. Where the thing around them is broken
-(a picture's entry without a file name), that is one row.
+Each module holds one family of layouts: its files' fields, and functions that yield a record, or a reject
+with its reason, for each row of a source. Start with :data:`FORMATS`, then ``rows.py``, which all readers
+share. It may import ``core`` only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from ziya_visual.core.records import Example
+from ziya_visual.data.formats import (
+    captions,
+    chinese_clip,
+    dialogues,
+    folder_csv,
+    hub,
+    scienceqa,
+    visual_genome,
+    vqa,
+    webdataset,
+)
+from ziya_visual.data.formats.rows import Imported, Parsed, Reject, Source
+
+__all__ = ["FORMATS", "Format", "Imported", "Parsed", "Reject", "Source"]
 
 
 @dataclass(frozen=True, slots=True)
-class Reject:
-    """A row that is no record: where it stands, and why."""
+class Format:
+    """A reader, and the language of its texts unless another is given."""
 
-    where: str
-    reason: str
-
-
-Found = Example | Reject
+    read: Callable[[Source], Iterator[Parsed]]
+    lang: str = "en"
 
 
-@dataclass(slots=True)
-class Imported:
-    """Rows in = ``examples`` + ``rejects``."""
-
-    examples: list[Example] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-
-    def add(self, found: Found) -> None:
-        """File a row under what it became."""
-        if isinstance(found, Reject):
-            self.rejects.append(found)
-        else:
-            self.examples.append(found)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """What a reader is given.
-
-    Attributes:
-        name: of the format; becomes ``Example.source``.
-        path: the file or folder that the format's row in ``docs/data.md`` names.
-        lang: BCP-47 tag of its texts.
-        images: folder of the pictures; without, the folder that ``path`` is or lies in.
-        annotations: the second file of the formats that have two.
-        split: of the formats that hold several; else noted in ``meta``.
-        columns: field of ours -> column of theirs, for ``hub``.
-    """
-
-    name: str
-    path: Path
-    lang: str
-    images: Path | None = None
-    annotations: Path | None = None
-    split: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> Path:
-        """Where pictures are looked for, and nowhere outside of it."""
-        if self.images is not None:
-            return self.images
-        return self.path if self.path.is_dir() else self.path.parent
+FORMATS: dict[str, Format] = {
+    "coco": Format(captions.read_coco),
+    "karpathy": Format(captions.read_karpathy),
+    "flickr30k": Format(captions.read_flickr),
+    "flickr8k": Format(captions.read_flickr),
+    "flickr30k-cn": Format(captions.read_flickr_cn, "zh"),
+    "flickr8k-cn": Format(captions.read_flickr_cn, "zh"),
+    "coco-cn": Format(captions.read_coco_cn, "zh"),
+    "nocaps": Format(captions.read_coco),
+    "vqav2": Format(vqa.read_official),
+    "okvqa": Format(vqa.read_official),
+    "gqa": Format(vqa.read_gqa),
+    "vizwiz": Format(vqa.read_vizwiz),
+    "textvqa": Format(vqa.read_textvqa),
+    "scienceqa": Format(scienceqa.read),
+    "visual-genome": Format(visual_genome.read),
+    "llava": Format(dialogues.read_llava),
+    "sharegpt": Format(dialogues.read_llava),
+    "openai": Format(dialogues.read_openai),
+    "folder": Format(folder_csv.read),
+    "webdataset": Format(webdataset.read),
+    "hub": Format(hub.read),
+    "muge": Format(chinese_clip.read, "zh"),
+}

@@ -1,8 +1,8 @@
-"""Any dataset that Hugging Face ``datasets`` opens: a name on the hub, a folder or a file; columns by a map.
+"""Any dataset that Hugging Face ``datasets`` opens: a name on the hub, a folder or a file.
 
-``image``, ``image_id``, ``id``; ``text`` makes a caption, ``question`` with ``answer`` or ``answers`` a
-question, ``messages`` a dialogue of role and content. This is the one reader that goes to the network, and
-only where ``path`` is a name on the hub: addresses in the rows are never followed.
+A map names the columns: ``image``, ``image_id`` and ``id``; ``text`` for a caption, ``question`` with
+``answer`` or ``answers`` for a question, ``messages`` for a dialogue of role and content. This is the only
+reader that uses the network, and only if ``path`` is a name on the hub: addresses in rows are never followed.
 """
 
 from __future__ import annotations
@@ -14,10 +14,17 @@ from typing import Any
 from ziya_visual.core.errors import DataError, nearest, one_line
 from ziya_visual.core.pictures import picture_size
 from ziya_visual.core.records import Example, ImageRef
-from ziya_visual.data.formats import Found, Source
 from ziya_visual.data.formats.dialogues import dialogue, message
-from ziya_visual.data.formats.pictures import Pictures
-from ziya_visual.data.formats.rows import Row, Text, attempt, caption, question
+from ziya_visual.data.formats.rows import (
+    Images,
+    Parsed,
+    Row,
+    Source,
+    Text,
+    attempt,
+    caption,
+    question,
+)
 
 COLUMNS = ("id", "image", "image_id", "text", "question", "answer", "answers", "messages")
 BUILDERS = {
@@ -46,14 +53,14 @@ class _Row(Row):
     messages: list[_Turn] | None = None
 
 
-def read(source: Source) -> Iterator[Found]:
-    """A record a row, streamed."""
+def read(source: Source) -> Iterator[Parsed]:
+    """Yield a record for each row, streamed."""
     unknown = [name for name in source.columns if name not in COLUMNS]
     if unknown or not source.columns:
-        found = f"found {unknown[0]!r}{nearest(unknown[0], COLUMNS)}" if unknown else "found none"
-        raise DataError(f"--columns: {found}; expected pairs such as image=img,text=caption")
-    pictures = Pictures(source.folder) if source.folder.is_dir() else None
-    rows = _opened(source)
+        problem = f"found {unknown[0]!r}{nearest(unknown[0], COLUMNS)}" if unknown else "found none"
+        raise DataError(f"--columns: {problem}; expected pairs such as image=img,text=caption")
+    images = Images(source.folder) if source.folder.is_dir() else None
+    rows = _open(source)
     for number in range(2**62):
         where = f"row {number}"
         try:
@@ -62,10 +69,10 @@ def read(source: Source) -> Iterator[Found]:
             raise DataError(f"{source.path}: {where} cannot be read ({_line(error)})") from error
         if row is None:
             return
-        yield attempt(where, _example, number, row, pictures, source)
+        yield attempt(where, _example, number, row, images, source)
 
 
-def _opened(source: Source) -> Iterator[dict[str, Any]]:
+def _open(source: Source) -> Iterator[dict[str, Any]]:
     import datasets
 
     path = source.path
@@ -101,7 +108,7 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {one_line(error, 160)}"
 
 
-def _example(number: int, values: dict[str, Any], pictures: Pictures | None, source: Source) -> Example:
+def _example(number: int, values: dict[str, Any], images: Images | None, source: Source) -> Example:
     row = _Row.model_validate(
         {
             ours: values.get(theirs)
@@ -110,7 +117,7 @@ def _example(number: int, values: dict[str, Any], pictures: Pictures | None, sou
         }
     )
     id = row.id or str(number)
-    image = _picture(row.image, pictures)
+    image = _image(row.image, images)
     image_id = (row.image_id or id) if image else None
     if row.messages is not None:
         turns = [message(turn.role, turn.content) for turn in row.messages]
@@ -127,19 +134,19 @@ def _example(number: int, values: dict[str, Any], pictures: Pictures | None, sou
             truth=row.answer,
         )
     if row.text is None or image is None or image_id is None:
-        raise DataError("neither messages, nor a question, nor a text with its picture")
+        raise DataError("neither messages, nor a question, nor a text with its image")
     return caption(source, id=id, image=image, image_id=image_id, text=row.text)
 
 
-def _picture(value: Any, pictures: Pictures | None) -> ImageRef | None:
-    """Bytes, a mapping of bytes and path as ``datasets.Image`` has it, or a file's name."""
+def _image(value: Any, images: Images | None) -> ImageRef | None:
+    """Return an image given as bytes, as the mapping of ``datasets.Image``, or as a file name."""
     if value is None:
         return None
     data, name = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, value)
     if isinstance(data, bytes):
         picture_size(data)
         return ImageRef(bytes=data)
-    if not isinstance(name, str) or pictures is None:
-        raise DataError(f"a picture is {type(value).__name__}; expected bytes, or a name with --images")
-    root = pictures.folder
-    return pictures.get(str(Path(name).relative_to(root)) if Path(name).is_relative_to(root) else name)
+    if not isinstance(name, str) or images is None:
+        raise DataError(f"an image is {type(value).__name__}; expected bytes, or a name with --images")
+    root = images.folder
+    return images.get(str(Path(name).relative_to(root)) if Path(name).is_relative_to(root) else name)

@@ -1,4 +1,4 @@
-"""``data check``: every record of a dataset looked at, pictures decoded; with ``fix`` a mended copy of it."""
+"""``data check``: check every record and decode every image of a dataset; ``fix`` writes a repaired copy."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from typing import Any
 
 from ziya_visual.core import log
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.files import atomic_dir, write_json, write_jsonl
-from ziya_visual.core.pictures import open_picture
+from ziya_visual.core.files import atomic_dir, write_jsonl
+from ziya_visual.core.pictures import open_picture, pixel_hash
 from ziya_visual.core.records import Box, Example, Message
-from ziya_visual.data.dataset import Form, dataset_files, iter_records, write_dataset
-from ziya_visual.data.fingerprints import content_hash, fingerprint
+from ziya_visual.data.dataset import form_of, iter_records, write_dataset
+from ziya_visual.data.fingerprints import fingerprint
 from ziya_visual.data.formats import Reject
-from ziya_visual.data.formats.folder_csv import TABLE
-from ziya_visual.data.leaks import KnownPictures, is_drawn, pictures_of
-from ziya_visual.data.tools.manifest import manifest, refuse_foreign
+from ziya_visual.data.leaks import KnownImages, is_drawn, known_images
+from ziya_visual.data.tools.manifest import refuse_foreign, write_manifest
 
 _LANG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
 @dataclass(slots=True)
 class Report:
-    """Rows in = ``records`` + ``rejects``; ``fixes`` are records of which something was mended."""
+    """The rows of a dataset, as ``records`` and ``rejects``; ``fixes`` lists what was repaired."""
 
     records: int = 0
     rejects: list[dict[str, str]] = field(default_factory=list)
@@ -36,8 +35,8 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class _Looked:
-    """What decoding a picture showed: its hash and size, or why it cannot be used."""
+class _Decoded:
+    """The pixel hash and size of an image, or why it cannot be used."""
 
     content: str = ""
     size: tuple[int, int] = (0, 0)
@@ -45,90 +44,88 @@ class _Looked:
 
 
 class Checker:
-    """Judges records one after the other: some faults are of a record beside others."""
+    """Checks records in order, since some faults appear only beside earlier records."""
 
-    def __init__(self, *, fix: bool, against: KnownPictures | None = None) -> None:
-        """``fix`` mends what can be; ``against`` are pictures that may not be in the dataset."""
+    def __init__(self, *, fix: bool, against: KnownImages | None = None) -> None:
+        """Set whether to repair records, and the images that must not be in the dataset."""
         self._fix, self._against = fix, against
         self._ids: set[tuple[str, str, str]] = set()
-        self._contents: dict[str, str] = {}  # of image ids
-        self._looked: tuple[Any, _Looked] = (None, _Looked())  # the last picture: its texts follow each other
+        self._hashes: dict[str, str] = {}  # image id -> pixel hash
+        # The texts of an image follow each other, so the last one is kept.
+        self._last: tuple[Any, _Decoded] = (None, _Decoded())
 
-    def judge(self, example: Example) -> tuple[Example, list[str]]:
-        """The record, mended where that is wanted, and what was mended.
+    def check(self, example: Example) -> tuple[Example, list[str]]:
+        """Return the record, repaired if ``fix`` is set, and what was repaired.
 
         Raises:
-            DataError: it is to be rejected, with the reason.
+            DataError: the record is rejected, with the reason.
         """
         key = example.source, example.id, example.lang
         if key in self._ids:
-            raise DataError("another record before it has its id")
-        example, mended = self._texts(example)
+            raise DataError("an earlier record has the same id")
+        example, fixes = self._check_texts(example)
         if example.image is not None:
-            looked = self._look(example)
-            if looked.problem is not None:
-                raise DataError(looked.problem)
-            example, more = self._picture(example, looked)
-            mended += more
+            if self._last[0] != example.image:
+                self._last = example.image, self._decode(example)
+            decoded = self._last[1]
+            if decoded.problem is not None:
+                raise DataError(decoded.problem)
+            example, more = self._check_image(example, decoded)
+            fixes += more
         elif example.boxes:
-            raise DataError("boxes without a picture")
+            raise DataError("boxes without an image")
         self._ids.add(key)
-        return example, mended
+        return example, fixes
 
-    def _texts(self, example: Example) -> tuple[Example, list[str]]:
+    def _check_texts(self, example: Example) -> tuple[Example, list[str]]:
         if _LANG.fullmatch(example.lang) is None:
             raise DataError(f"language {example.lang[:40]!r}; expected a tag such as en, zh or pt-BR")
         if any(not turn.content.strip() for turn in example.messages):
-            raise DataError("a turn says nothing")
+            raise DataError("a turn is empty")
         roles = [turn.role for turn in example.messages]
         if not ("assistant" in roles or example.answers):
-            raise DataError("neither an assistant's turn to learn nor answers to be judged by")
+            raise DataError("neither an assistant turn to learn nor answers to score")
         spoken = roles[1:] if roles[:1] == ["system"] else roles
         if "system" in spoken or any(a == b for a, b in itertools.pairwise(spoken)):
-            raise DataError(f"turns of {', '.join(roles)[:80]}: user and assistant do not take turns")
+            raise DataError(f"turns of {', '.join(roles)[:80]}: user and assistant do not alternate")
         stripped = tuple(Message(turn.role, turn.content.strip()) for turn in example.messages)
         if stripped == example.messages:
             return example, []
-        return self._mend(example, "spaces around a turn", messages=stripped)
+        return self._fixed(example, "spaces around a turn", messages=stripped)
 
-    def _mend(self, example: Example, what: str, **changes: Any) -> tuple[Example, list[str]]:
+    def _fixed(self, example: Example, what: str, **changes: Any) -> tuple[Example, list[str]]:
         if not self._fix:
-            raise DataError(f"{what} (--fix mends it)")
+            raise DataError(f"{what} (--fix repairs it)")
         return replace(example, **changes), [what]
 
-    def _look(self, example: Example) -> _Looked:
-        if self._looked[0] != example.image:
-            self._looked = example.image, self._decode(example)
-        return self._looked[1]
-
-    def _decode(self, example: Example) -> _Looked:
+    def _decode(self, example: Example) -> _Decoded:
         try:
-            picture = open_picture(example)
+            image = open_picture(example)
         except DataError as error:
-            return _Looked(problem=str(error))
+            return _Decoded(problem=str(error))
         if self._against is not None:
-            copy = self._against.copy_of(fingerprint(picture), drawn=is_drawn(example))
+            copy = self._against.copy_of(fingerprint(image), drawn=is_drawn(example))
             if copy is not None:
-                return _Looked(problem=f"the picture is {copy[0]} of the evaluation ({copy[1]})")
-        return _Looked(content_hash(picture), picture.size)
+                return _Decoded(problem=f"the image is {copy[0]} of the evaluation ({copy[1]})")
+        return _Decoded(pixel_hash(image), image.size)
 
-    def _picture(self, example: Example, looked: _Looked) -> tuple[Example, list[str]]:
-        mended: list[str] = []
+    def _check_image(self, example: Example, decoded: _Decoded) -> tuple[Example, list[str]]:
+        fixes: list[str] = []
         if example.image_id is None:
-            what = "a picture without image_id, which training leaves out"
-            example, mended = self._mend(example, what, image_id=looked.content[:16])
-        known = self._contents.setdefault(str(example.image_id), looked.content)
-        if known != looked.content:
-            raise DataError(f"image_id {example.image_id!r} is another picture in a record before it")
-        width, height = looked.size
+            what = "an image without image_id, which training leaves out"
+            example, fixes = self._fixed(example, what, image_id=decoded.content[:16])
+        known = self._hashes.setdefault(str(example.image_id), decoded.content)
+        if known != decoded.content:
+            raise DataError(f"image_id {example.image_id!r} is another image in an earlier record")
+        width, height = decoded.size
         clipped = tuple(_clip(box, width, height) for box in example.boxes)
         for box, inside in zip(example.boxes, clipped, strict=True):
             if inside.xyxy[0] >= inside.xyxy[2] or inside.xyxy[1] >= inside.xyxy[3]:
-                raise DataError(f"box {box.label[:40]!r} is empty or outside of {width} x {height} pixels")
+                raise DataError(f"box {box.label[:40]!r} is empty or outside the {width} x {height} pixels")
         if clipped != example.boxes:
-            example, more = self._mend(example, "a box that reaches out of the picture", boxes=clipped)
-            mended += more
-        return example, mended
+            example, more = self._fixed(example, "a box that extends beyond the image", boxes=clipped)
+            fixes += more
+        return example, fixes
 
 
 def _clip(box: Box, width: int, height: int) -> Box:
@@ -137,33 +134,34 @@ def _clip(box: Box, width: int, height: int) -> Box:
 
 
 def check_dataset(path: Path, *, out: Path, fix: bool = False, against: Path | None = None) -> Report:
-    """Check every row; write ``rejects.jsonl`` into ``out``, with ``fix`` records and ``fixes.jsonl`` too.
+    """Check every row and write ``out/rejects.jsonl``; with ``fix`` also the records and ``fixes.jsonl``.
 
     Args:
-        path: a dataset, see :func:`store.iter_records`; it is left as it is.
-        against: an evaluation's dataset, whose pictures (and near copies of them) are rejected.
+        path: a dataset, see :func:`~ziya_visual.data.dataset.iter_records`; it is not changed.
+        out: a new folder, or the result of an earlier check, which is replaced.
+        fix: write the records that are valid or can be repaired.
+        against: an evaluation dataset, whose images (and near copies of them) are rejected.
 
     Raises:
         ConfigError: ``out`` holds something else.
         DataError: there is no dataset.
     """
     refuse_foreign(out, path)
-    pictures = None
+    known = None
     if against is not None:
-        kept = (found for found in iter_records(against) if isinstance(found, Example))
-        pictures = pictures_of(kept, str(against))
+        known = known_images((row for row in iter_records(against) if isinstance(row, Example)), str(against))
     report = Report()
-    good = _judged(path, Checker(fix=fix, against=pictures), report)
+    accepted = _accepted(path, Checker(fix=fix, against=known), report)
     with atomic_dir(out) as aside:
         if fix:
-            write_dataset(aside, good, form_of(path))
+            write_dataset(aside, accepted, form_of(path))
             write_jsonl(aside / "fixes.jsonl", report.fixes)
         else:
-            for _ in good:
+            for _ in accepted:
                 pass
         write_jsonl(aside / "rejects.jsonl", report.rejects)
         if fix and report.records:
-            made = manifest(
+            write_manifest(
                 aside,
                 records=report.records,
                 rejects=len(report.rejects),
@@ -171,31 +169,23 @@ def check_dataset(path: Path, *, out: Path, fix: bool = False, against: Path | N
                 made_by=f"data check {path} --fix" + (f" --against {against}" if against else ""),
                 inputs=[path, against],
             )
-            write_json(aside / "manifest.json", made)
     return report
 
 
-def form_of(path: Path) -> Form:
-    """The form in which a dataset is written again: its own."""
-    suffix = ".jsonl" if path.is_dir() and (path / TABLE).is_file() else dataset_files(path)[0].suffix
-    forms: dict[str, Form] = {".parquet": "parquet", ".tar": "tar"}
-    return forms.get(suffix, "jsonl")
-
-
-def _judged(path: Path, checker: Checker, report: Report) -> Iterator[Example]:
+def _accepted(path: Path, checker: Checker, report: Report) -> Iterator[Example]:
     with log.progress("check", None) as bar:
-        for number, found in enumerate(iter_records(path)):
+        for number, row in enumerate(iter_records(path)):
             bar.advance()
-            if isinstance(found, Reject):
-                report.rejects.append({"where": found.where, "id": "", "reason": found.reason})
+            if isinstance(row, Reject):
+                report.rejects.append({"where": row.where, "id": "", "reason": row.reason})
                 continue
-            row = {"where": f"row {number}", "id": found.id}
+            place = {"where": f"row {number}", "id": row.id}
             try:
-                example, mended = checker.judge(found)
+                example, fixes = checker.check(row)
             except DataError as error:
-                report.rejects.append({**row, "reason": str(error)})
+                report.rejects.append({**place, "reason": str(error)})
                 continue
-            report.fixes += [{**row, "fix": what} for what in mended]
+            report.fixes += [{**place, "fix": what} for what in fixes]
             report.records += 1
             report.by_task_and_lang[f"{example.task}/{example.lang}"] += 1
             yield example

@@ -1,4 +1,4 @@
-"""``data split``: a dataset in two, all texts of a picture, its copies and near copies on one side."""
+"""``data split``: split a dataset in two, with an image's texts, copies and near copies on one side."""
 
 from __future__ import annotations
 
@@ -9,52 +9,52 @@ from pathlib import Path
 from typing import Any
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.files import atomic_dir, write_json, write_jsonl
+from ziya_visual.core.files import atomic_dir, write_jsonl
 from ziya_visual.core.records import Example
-from ziya_visual.data.dataset import iter_records, write_dataset
+from ziya_visual.data.dataset import form_of, iter_records, write_dataset
 from ziya_visual.data.fingerprints import Fingerprint
 from ziya_visual.data.formats import Reject
-from ziya_visual.data.leaks import KnownPictures, file_of, is_drawn, prints, question_hash
-from ziya_visual.data.tools.check import form_of
-from ziya_visual.data.tools.manifest import manifest, refuse_foreign
+from ziya_visual.data.leaks import KnownImages, file_key, fingerprints, is_drawn, question_hash
+from ziya_visual.data.tools.manifest import refuse_foreign, write_manifest
 
 SIDES = ("train", "heldout")
 
 
 class Groups:
-    """Things that belong together, pair by pair (union-find)."""
+    """Names that belong together, joined pair by pair (union-find)."""
 
     def __init__(self) -> None:
-        self._above: dict[str, str] = {}
+        self._parents: dict[str, str] = {}
 
     def of(self, name: str) -> str:
-        """The name that stands for the group."""
-        while (above := self._above.get(name, name)) != name:
-            self._above[name] = self._above.get(above, above)
-            name = above
+        """Return the name that represents the group."""
+        while (parent := self._parents.get(name, name)) != name:
+            self._parents[name] = self._parents.get(parent, parent)
+            name = parent
         return name
 
-    def join(self, one: str, other: str) -> None:
-        """Make their groups one. The lesser name stands for it, whatever the order of the pairs."""
-        first, second = sorted((self.of(one), self.of(other)))
-        self._above[second] = first
+    def join(self, name: str, other: str) -> None:
+        """Join two groups. The lesser name represents the result, whatever the order of the pairs."""
+        first, second = sorted((self.of(name), self.of(other)))
+        self._parents[second] = first
 
 
 def split_dataset(path: Path, *, out: Path, heldout: float = 0.1, seed: int = 0) -> dict[str, Any]:
     """Write ``out/train`` and ``out/heldout``, each a dataset with a manifest, and ``out/rejects.jsonl``.
 
     Args:
-        path: a dataset, see :func:`store.iter_records`; rows that are no records go to the rejects.
-        heldout: the part of the pictures (or of dialogues without one) that is held out.
-        seed: of the draw, which is by the hash of the pixels: a picture stays on its side wherever it lies
-            and whatever other pictures there are, but for copies of it.
+        path: a dataset, see :func:`~ziya_visual.data.dataset.iter_records`; invalid rows go to the rejects.
+        out: a new folder, or an earlier split, which is replaced.
+        heldout: fraction of the images (and of the dialogues without one) to hold out.
+        seed: seed of the draw, which hashes the pixels: an image stays on its side wherever its file is and
+            whatever other images there are, except for copies of it.
 
     Returns:
-        The manifests by side.
+        Manifests by side.
 
     Raises:
         ConfigError: ``out`` holds something else.
-        DataError: a picture cannot be read, or a side would be empty.
+        DataError: an image cannot be read, or a side would be empty.
     """
     refuse_foreign(out, path)
     groups = _groups(path)
@@ -70,17 +70,21 @@ def split_dataset(path: Path, *, out: Path, heldout: float = 0.1, seed: int = 0)
             records = write_dataset(aside / side, _of_side(path, side, side_of, counts), form_of(path))
             if not records:
                 raise DataError(f"{path}: no record for {side}; heldout is {heldout:g}, try another seed")
-            made_by = f"data split {path} --heldout {heldout:g} --seed {seed}"
-            more: dict[str, Any] = {"by_task_and_lang": counts, "made_by": made_by, "inputs": [path]}
-            manifests[side] = manifest(aside / side, records=records, rejects=0, **more)
-            write_json(aside / side / "manifest.json", manifests[side])
+            manifests[side] = write_manifest(
+                aside / side,
+                records=records,
+                rejects=0,
+                by_task_and_lang=counts,
+                made_by=f"data split {path} --heldout {heldout:g} --seed {seed}",
+                inputs=[path],
+            )
         rejects = (row for row in iter_records(path) if isinstance(row, Reject))
         write_jsonl(aside / "rejects.jsonl", ({"where": r.where, "reason": r.reason} for r in rejects))
     return manifests
 
 
 def _records(path: Path) -> Iterator[Example]:
-    return (found for found in iter_records(path) if isinstance(found, Example))
+    return (row for row in iter_records(path) if isinstance(row, Example))
 
 
 def _of_side(path: Path, side: str, side_of: Any, counts: Counter[str]) -> Iterator[Example]:
@@ -91,28 +95,28 @@ def _of_side(path: Path, side: str, side_of: Any, counts: Counter[str]) -> Itera
 
 
 def _key(example: Example) -> str:
-    """What a record is grouped by: its picture's id or file, or what is asked where there is none."""
+    """Return the key that groups a record: its image's id or file, or its question if it has no image."""
     if example.image is None:
         return f"text:{question_hash(example).hex()}"
-    return f"picture:{example.image_id or file_of(example)}"
+    return f"picture:{example.image_id or file_key(example)}"
 
 
 def _groups(path: Path) -> Groups:
-    """Pictures that are one by their id, by their file, by their pixels, or nearly.
+    """Group images that share their id, their file or their pixels, or are near copies.
 
-    The least name stands for a group, and ``content`` is less than ``file`` and ``picture``.
+    The least name represents a group, and ``content`` is less than ``file`` and ``picture``.
     """
     groups = Groups()
     for example in _records(path):
         if example.image is not None:
-            groups.join(_key(example), f"file:{file_of(example)}")
-    found: dict[str, tuple[Fingerprint, bool]] = {}
-    for example, picture in prints(_records(path), str(path)):
-        name = f"file:{file_of(example)}"
-        groups.join(name, f"content:{picture.content}")
-        found[name] = picture, is_drawn(example)
-    pictures = KnownPictures(found)
-    for name, (picture, drawn) in found.items():
-        for other in pictures.copies_of(picture, drawn=drawn):
+            groups.join(_key(example), f"file:{file_key(example)}")
+    by_file: dict[str, tuple[Fingerprint, bool]] = {}
+    for example, image in fingerprints(_records(path), str(path)):
+        name = f"file:{file_key(example)}"
+        groups.join(name, f"content:{image.content}")
+        by_file[name] = image, is_drawn(example)
+    known = KnownImages(by_file)
+    for name, (image, drawn) in by_file.items():
+        for other in known.copies_of(image, drawn=drawn):
             groups.join(name, other)
     return groups

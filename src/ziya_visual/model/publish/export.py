@@ -31,7 +31,7 @@ from transformers import (
 from ziya_visual.core import log
 from ziya_visual.core.errors import CheckpointError, ConfigError, DataError, EndpointError, one_line
 from ziya_visual.core.files import atomic_dir, read_json, write_json, write_text
-from ziya_visual.data.text_batch import edges
+from ziya_visual.data.packing import edges
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.build.language_model import end_token_ids
 from ziya_visual.model.build.layouts import ALIGNMENT

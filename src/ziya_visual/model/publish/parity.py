@@ -23,8 +23,7 @@ from torch import Tensor
 from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat.chat_format import Encoded
-from ziya_visual.data.packing import Branch, Row, pack
-from ziya_visual.data.text_batch import pad, text_batch
+from ziya_visual.data.packing import Branch, Row, pack, pad, text_batch
 from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.model.packed.forward import packed_hidden_states

@@ -44,7 +44,7 @@ def test_rows_are_records_or_rejects_with_a_reason(folder: Path) -> None:
     reasons = [reject.reason for reject in found.rejects]
     for reason, text in zip(
         reasons,
-        ["cannot be read", "no picture", "leads out", "leads out", "empty lang", "empty lang, text"],
+        ["cannot be read", "not a readable", "leads out", "leads out", "empty lang", "empty lang, text"],
         strict=True,
     ):
         assert text in reason

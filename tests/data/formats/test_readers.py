@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 from foreign import BAD_NAMES, JPEG, Format, pictures
-from formats import FORMATS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from published_files import FORMATS
 
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.core.records import Example, ImageRef
 from ziya_visual.data.dataset import iter_records
-from ziya_visual.data.formats import Found, Reject
-from ziya_visual.data.tools.importing import FORMATS as KNOWN
+from ziya_visual.data.formats import FORMATS as KNOWN
+from ziya_visual.data.formats import Parsed, Reject
 from ziya_visual.data.tools.importing import import_dataset, rows_of
 
 GOOD = {"coco": 1, "nocaps": 1, "flickr30k": 2, "llava": 2, "hub": 1, "openai": 1, "muge": 1, "folder": 2}
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def read(form: Format, folder: Path, rows: list[Any]) -> list[Found]:
+def read(form: Format, folder: Path, rows: list[Any]) -> list[Parsed]:
     path = form.write(folder, rows)
     return list(rows_of(form.name, path, images=folder, **form.options(folder)))
 
@@ -133,7 +133,7 @@ def test_a_file_of_something_else_is_one_line(form: Format, folder: Path, conten
     path = form.write(folder, form.rows)
     file = folder / {"folder": "captions.csv", "muge": "train_imgs.tsv"}.get(form.name, path.name)
     file.write_bytes(content)
-    found: list[Found] = []
+    found: list[Parsed] = []
     with contextlib.suppress(DataError):  # anything else fails the test
         found = list(rows_of(form.name, path, images=folder, **form.options(folder)))
     assert all(isinstance(row, Reject) for row in found)
@@ -189,7 +189,7 @@ def test_a_dataset_with_its_rejects_and_manifest(folder: Path, tmp_path: Path) -
     with pytest.raises(DataError, match="none of 1 rows can be used; the first: captions_val2014"):
         import_dataset("coco", coco.write(folder, [{}]), images=folder, out=tmp_path / "out")
     assert len(list(iter_records(tmp_path / "out"))) == 1, "a failed import leaves the earlier one"
-    with pytest.raises(ConfigError, match="no earlier dataset"):
+    with pytest.raises(ConfigError, match="not an earlier dataset"):
         import_dataset("coco", path, images=folder, out=folder)
     with pytest.raises(ConfigError, match="did you mean 'coco'"):
         import_dataset("cocoo", path, out=tmp_path / "other")
@@ -212,7 +212,7 @@ def test_datasets_of_the_hub_library(folder: Path, tmp_path: Path) -> None:
         assert (good.image, good.lang, good.task) == (ImageRef(bytes=JPEG.getvalue()), "fr", "vqa")
         assert [turn.content for turn in good.messages] == ["What?", "red"]
         assert isinstance(bad, Reject)
-        assert "no picture" in bad.reason
+        assert "not a readable image" in bad.reason
     (tmp_path / "chat.jsonl").write_text(json.dumps({"m": [
         {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}) + "\n")  # fmt: skip
     (dialogue,) = rows_of("hub", tmp_path / "chat.jsonl", columns={"messages": "m"})

@@ -13,9 +13,8 @@ from ziya_visual.core.records import Box, Example, ImageRef, Message
 from ziya_visual.data.dataset import iter_records, write_dataset
 from ziya_visual.data.formats import Reject
 from ziya_visual.data.tools.check import check_dataset
-from ziya_visual.data.tools.inspect import write_sheet
+from ziya_visual.data.tools.inspect import dataset_stats, write_page
 from ziya_visual.data.tools.split import split_dataset
-from ziya_visual.data.tools.stats import dataset_stats
 
 
 def noise(folder: Path, name: str, seed: int) -> ImageRef:
@@ -71,13 +70,13 @@ def test_every_row_is_kept_or_rejected_with_its_reason(dataset: Path, tmp_path: 
     reasons = {row["id"] or row["where"]: row["reason"] for row in report.rejects}
     assert len(reasons) == 14
     for key, text in {
-        "1": "another record before it has its id", "6": "broken.png: no picture",
+        "1": "an earlier record has the same id", "6": "broken.png: not a readable image",
         "7": "absent.png: cannot be read",
-        "8": "image_id 'b.png' is another picture", "9": "'out' is empty or outside of 240 x 180",
-        "10": "says nothing",
-        "11": "language 'English'", "12": "neither an assistant's turn", "13": "do not take turns",
-        "14": "spaces around a turn (--fix mends it)", "15": "reaches out of the picture (--fix",
-        "16": "without image_id", "data.jsonl:17": "no JSON", "data.jsonl:18": "missing fields",
+        "8": "image_id 'b.png' is another image", "9": "'out' is empty or outside the 240 x 180",
+        "10": "a turn is empty",
+        "11": "language 'English'", "12": "neither an assistant turn", "13": "do not alternate",
+        "14": "spaces around a turn (--fix repairs it)", "15": "extends beyond the image (--fix",
+        "16": "without image_id", "data.jsonl:17": "invalid JSON", "data.jsonl:18": "missing fields",
     }.items():  # fmt: skip
         assert text in reasons[key], key
     written = [json.loads(line) for line in (tmp_path / "out/rejects.jsonl").read_text().splitlines()]
@@ -85,7 +84,7 @@ def test_every_row_is_kept_or_rejected_with_its_reason(dataset: Path, tmp_path: 
     assert not list((tmp_path / "out").glob("records*"))
 
 
-def test_what_can_be_mended_is_and_is_said(dataset: Path, tmp_path: Path) -> None:
+def test_fix_repairs_records_and_lists_the_repairs(dataset: Path, tmp_path: Path) -> None:
     report = check_dataset(dataset, out=tmp_path / "out", fix=True)
     assert (report.records, len(report.rejects)) == (7, 11)
     assert [row["id"] for row in report.fixes] == ["14", "15", "16"]
@@ -121,17 +120,17 @@ def test_counts(dataset: Path) -> None:
 def test_the_sheet_holds_pictures_texts_and_what_is_wrong(dataset: Path, tmp_path: Path) -> None:
     evil = said("evil", None, "<script>alert(1)</script>", image_id=None, task="text")
     dataset.write_text(dataset.read_text() + json.dumps(json.loads(_line(evil, tmp_path))) + "\n")
-    shown = write_sheet(dataset, tmp_path / "page.html", count=50)
+    shown = write_page(dataset, tmp_path / "page.html", count=50)
     page = (tmp_path / "page.html").read_text()
     assert shown == 6, "a, b, broken, absent, one without id, one without picture"
     assert page.count("data:image/jpeg;base64,") == 3
     assert "另一个" in page
-    assert "broken.png: no picture" in page
-    assert "no JSON" in page
+    assert "broken.png: not a readable image" in page
+    assert "invalid JSON" in page
     assert "<script>alert" not in page
     assert "left:0.00%;top:0.00%;width:100.00%;height:100.00%" in page
     assert "http" not in page.replace("https://", ""), "nothing is fetched"
-    assert write_sheet(dataset, tmp_path / "page.html", count=2) == 2
+    assert write_page(dataset, tmp_path / "page.html", count=2) == 2
 
 
 def _line(example: Example, folder: Path) -> str:
@@ -201,7 +200,7 @@ def test_the_commands_one_after_the_other(dataset: Path, tmp_path: Path) -> None
     assert drawn["pictures"] == 3
     assert drawn["by_task_and_lang"]["dialogue/es"] == drawn["by_task_and_lang"]["dialogue/en"] == 1
     out = tmp_path / "checked"
-    assert "another record before it has its id" in run("check", dataset, "--out", out, code=1)
+    assert "an earlier record has the same id" in run("check", dataset, "--out", out, code=1)
     assert "fixes                            3" in run("check", dataset, "--out", out, "--fix")
     assert json.loads(run("stats", out, "--json"))["records"] == 7
     assert "by_task_and_lang" in run("stats", out)

@@ -14,9 +14,8 @@ from PIL import Image
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.records import Box, Example, ImageRef, Message, Provenance
 from ziya_visual.data import dataset
-from ziya_visual.data.dataset import Form, iter_records, write_dataset
+from ziya_visual.data.dataset import Form, iter_records, stream, stream_records, write_dataset
 from ziya_visual.data.formats import Reject
-from ziya_visual.data.stream import records, stream
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -134,7 +133,7 @@ def test_every_epoch_has_another_order_of_the_same_records(
     monkeypatch.setattr(dataset, "GROUP_ROWS", 2)
     examples = many(100)
     write_dataset(tmp_path, examples, "parquet")
-    epochs = [list(records(stream(tmp_path, seed=0, epoch=epoch))) for epoch in (0, 1)]
+    epochs = [list(stream_records(stream(tmp_path, seed=0, epoch=epoch))) for epoch in (0, 1)]
     assert epochs[0] != epochs[1]
     for found in epochs:
         assert sorted(found, key=lambda example: int(example.id)) == examples
@@ -167,7 +166,7 @@ def test_an_empty_dataset_is_an_empty_stream(tmp_path: Path, seed: int | None) -
 
 
 def test_what_is_no_dataset_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="are not there"):
+    with pytest.raises(DataError, match="holds none, and there is no captions"):
         list(iter_records(tmp_path))
     write_dataset(tmp_path, many(2), "parquet")
     write_dataset(tmp_path, many(2), "tar")
