@@ -8,8 +8,6 @@ lookup cannot redirect it. A few redirects are followed, each checked the same w
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import ipaddress
 import re
 import socket
@@ -20,7 +18,7 @@ import httpx
 from PIL import Image
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.core.pictures import load_image
+from ziya_visual.core.pictures import decode_data_uri, load_image
 
 LIMIT_BYTES, LIMIT_SECONDS = 20_000_000, 10.0  # of one remote image
 LIMIT_PIXELS = 32_000_000  # of any image
@@ -40,13 +38,7 @@ def decode_image(url: str, fetched: Mapping[str, bytes]) -> Image.Image:
     """
     if url in fetched:
         return load_image(fetched[url], limit_pixels=LIMIT_PIXELS)
-    header, comma, payload = url.partition(",")
-    if not header[:5].lower() == "data:" or not comma or not header.endswith(";base64"):
-        raise DataError(f"a picture must be a data: URI in base64, found {url[:40]!r}")
-    try:
-        return load_image(base64.b64decode(payload, validate=True), limit_pixels=LIMIT_PIXELS)
-    except (binascii.Error, ValueError) as error:
-        raise DataError(f"a picture's base64 is broken ({error})") from error
+    return load_image(decode_data_uri(url), limit_pixels=LIMIT_PIXELS)
 
 
 class Fetcher:
