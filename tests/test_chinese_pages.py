@@ -39,7 +39,7 @@ def prose(page: str) -> str:
 def test_they_give_the_same_commands(pages: tuple[str, str]) -> None:
     english, chinese = map(commands, pages)
     assert english == chinese
-    assert len(english) > 3
+    assert len(english) >= 2
 
 
 def test_every_row_has_the_same_numbers(pages: tuple[str, str]) -> None:
