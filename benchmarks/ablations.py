@@ -59,9 +59,9 @@ def without_lora(stages: Stages) -> Stages:
 def one_stage(stages: Stages) -> Stages:
     """Merge the stages into one that has all losses, tasks and parts from the first step."""
     align, base, chat = stages
-    one = {**base, "name": chat["name"], "steps": sum(stage["steps"] for stage in stages)}
-    one["tasks"] = base["tasks"] | {"dialogue": chat["tasks"]["dialogue"]}
-    return [one | {"objectives": align["objectives"] | base["objectives"]}]
+    merged = {**base, "name": chat["name"], "steps": sum(stage["steps"] for stage in stages)}
+    merged["tasks"] = base["tasks"] | {"dialogue": chat["tasks"]["dialogue"]}
+    return [merged | {"objectives": align["objectives"] | base["objectives"]}]
 
 
 def as_they_are(stages: Stages) -> Stages:
@@ -166,11 +166,11 @@ def values(rows: list[dict[str, Any]]) -> dict[tuple[str, ...], float]:
 
 
 def cell(runs: list[dict[tuple[str, ...], float]], names: tuple[tuple[str, str, str], ...]) -> str:
-    said = []
+    texts = []
     for lang in ("en", "zh"):
-        found = [statistics.mean(run[split, lang, task, name] for split, task, name in names) for run in runs]
-        said.append(f"{statistics.mean(found):.1f} ± {(max(found) - min(found)) / 2:.1f}")
-    return " / ".join(said)
+        means = [statistics.mean(run[split, lang, task, name] for split, task, name in names) for run in runs]
+        texts.append(f"{statistics.mean(means):.1f} ± {(max(means) - min(means)) / 2:.1f}")
+    return " / ".join(texts)
 
 
 def main() -> None:

@@ -61,10 +61,12 @@ def importing(folder: Path, rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         for form in raw:
             started, busy = time.perf_counter(), time.process_time()
-            made = import_dataset("coco", path, out=folder / form, form=form)  # type: ignore[arg-type]
-            raw[form].append(made["records"] / (time.perf_counter() - started))
-            per_cpu_second += [made["records"] / (time.process_time() - busy)] if form == "parquet" else []
-            assert made["records"] == IMPORTED * CAPTIONS
+            manifest = import_dataset("coco", path, out=folder / form, form=form)  # type: ignore[arg-type]
+            raw[form].append(manifest["records"] / (time.perf_counter() - started))
+            per_cpu_second += (
+                [manifest["records"] / (time.process_time() - busy)] if form == "parquet" else []
+            )
+            assert manifest["records"] == IMPORTED * CAPTIONS
     checks = {
         "records_per_second": statistics.median(raw["parquet"]),
         "records_per_cpu_second": statistics.median(per_cpu_second),
@@ -105,10 +107,10 @@ def make_records(folder: Path, count: int) -> None:
     from ziya_visual.data.dataset import write_dataset
 
     if not folder.is_dir():
-        said = (Message("assistant", "A picture of something."),)
-        drawn = list(jpegs(min(count, DRAWN), SMALL))
+        turns = (Message("assistant", "A picture of something."),)
+        pictures = list(jpegs(min(count, DRAWN), SMALL))
         rows = (  # what follows the end of a JPEG makes the bytes other ones and is not read
-            Example(str(n), "en", "caption", said, ImageRef(bytes=drawn[n % DRAWN] + b"%d" % n), str(n))
+            Example(str(n), "en", "caption", turns, ImageRef(bytes=pictures[n % DRAWN] + b"%d" % n), str(n))
             for n in range(count)
         )
         folder.mkdir(parents=True)
@@ -139,8 +141,8 @@ def shuffling(folder: Path, rounds: int) -> dict[str, Any]:
             raw[name]["shuffled"].append(seconds(number, take))
         pairs = zip(raw[name]["plain"], raw[name]["shuffled"], strict=True)
         ratios[name] = spread([plain / shuffled for plain, shuffled in pairs])
-    found = {"shuffled_vs_plain": ratios["records"], "shuffled_vs_plain_rows": ratios["rows"]}
-    return {"ratios": found, "raw": {"stream_seconds": raw}}
+    medians = {"shuffled_vs_plain": ratios["records"], "shuffled_vs_plain_rows": ratios["rows"]}
+    return {"ratios": medians, "raw": {"stream_seconds": raw}}
 
 
 def memory(folder: Path, rounds: int) -> dict[str, Any]:
@@ -182,12 +184,14 @@ PARTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
 
 def measure(part: str, folder: Path, rounds: int) -> dict[str, Any]:
     """Run one part in a fresh process with one thread."""
-    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     command = [sys.executable, __file__, "--part", part, "--folder", str(folder), "--rounds", str(rounds)]
-    done = subprocess.run(command, env=os.environ | one, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(
+        command, env=os.environ | one_thread, capture_output=True, text=True, check=False
+    )
+    if process.returncode:
+        sys.exit(process.stderr)
+    result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return result
 
 
@@ -211,8 +215,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         for part in PARTS:
             started = time.perf_counter()
-            found = measure(part, Path(name), options.rounds)
-            for key, values in found.items():
+            entries = measure(part, Path(name), options.rounds)
+            for key, values in entries.items():
                 report[key] |= values
             print(f"{part}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
     write_json(OUT, report)

@@ -27,15 +27,15 @@ def photographs() -> list[Image.Image]:
     """Cut each photograph into 4 parts, and the large ones into 9."""
     import skimage
 
-    found = []
+    crops = []
     for name in PHOTOGRAPHS:
         (path,) = (Path(skimage.__file__).parent / "data").glob(f"{name}.*")
         whole = Image.open(path).convert("RGB")
         parts = 3 if min(whole.size) >= 600 else 2
         width, height = whole.width // parts, whole.height // parts
         for x, y in itertools.product(range(parts), repeat=2):
-            found.append(whole.crop((x * width, y * height, (x + 1) * width, (y + 1) * height)))
-    return found
+            crops.append(whole.crop((x * width, y * height, (x + 1) * width, (y + 1) * height)))
+    return crops
 
 
 def jpegs(count: int, size: tuple[int, int]) -> Iterator[bytes]:
@@ -80,17 +80,17 @@ def leaks(folder: Path, rounds: int) -> dict[str, Any]:
     started = time.perf_counter()
     prints = [fingerprint(picture) for picture in pictures]
     milliseconds = 1000 * (time.perf_counter() - started) / len(pictures)
-    known = KnownImages({str(number): (one, False) for number, one in enumerate(prints)})
+    known = KnownImages({str(number): (own_print, False) for number, own_print in enumerate(prints)})
     recall = {}
     for name, changes in copies.items():
-        found = [
+        matches = [
             known.copies_of(fingerprint(change(picture)), drawn=False)
             for change in changes
             for picture in pictures
         ]
-        right = sum(str(n % len(pictures)) in one for n, one in enumerate(found))
-        recall[name] = right / len(found)
-    named = [set(known.copies_of(one, drawn=False)) - {str(n)} for n, one in enumerate(prints)]
+        right = sum(str(n % len(pictures)) in names for n, names in enumerate(matches))
+        recall[name] = right / len(matches)
+    named = [set(known.copies_of(own_print, drawn=False)) - {str(n)} for n, own_print in enumerate(prints)]
     wrong = sum(map(len, named)) // 2
     pairs = len(prints) * (len(prints) - 1) // 2
     checks = {
@@ -100,25 +100,27 @@ def leaks(folder: Path, rounds: int) -> dict[str, Any]:
         "leak_false_alarms": wrong / pairs,
         "leak_false_alarms_scenes": scenes(),
     }
-    others = sorted(nearest(one, other) for one, other in itertools.combinations(prints, 2))
-    cropped = [(one, fingerprint(crop(picture))) for one, picture in zip(prints, pictures, strict=True)]
-    whole = [int(fine_distance(one.fine[:1], other.fine[0])[0]) for one, other in cropped]
+    others = sorted(nearest(first, second) for first, second in itertools.combinations(prints, 2))
+    cropped = [(first, fingerprint(crop(picture))) for first, picture in zip(prints, pictures, strict=True)]
+    whole = [int(fine_distance(first.fine[:1], second.fine[0])[0]) for first, second in cropped]
     raw = {
         "pictures": len(prints),
         "pairs": pairs,
         "wrong_pairs": wrong,
         "fingerprint_ms": milliseconds,
         "bits_of_others": others[:3],
-        "bits_of_crops": max(nearest(one, other) for one, other in cropped),
+        "bits_of_crops": max(nearest(first, second) for first, second in cropped),
         "recall_crop_whole_alone": sum(bits <= FINE_RADIUS for bits in whole) / len(whole),
     }
     return {"checks": checks, "raw": {"leaks": raw | {"recall": recall}}}
 
 
-def nearest(one: Any, other: Any) -> int:
+def nearest(picture: Any, other: Any) -> int:
     """Return the fewest of 256 bits by which the whole of one picture differs from a view of another."""
     return int(
-        min(fine_distance(one.fine, other.fine[0]).min(), fine_distance(other.fine, one.fine[0]).min())
+        min(
+            fine_distance(picture.fine, other.fine[0]).min(), fine_distance(other.fine, picture.fine[0]).min()
+        )
     )
 
 
@@ -130,11 +132,11 @@ def scenes(count: int = 1000) -> float:
 
     rng = np.random.default_rng(0)
     prints = [fingerprint(Image.fromarray(render(sample_scene(rng, held_out=False)))) for _ in range(count)]
-    known = KnownImages({str(number): (one, True) for number, one in enumerate(prints)})
+    known = KnownImages({str(number): (own_print, True) for number, own_print in enumerate(prints)})
     wrong = 0
-    for one in prints:
-        named = known.copies_of(one, drawn=True)
-        wrong += sum(prints[int(other)].content != one.content for other in named)
+    for own_print in prints:
+        named = known.copies_of(own_print, drawn=True)
+        wrong += sum(prints[int(other)].content != own_print.content for other in named)
     return wrong / (count * (count - 1) // 2)
 
 

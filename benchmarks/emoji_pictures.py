@@ -47,7 +47,7 @@ def paste(symbol: str, rng: np.random.Generator) -> Image.Image:
 def write(folder: Path, split: str, count: int, rng: np.random.Generator) -> list[Example]:
     """Draw ``count`` pictures of every noun into ``folder/split``, with their table and their questions."""
     (folder / split).mkdir(parents=True, exist_ok=True)
-    rows, asked = [], []
+    rows, examples = [], []
     for number, symbol in enumerate(NOUNS * count):
         path = folder / split / f"{number:04d}.png"
         paste(symbol, rng).save(path)
@@ -57,10 +57,12 @@ def write(folder: Path, split: str, count: int, rng: np.random.Generator) -> lis
             for task, prompt in (("vqa", question), ("caption", request)):
                 turns = (Message("user", prompt), Message("assistant", name))
                 image = ImageRef(path=f"{split}/{path.name}")
-                asked.append(Example(f"{number}-{task}-{lang}", lang, task, turns, image, path.name, (name,)))
+                examples.append(
+                    Example(f"{number}-{task}-{lang}", lang, task, turns, image, path.name, (name,))
+                )
     with (folder / split / "captions.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("image", "lang", "text"), *rows])
-    return asked
+    return examples
 
 
 if __name__ == "__main__":

@@ -58,12 +58,14 @@ def caption_file(path: Path) -> None:
         spoken = [word + rng.choice(marks) if rng.random() < 0.03 else word for word in tokens]
         return " ".join(spoken).capitalize() + ("." if rng.random() < 0.8 else "")
 
-    said, true = [], []
+    candidates, references = [], []
     for _ in range(IMAGES):
         group = [caption() for _ in range(TEXTS)]
-        said.append(written([w if rng.random() < 0.6 else rng.choices(words, frequent)[0] for w in group[0]]))
-        true.append([written(tokens) for tokens in group])
-    write_json(path, {"said": said, "true": true})
+        candidates.append(
+            written([w if rng.random() < 0.6 else rng.choices(words, frequent)[0] for w in group[0]])
+        )
+        references.append([written(tokens) for tokens in group])
+    write_json(path, {"candidates": candidates, "references": references})
 
 
 def caption_ours(path: Path) -> dict[str, Any]:
@@ -72,9 +74,9 @@ def caption_ours(path: Path) -> dict[str, Any]:
 
     data = json.loads(path.read_text())
     start = time.perf_counter()
-    lines = ptb_tokenize(data["said"])
-    flat = iter(ptb_tokenize([text for group in data["true"] for text in group]))
-    groups = [[next(flat) for _ in group] for group in data["true"]]
+    lines = ptb_tokenize(data["candidates"])
+    flat = iter(ptb_tokenize([text for group in data["references"] for text in group]))
+    groups = [[next(flat) for _ in group] for group in data["references"]]
     counted = caption.prepare(lines, groups)
     rouge, cider = caption.rouge_l(lines, groups).mean(), caption.cider(counted).mean()
     scores = [*caption.bleu(counted), float(rouge), float(cider)]
@@ -89,12 +91,14 @@ def caption_peer(path: Path) -> dict[str, Any]:
 
     data = json.loads(path.read_text())
     start = time.perf_counter()
-    said = PTBTokenizer().tokenize({i: [{"caption": text}] for i, text in enumerate(data["said"])})
-    true = PTBTokenizer().tokenize(
-        {i: [{"caption": text} for text in group] for i, group in enumerate(data["true"])}
+    candidates = PTBTokenizer().tokenize(
+        {i: [{"caption": text}] for i, text in enumerate(data["candidates"])}
+    )
+    references = PTBTokenizer().tokenize(
+        {i: [{"caption": text} for text in group] for i, group in enumerate(data["references"])}
     )
     with contextlib.redirect_stdout(io.StringIO()):
-        bleu, rouge, cider = (m.compute_score(true, said)[0] for m in (Bleu(4), Rouge(), Cider()))
+        bleu, rouge, cider = (m.compute_score(references, candidates)[0] for m in (Bleu(4), Rouge(), Cider()))
     return {"seconds": time.perf_counter() - start, "scores": [*bleu, float(rouge), float(cider)]}
 
 
@@ -126,14 +130,14 @@ SIDES: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 def measure(side: str, path: Path) -> dict[str, Any]:
     """Run one side in a fresh process with one thread."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, __file__, side, str(path)],
         env=os.environ | ONE_THREAD,
         capture_output=True,
         text=True,
         check=True,
     )
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return result
 
 
@@ -162,22 +166,24 @@ def captions(folder: Path, report: dict[str, Any]) -> None:
 def retrieval(folder: Path, report: dict[str, Any]) -> None:
     retrieval_file(folder / "embeddings.npz")
     rounds = [measure("retrieval_ours", folder / "embeddings.npz") for _ in range(ROUNDS)]
-    report["checks"]["retrieval_5k_25k_seconds"] = statistics.median(one["seconds"] for one in rounds)
-    report["checks"]["retrieval_rss_mb"] = max(one["rss_mb"] for one in rounds)
-    report["raw"]["retrieval"] = [{key: one[key] for key in ("seconds", "rss_mb")} for one in rounds]
+    report["checks"]["retrieval_5k_25k_seconds"] = statistics.median(entry["seconds"] for entry in rounds)
+    report["checks"]["retrieval_rss_mb"] = max(entry["rss_mb"] for entry in rounds)
+    report["raw"]["retrieval"] = [{key: entry[key] for key in ("seconds", "rss_mb")} for entry in rounds]
 
 
 def questions(folder: Path, report: dict[str, Any]) -> None:
     out = folder / "vqa.json"
     command = [sys.executable, str(Path(__file__).with_name("vqa.py")), str(VQA_ROUNDS), str(out)]
     subprocess.run(command, env=os.environ | ONE_THREAD, check=True, capture_output=True)
-    found = json.loads(out.read_text())
-    for place, (length, one) in enumerate(found["lengths"].items()):
+    vqa_report = json.loads(out.read_text())
+    for place, (length, entry) in enumerate(vqa_report["lengths"].items()):
         name = "vqa_k8" if place == 0 else f"vqa_k8_{length}"
-        pairs = zip(one["seconds"]["stock"], one["seconds"]["ours"], strict=True)
+        pairs = zip(entry["seconds"]["stock"], entry["seconds"]["ours"], strict=True)
         report["ratios"][name] = spread([stock / ours for stock, ours in pairs])
-    report["checks"]["answers_equal"] = min(one["answers_equal"] for one in found["lengths"].values())
-    report["raw"]["vqa"] = found
+    report["checks"]["answers_equal"] = min(
+        entry["answers_equal"] for entry in vqa_report["lengths"].values()
+    )
+    report["raw"]["vqa"] = vqa_report
     report["versions"] |= {name: version(name) for name in ("torch", "transformers")}
 
 

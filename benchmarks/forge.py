@@ -77,10 +77,10 @@ def throughput(seconds: float, count: int) -> float:
         ledger, keys = planned(Path(folder), count)
         started = time.perf_counter()
         ask_all(ledger, keys, Sending("m", server.url, AT_ONCE))
-        taken = time.perf_counter() - started
+        elapsed = time.perf_counter() - started
         ledger.close()
     server.close()
-    return count * seconds / AT_ONCE / taken
+    return count * seconds / AT_ONCE / elapsed
 
 
 def clocked(work: Callable[[], Any]) -> tuple[float, float]:
@@ -106,7 +106,7 @@ async def bare(url: str, bodies: list[dict[str, Any]], http: Callable[[], Any]) 
 def overhead(count: int) -> dict[str, float]:
     """Return milliseconds per request when answers are immediate: ours, bare aiohttp, bare httpx."""
     server = Process()
-    found: dict[str, float] = {}
+    milliseconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         ledger, keys = planned(Path(folder), count)
         bodies = [ledger.body(key) for key in keys]
@@ -115,16 +115,16 @@ def overhead(count: int) -> dict[str, float]:
             ("httpx", openai.DefaultAsyncHttpxClient),
         ):
             clock, processor = clocked(lambda http=http: asyncio.run(bare(server.url, bodies, http)))
-            found |= {
+            milliseconds |= {
                 f"bare_{name}_ms": 1000 * processor / count,
                 f"bare_{name}_clock_ms": 1000 * clock / count,
             }
         clock, processor = clocked(lambda: ask_all(ledger, keys, Sending("m", server.url, AT_ONCE)))
-        found |= {"ours_ms": 1000 * processor / count, "ours_clock_ms": 1000 * clock / count}
+        milliseconds |= {"ours_ms": 1000 * processor / count, "ours_clock_ms": 1000 * clock / count}
         assert ledger.totals()["states"]["done"] == count
         ledger.close()
     server.close()
-    return found
+    return milliseconds
 
 
 def killed(kills: int, count: int) -> dict[str, int]:
@@ -157,15 +157,15 @@ def killed(kills: int, count: int) -> dict[str, int]:
             ExampleFile(folder / "in.jsonl"), to="zh", out=folder / "out", texts_per_request=1,
             sending=Sending("m", server.url, 16),
         )  # fmt: skip
-        made = Counter(e.id for e in read_examples(folder / "out" / "accepted.jsonl"))
+        accepted = Counter(e.id for e in read_examples(folder / "out" / "accepted.jsonl"))
     sent = server.stats()
     server.close()
     unanswered = sum(came <= at < gone for at in instants for came, gone in sent["times"])
     assert report.records == count
     repeated = sent["requests"] - len(sent["bodies"])
     return {
-        "lost": count - len(made),
-        "duplicated": made.total() - len(made),
+        "lost": count - len(accepted),
+        "duplicated": accepted.total() - len(accepted),
         "repeated": repeated,
         "in_flight_at_kills": in_flight,
         "unanswered_at_kills": unanswered,
@@ -190,19 +190,19 @@ def planning(rows: int) -> dict[str, float]:
         row += ' "content": "Bus number {0} stops."}}]}}\n'
         with path.open("w") as file:
             file.writelines(row.format(number) for number in range(rows))
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, __file__, "--plan", str(path)], check=True, capture_output=True, text=True
         )
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    measured: dict[str, float] = json.loads(process.stdout)
+    return measured
 
 
 def plan(path: Path) -> None:
     """Plan a file as ``forge translate`` does before it sends; the child process of :func:`planning`."""
     started = time.perf_counter()
-    given = settings()
+    config = settings()
     with Ledger(path.parent / "out") as ledger:
-        keys = plan_first(ledger, sendable(vetted(ExampleFile(path)), given), given, 6)
+        keys = plan_first(ledger, sendable(vetted(ExampleFile(path)), config), config, 6)
         waiting = len(ledger.waiting(keys))
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -259,9 +259,9 @@ def labelled(qa90: Path | None) -> dict[str, Any]:
 def prompts(count: int) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         ledger, keys = planned(Path(folder), count)
-        found = [str(ledger.body(key)["messages"][0]["content"]) for key in keys]
+        texts = [str(ledger.body(key)["messages"][0]["content"]) for key in keys]
         ledger.close()
-    return found
+    return texts
 
 
 def main() -> None:
@@ -298,7 +298,7 @@ def measure(rounds: int, rows: int, qa90: Path | None, peer: Path | None) -> Non
     ratios = {"ideal_fraction": spread(fractions)}
     beside = [beside_peer(peer, 640, 0.5) for _ in range(rounds)] if peer else []
     if beside:
-        ratios["vs_peer"] = spread([one["ratio"] for one in beside])
+        ratios["vs_peer"] = spread([entry["ratio"] for entry in beside])
     checks = {
         "lost": kills["lost"],
         "duplicated": kills["duplicated"],

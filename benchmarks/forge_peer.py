@@ -21,6 +21,6 @@ if __name__ == "__main__":
         load = LoadDataFromDicts(data=[json.loads(line) for line in lines], batch_size=64)
         llm = OpenAILLM(base_url=url, api_key="none", model="m", generation_kwargs={"max_new_tokens": 256})
         load >> TextGeneration(llm=llm, input_batch_size=64)
-    made = pipeline.run(use_cache=False)["default"]["train"]
-    assert len(made) == count
-    assert all(made["generation"])
+    rows = pipeline.run(use_cache=False)["default"]["train"]
+    assert len(rows) == count
+    assert all(rows["generation"])

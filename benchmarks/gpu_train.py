@@ -111,7 +111,9 @@ class Bench:
         """Run the same step with one row per text, sorted by length, ``rows`` at a time."""
         self.model.set_attn_implementation("sdpa")
         records = Single(self.data)
-        records = sorted((records[i] for i in range(len(records))), key=lambda one: len(one["input_ids"]))
+        records = sorted(
+            (records[i] for i in range(len(records))), key=lambda record: len(record["input_ids"])
+        )
         total = 0.0
         for start in range(0, len(records), rows):
             inputs = {name: x.to(self.device) for name, x in collate(records[start : start + rows]).items()}
@@ -153,13 +155,13 @@ def fastest(
     bench: Bench, step: Callable[[int], float], sizes: tuple[int, ...]
 ) -> tuple[int, dict[int, float]]:
     """Return the size with the shortest second step."""
-    found = {}
+    seconds = {}
     for size in sizes:
         if bench.seconds(step, size) is not None:
             again = bench.seconds(step, size)
             assert again is not None, "the same step fitted before"
-            found[size] = again
-    return min(found, key=found.__getitem__), found
+            seconds[size] = again
+    return min(seconds, key=seconds.__getitem__), seconds
 
 
 def main() -> None:

@@ -18,13 +18,13 @@ NAMES = {"uncached": "measured", "cached": "measured, the ViT's states kept"}
 
 
 def main() -> None:
-    found = read_json(Path("runs/bench/train.json"))
+    report = read_json(Path("runs/bench/train.json"))
     series = {}
     for kind, name in NAMES.items():
-        names = [key for key in found["ratios"] if key.startswith(f"{kind}_k")]
-        by_texts = sorted((int(key.rsplit("k", 1)[1]), found["ratios"][key]["median"]) for key in names)
+        names = [key for key in report["ratios"] if key.startswith(f"{kind}_k")]
+        by_texts = sorted((int(key.rsplit("k", 1)[1]), report["ratios"][key]["median"]) for key in names)
         series[name] = by_texts
-    series["predicted by FLOPs"] = [(k, found["predicted"][f"uncached_k{k}"]) for k, _ in series["measured"]]
+    series["predicted by FLOPs"] = [(k, report["predicted"][f"uncached_k{k}"]) for k, _ in series["measured"]]
     chart = line_chart(series, label="speed-up over stock by texts a picture", x_label="texts a picture")
     head, rest = chart.split(">", 1)
     write_text(Path("docs/growth.svg"), f'{head} xmlns="http://www.w3.org/2000/svg">{STYLE}{rest}\n')

@@ -50,12 +50,12 @@ def build(folder: Path, layers: int) -> None:
         vocabulary = {f"word{number}": number for number in range(TOKENS - 3)}
         vocabulary |= {"<s>": TOKENS - 3, "</s>": TOKENS - 2, "<unk>": TOKENS - 1}
         inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-        made = PreTrainedTokenizerFast(
+        tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
         )
         if image:
-            made.add_tokens(["<image>"], special_tokens=True)
-        return made
+            tokenizer.add_tokens(["<image>"], special_tokens=True)
+        return tokenizer
 
     def lm(vocabulary: int) -> Any:
         return LlamaConfig(
@@ -160,15 +160,15 @@ def _watch(peaks: list[int]) -> None:
 
 def run(role: str, folder: Path) -> dict[str, float]:
     """Run a child process and return its numbers."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, __file__, "--child", role, "--folder", str(folder)],
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode:
-        sys.exit(done.stderr)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    if process.returncode:
+        sys.exit(process.stderr)
+    return dict(json.loads(process.stdout.splitlines()[-1]))
 
 
 def main() -> None:
@@ -187,21 +187,27 @@ def main() -> None:
         for file in folder.rglob("*.safetensors"):
             file.read_bytes()  # into the page cache
         rounds = [{role: run(role, folder) for role in ROLES} for _ in range(options.rounds)]
-        made = run("init", folder)
+        init = run("init", folder)
         weights = sum(file.stat().st_size for file in (folder / "new").glob("*.safetensors")) / 2**20
     finally:
         shutil.rmtree(folder)
     table = {
-        role: {name: statistics.median(one[role][name] for one in rounds) for name in ("seconds", "peak_mb")}
+        role: {
+            name: statistics.median(entry[role][name] for entry in rounds) for name in ("seconds", "peak_mb")
+        }
         for role in ROLES
     }
     result = {
         "layers": options.layers,
         "rounds": options.rounds,
         **table,
-        "peak_ratio": statistics.median(one["ours"]["peak_mb"] / one["stock"]["peak_mb"] for one in rounds),
-        "time_ratio": statistics.median(one["ours"]["seconds"] / one["stock"]["seconds"] for one in rounds),
-        "init": {**made, "weights_mb": weights},
+        "peak_ratio": statistics.median(
+            entry["ours"]["peak_mb"] / entry["stock"]["peak_mb"] for entry in rounds
+        ),
+        "time_ratio": statistics.median(
+            entry["ours"]["seconds"] / entry["stock"]["seconds"] for entry in rounds
+        ),
+        "init": {**init, "weights_mb": weights},
     }
     write_json(Path("runs/bench/load.json"), result)
     print(json.dumps(result, indent=1))

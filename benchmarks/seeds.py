@@ -45,9 +45,9 @@ class Run:
         return float(abs(english - chinese))
 
 
-def spread(found: list[float]) -> str:
+def spread(numbers: list[float]) -> str:
     """Format the minimum, median and maximum."""
-    return " / ".join(f"{value:.1f}" for value in (min(found), statistics.median(found), max(found)))
+    return " / ".join(f"{value:.1f}" for value in (min(numbers), statistics.median(numbers), max(numbers)))
 
 
 def row(*cells: str) -> str:
@@ -57,12 +57,14 @@ def row(*cells: str) -> str:
 def by_language(runs: list[Run]) -> list[str]:
     rows = []
     for of in TARGETS:
-        found = [[run.values["chat", of.split, lang, of.task, of.name] for run in runs] for lang in LANGS]
-        rows.append(row(f"{NAMES[of.name]}, {of.split}", f">= {of.floor:g}", *map(spread, found)))
+        numbers_by_lang = [
+            [run.values["chat", of.split, lang, of.task, of.name] for run in runs] for lang in LANGS
+        ]
+        rows.append(row(f"{NAMES[of.name]}, {of.split}", f">= {of.floor:g}", *map(spread, numbers_by_lang)))
     for split in SPLITS:
         for kind in TYPES:
-            found = [[run.above_blind(split, lang, kind) for run in runs] for lang in LANGS]
-            rows.append(row(f"{kind} above blind, {split}", f">= {BLIND}", *map(spread, found)))
+            numbers_by_lang = [[run.above_blind(split, lang, kind) for run in runs] for lang in LANGS]
+            rows.append(row(f"{kind} above blind, {split}", f">= {BLIND}", *map(spread, numbers_by_lang)))
     return rows
 
 
@@ -71,9 +73,9 @@ def of_the_run(runs: list[Run]) -> list[str]:
         row(f"gap between the languages, {split}", "<= 3", spread([run.gap(split) for run in runs]))
         for split in SPLITS
     ]
-    for said, name, floor in FORGE:
-        found = [run.values["forge", "train", "zh", "forge", name] for run in runs]
-        rows.append(row(said, floor, spread(found)))
+    for label, name, floor in FORGE:
+        numbers = [run.values["forge", "train", "zh", "forge", name] for run in runs]
+        rows.append(row(label, floor, spread(numbers)))
     for part, floor in (("total", "<= 12"), ("train", "<= 10")):
         rows.append(row(f"minutes, {part}", floor, spread([run.seconds[part] / 60 for run in runs])))
     return rows

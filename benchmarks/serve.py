@@ -81,8 +81,8 @@ def question(seed: int) -> str:
 
 
 def about(seed: int) -> list[dict[str, Any]]:
-    shown = {"type": "image_url", "image_url": {"url": picture(seed)}}
-    return [{"role": "user", "content": [shown, {"type": "text", "text": question(seed)}]}]
+    image = {"type": "image_url", "image_url": {"url": picture(seed)}}
+    return [{"role": "user", "content": [image, {"type": "text", "text": question(seed)}]}]
 
 
 def ask(client: httpx.Client, address: str, name: str, seed: int, tokens: int) -> Timed:
@@ -110,12 +110,12 @@ def ask(client: httpx.Client, address: str, name: str, seed: int, tokens: int) -
 
 def load(address: str, name: str, users: int, tokens: int, seed: int) -> dict[str, float]:
     """Return tokens per second, and the 95th percentile of the seconds to the first token."""
-    found: list[Timed] = []
+    answers: list[Timed] = []
 
     def user(number: int) -> None:
         with httpx.Client(timeout=600) as client:
             for turn in range(TURNS):
-                found.append(ask(client, address, name, seed + 1000 * turn + number, tokens))
+                answers.append(ask(client, address, name, seed + 1000 * turn + number, tokens))
 
     threads = [threading.Thread(target=user, args=(number,)) for number in range(users)]
     started = time.perf_counter()
@@ -124,9 +124,9 @@ def load(address: str, name: str, users: int, tokens: int, seed: int) -> dict[st
     for thread in threads:
         thread.join()
     seconds = time.perf_counter() - started
-    assert len(found) == users * TURNS
-    assert {one.tokens for one in found} == {tokens}, {one.tokens for one in found}
-    firsts = sorted(one.first for one in found)
+    assert len(answers) == users * TURNS
+    assert {answer.tokens for answer in answers} == {tokens}, {answer.tokens for answer in answers}
+    firsts = sorted(answer.first for answer in answers)
     return {
         "tokens_per_second": users * TURNS * tokens / seconds,
         "ttft_p95": float(np.percentile(firsts, 95)),
@@ -143,7 +143,7 @@ def many(side: Side, home: Path, tokens: int, seed: int) -> dict[str, float]:
 
 def alone(sides: Mapping[str, Side], home: Path, tokens: int, seed: int) -> dict[str, list[float]]:
     """Measure tokens per second for one user, who asks every server the same questions in turn."""
-    found: dict[str, list[float]] = {who: [] for who in sides}
+    rates: dict[str, list[float]] = {who: [] for who in sides}
     with contextlib.ExitStack() as up:
         addresses = {who: up.enter_context(server(side.command, home)) for who, side in sides.items()}
         client = up.enter_context(httpx.Client(timeout=600))
@@ -152,8 +152,8 @@ def alone(sides: Mapping[str, Side], home: Path, tokens: int, seed: int) -> dict
         for turn in range(ALONE):
             for who, side in sides.items():
                 whole = ask(client, addresses[who], side.name, seed + 10_000 + turn, tokens).whole
-                found[who].append(tokens / whole)
-    return found
+                rates[who].append(tokens / whole)
+    return rates
 
 
 def second_turn(folder: Path, home: Path) -> int:
@@ -171,8 +171,8 @@ def second_turn(folder: Path, home: Path) -> int:
             if turn:
                 before = encoded()
             body = {"messages": dialogue, "max_tokens": 8}
-            said = client.post(f"{address}/v1/chat/completions", json=body).json()
-            text = said["choices"][0]["message"]["content"]
+            reply = client.post(f"{address}/v1/chat/completions", json=body).json()
+            text = reply["choices"][0]["message"]["content"]
             dialogue = [*dialogue, {"role": "assistant", "content": text}]
             dialogue = [*dialogue, {"role": "user", "content": question(8)}]
         return encoded() - before
@@ -186,7 +186,7 @@ def answers_equal(folder: Path, home: Path) -> float:
     for number in range(PROMPTS):
         text = [{"role": "user", "content": question(number)}]
         prompts.append(text if number % 4 == 3 else about(number // 2))  # questions share pictures
-    said: dict[int, str] = {}
+    ours_by_prompt: dict[int, str] = {}
     with server(ours(folder, "float32"), home) as address:
 
         def user(first: int) -> None:
@@ -194,7 +194,7 @@ def answers_equal(folder: Path, home: Path) -> float:
                 for place in range(first, PROMPTS, USERS):
                     body = {"messages": prompts[place], "max_tokens": LENGTH}
                     reply = client.post(f"{address}/v1/chat/completions", json=body).json()
-                    said[place] = reply["choices"][0]["message"]["content"]
+                    ours_by_prompt[place] = reply["choices"][0]["message"]["content"]
 
         threads = [threading.Thread(target=user, args=(number,)) for number in range(USERS)]
         for thread in threads:
@@ -211,9 +211,9 @@ def answers_equal(folder: Path, home: Path) -> float:
             return_tensors="pt",
         )
         with torch.inference_mode():
-            found = stock.generate(**inputs, max_new_tokens=LENGTH, do_sample=False)
-        new = found[0, inputs["input_ids"].shape[1] :]
-        equal += processor.tokenizer.decode(new, skip_special_tokens=True) == said[place]
+            generated = stock.generate(**inputs, max_new_tokens=LENGTH, do_sample=False)
+        new = generated[0, inputs["input_ids"].shape[1] :]
+        equal += processor.tokenizer.decode(new, skip_special_tokens=True) == ours_by_prompt[place]
     return equal / PROMPTS
 
 
@@ -233,10 +233,10 @@ def ratio(rounds: list[dict[str, Any]], side: str, what: str) -> dict[str, float
     For a single user, a round's ratio is the median over its answers.
     """
     if what == "alone":
-        pairs = [zip(one["alone"][side], one["alone"]["theirs"], strict=True) for one in rounds]
+        pairs = [zip(entry["alone"][side], entry["alone"]["theirs"], strict=True) for entry in rounds]
         values = [statistics.median(ours / theirs for ours, theirs in answers) for answers in pairs]
     else:
-        values = [one["many"][side][what] / one["many"]["theirs"][what] for one in rounds]
+        values = [entry["many"][side][what] / entry["many"]["theirs"][what] for entry in rounds]
     return spread(values)
 
 
@@ -252,7 +252,7 @@ def main() -> None:
         stock = {trial: Side(theirs(folder, *trial), str(folder / trial[0])) for trial in TRIALS}
         trials = {trial: many(side, home, 8, 900_000) for trial, side in stock.items()}
         best = max(trials, key=lambda trial: trials[trial]["tokens_per_second"])
-        print({" ".join(trial): found for trial, found in trials.items()}, flush=True)
+        print({" ".join(trial): measured for trial, measured in trials.items()}, flush=True)
         sides = {"theirs": stock[best]}
         sides |= {dtype: Side(ours(folder, dtype), "bfloat16") for dtype in ("bfloat16", "int8")}
         rounds = []
@@ -274,7 +274,7 @@ def main() -> None:
         "ratios": ratios,
         "checks": checks,
         "stock": " ".join(best),
-        "trials": {" ".join(trial): found for trial, found in trials.items()},
+        "trials": {" ".join(trial): measured for trial, measured in trials.items()},
         "rounds": rounds,
         "versions": {name: version(name) for name in ("torch", "transformers")}
         | {"python": platform.python_version()},

@@ -53,8 +53,8 @@ def server(command: Sequence[str], home: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    said = home / f"{port}.log"
-    with said.open("w") as log:
+    log_path = home / f"{port}.log"
+    with log_path.open("w") as log:
         running = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", port], env=environment, stdout=log, stderr=log
         )
@@ -65,7 +65,7 @@ def server(command: Sequence[str], home: Path) -> Iterator[str]:
                 if httpx.get(f"{address}/health", timeout=1).status_code == 200:
                     break
             if running.poll() is not None:
-                sys.exit(said.read_text()[-3000:])
+                sys.exit(log_path.read_text()[-3000:])
             time.sleep(0.2)
         yield address
     finally:

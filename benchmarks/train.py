@@ -51,18 +51,20 @@ class Ours:
     def loss(self, batch: Batch, pixels: torch.Tensor, features: torch.Tensor | None = None) -> torch.Tensor:
         rows = batch.images
         embeds = self.model.encode_images(pixels[rows]) if features is None else features[rows]
-        seen = ImageFeatures(embeds, self.model.query_images(embeds))
+        image_features = ImageFeatures(embeds, self.model.query_images(embeds))
         none: Any = None  # no alignment: the language model's loss alone
         langs = list(LANGS)
-        return compute_losses(self.model, none, batch, seen, weights=WEIGHTS, langs=langs, step=0)[0]
+        return compute_losses(self.model, none, batch, image_features, weights=WEIGHTS, langs=langs, step=0)[
+            0
+        ]
 
-    def epoch(self, data: ImageTexts, drawn: Iterator[Batch], *, cached: bool) -> tuple[float, float]:
+    def epoch(self, data: ImageTexts, batches: Iterator[Batch], *, cached: bool) -> tuple[float, float]:
         """Return the seconds of ``STEPS`` steps, and the part spent waiting for a batch."""
         features = self._features(data) if cached else None
         started, waited = time.perf_counter(), 0.0
         for _ in range(STEPS):
             begun = time.perf_counter()
-            batch = next(drawn)
+            batch = next(batches)
             waited += time.perf_counter() - begun
             with torch.autocast("cpu", torch.bfloat16):
                 loss = self.loss(batch, data.pixels, features)
@@ -72,7 +74,7 @@ class Ours:
     @torch.no_grad()
     def _features(self, data: ImageTexts) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            return torch.cat([self.model.encode_images(some) for some in data.pixels.split(8)])
+            return torch.cat([self.model.encode_images(pixels) for pixels in data.pixels.split(8)])
 
 
 class Clock(TrainerCallback):
@@ -154,11 +156,11 @@ def _relative(ones: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> f
 
     Key biases do not change attention: their gradients are pure rounding, and are left out by size.
     """
-    least = 1e-6 * max(float(other.norm()) for other in others)
+    least = 1e-6 * max(float(reference.norm()) for reference in others)
     return max(
-        float((one - other).norm() / other.norm())
-        for one, other in zip(ones, others, strict=True)
-        if other.norm() > least
+        float((own - reference).norm() / reference.norm())
+        for own, reference in zip(ones, others, strict=True)
+        if reference.norm() > least
     )
 
 
@@ -178,27 +180,27 @@ def main() -> None:
     for trials in (TRIALS[:1], TRIALS):  # the first warms up
         seconds = {(a, r): stock.epoch(data[8], attention=a, rows=r, steps=1) for a, r in trials}
     attention, rows = min(seconds, key=seconds.__getitem__)
-    tried = {f"{a}, {r} rows": found for (a, r), found in seconds.items()}
+    tried = {f"{a}, {r} rows": duration for (a, r), duration in seconds.items()}
     print(tried, flush=True)
     # One loader each for all rounds, as the loop has one a stage: a fork makes the next writes slow.
-    drawn = {
-        texts: iter(prefetch(Packed(found, IMAGES_PER_STEP), range(2 * STEPS * (rounds + 1))))
-        for texts, found in data.items()
+    loaders = {
+        texts: iter(prefetch(Packed(image_texts, IMAGES_PER_STEP), range(2 * STEPS * (rounds + 1))))
+        for texts, image_texts in data.items()
     }
     times: dict[str, list[tuple[float, float]]] = {}
     waits = []
     for number in range(rounds + 1):  # the first warms up
         for texts in GROWTH if number < 2 else MEASURED:
-            online, waited = ours.epoch(data[texts], drawn[texts], cached=False)
-            kept, _ = ours.epoch(data[texts], drawn[texts], cached=True)
+            online, waited = ours.epoch(data[texts], loaders[texts], cached=False)
+            cached, _ = ours.epoch(data[texts], loaders[texts], cached=True)
             theirs = stock.epoch(data[texts], attention=attention, rows=rows)
             if number:
                 times.setdefault(f"uncached_k{texts}", []).append((online, theirs))
-                times.setdefault(f"cached_k{texts}", []).append((kept, theirs))
+                times.setdefault(f"cached_k{texts}", []).append((cached, theirs))
                 waits.append(waited / online)
-            print(texts, round(online, 2), round(kept, 2), round(theirs, 2), flush=True)
-    ratios = {name: ratio(found) for name, found in times.items()}
-    predicted = {name: found["stock"] / found["ours"] for name, found in _named(counted).items()}
+            print(texts, round(online, 2), round(cached, 2), round(theirs, 2), flush=True)
+    ratios = {name: ratio(pairs) for name, pairs in times.items()}
+    predicted = {name: flops_of["stock"] / flops_of["ours"] for name, flops_of in _named(counted).items()}
     packed = Packed(data[8], IMAGES_PER_STEP)[0].texts
     checks |= {
         "of_flop_floor": ratios["uncached_k8"]["median"] / predicted["uncached_k8"],
@@ -221,14 +223,14 @@ def main() -> None:
 
 def count(ours: Ours, stock: Stock, texts: int) -> dict[str, int]:
     """Count the FLOPs of a step per picture: ours, ours with cached features, stock without padding."""
-    one = draw_image_texts(1, texts)
-    batch = Packed(one, 1)[0]
-    features = ours._features(one)
-    apart = [ImageTexts(one.pixels, [[text]]) for text in one.texts[0]]  # no row is padded
+    data = draw_image_texts(1, texts)
+    batch = Packed(data, 1)[0]
+    features = ours._features(data)
+    apart = [ImageTexts(data.pixels, [[text]]) for text in data.texts[0]]  # no row is padded
     stock.model.set_attn_implementation("eager")  # torch counts no FLOPs of the CPU's fused attention
     return {
-        "ours": flops(lambda: ours.loss(batch, one.pixels)),
-        "ours_cached": flops(lambda: ours.loss(batch, one.pixels, features)),
+        "ours": flops(lambda: ours.loss(batch, data.pixels)),
+        "ours_cached": flops(lambda: ours.loss(batch, data.pixels, features)),
         "stock": sum(flops(lambda text=text: stock_loss(stock.model, text)) for text in apart),
     }
 
@@ -236,8 +238,8 @@ def count(ours: Ours, stock: Stock, texts: int) -> dict[str, int]:
 def _named(counted: dict[int, dict[str, int]]) -> dict[str, dict[str, int]]:
     """Key values by the names of the ratios."""
     return {
-        f"{kind}_k{texts}": {"ours": found[name], "stock": found["stock"]}
-        for texts, found in counted.items()
+        f"{kind}_k{texts}": {"ours": flops_of[name], "stock": flops_of["stock"]}
+        for texts, flops_of in counted.items()
         for kind, name in (("uncached", "ours"), ("cached", "ours_cached"))
     }
 

@@ -80,7 +80,7 @@ class ImageTexts:
 def draw_image_texts(images: int, texts: int, *, seed: int = 0) -> ImageTexts:
     """Draw two captions and ``texts - 2`` questions for every image; a single text is a caption."""
     rng = np.random.default_rng(seed)
-    found = []
+    texts_of_images = []
     for image in range(images):
         own = []
         for number in range(texts):
@@ -90,8 +90,10 @@ def draw_image_texts(images: int, texts: int, *, seed: int = 0) -> ImageTexts:
             prompt = min(PROMPT[kind], size - 2)
             learnt = [False] * prompt + [True] * (size - prompt)
             own.append(Branch(Encoded(ids, learnt), (image + number) % 2))
-        found.append(own)
-    return ImageTexts(torch.from_numpy(rng.uniform(-1, 1, (images, 3, SIDE, SIDE)).astype(np.float32)), found)
+        texts_of_images.append(own)
+    return ImageTexts(
+        torch.from_numpy(rng.uniform(-1, 1, (images, 3, SIDE, SIDE)).astype(np.float32)), texts_of_images
+    )
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,9 @@ class Setting:
         self.stock.eval()
         self.stock.generation_config.eos_token_id = None  # every answer has its full length
         self.stock.generation_config.pad_token_id = PAD
-        made = draw_image_texts(PICTURES, QUESTIONS + 2)
-        self.pixels = made.pixels
-        self.questions = [[text.encoded.ids for text in texts[2:]] for texts in made.texts]
+        image_texts = draw_image_texts(PICTURES, QUESTIONS + 2)
+        self.pixels = image_texts.pixels
+        self.questions = [[text.encoded.ids for text in texts[2:]] for texts in image_texts.texts]
 
     @torch.inference_mode()
     def answer_ours(self, length: int) -> list[list[int]]:
@@ -52,8 +52,8 @@ class Setting:
         prefixes = compute_prefixes(self.ours.language_model, embeds)
         prompts = [
             Prompt(question, length, prefix)
-            for prefix, some in zip(prefixes, self.questions, strict=True)
-            for question in some
+            for prefix, questions in zip(prefixes, self.questions, strict=True)
+            for question in questions
         ]
         return generate(self.ours.language_model, prompts, eos_id=-1)
 
@@ -62,29 +62,29 @@ class Setting:
         """Answer with one row per question."""
         rows = [
             (place, [IMAGE_ID] * QUERIES + [BOS] + question)
-            for place, some in enumerate(self.questions)
-            for question in some
+            for place, questions in enumerate(self.questions)
+            for question in questions
         ]
-        said = []
+        answers = []
         for start in range(0, len(rows), batch):
-            some = rows[start : start + batch]
-            backwards, mask = pad([ids[::-1] for _, ids in some], PAD)
+            rows_of_batch = rows[start : start + batch]
+            backwards, mask = pad([ids[::-1] for _, ids in rows_of_batch], PAD)
             ids = torch.from_numpy(backwards[:, ::-1].copy())
-            found = self.stock.generate(
-                pixel_values=self.pixels[[place for place, _ in some]],
+            generated = self.stock.generate(
+                pixel_values=self.pixels[[place for place, _ in rows_of_batch]],
                 input_ids=ids,
                 attention_mask=torch.from_numpy(mask[:, ::-1].copy()),
                 max_new_tokens=length,
                 do_sample=False,
             )
-            said += found[:, ids.shape[1] :].tolist()
-        return said
+            answers += generated[:, ids.shape[1] :].tolist()
+        return answers
 
 
 def timed(work: Any, *arguments: int) -> tuple[float, list[list[int]]]:
     start = time.process_time()
-    said = work(*arguments)
-    return time.process_time() - start, said
+    answers = work(*arguments)
+    return time.process_time() - start, answers
 
 
 def measure(rounds: int) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def measure(rounds: int) -> dict[str, Any]:
             seconds, stock = timed(setting.answer_stock, length, best)
             raw["stock"].append(seconds)
             equal = min(equal, statistics.mean(a == b for a, b in zip(ours, stock, strict=True)))
-        different = len({tuple(said) for said in ours})
+        different = len({tuple(answer) for answer in ours})
         result["lengths"][str(length)] = {"seconds": raw, "answers_equal": equal, "different": different}
     return result
 

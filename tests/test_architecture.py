@@ -77,14 +77,14 @@ MODULES = read_modules()
 
 def imports(tree: ast.Module) -> set[str]:
     """List our own modules that a module imports, anywhere in its text."""
-    found = set()
+    names_imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names_imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in MODULES else node.module for name in names}
-    return found & MODULES.keys()
+            names_imported |= {name if name in MODULES else node.module for name in names}
+    return names_imported & MODULES.keys()
 
 
 IMPORTS = {name: imports(tree) - {name} for name, (_, tree) in MODULES.items()}

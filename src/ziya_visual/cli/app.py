@@ -12,9 +12,8 @@ import typer
 
 from ziya_visual import __version__
 from ziya_visual.cli.arguments import Checkpoint, Seed, Weights, show
-from ziya_visual.cli.data import data
+from ziya_visual.cli.data import data, forge
 from ziya_visual.cli.evaluation import measure
-from ziya_visual.cli.forge import forge
 from ziya_visual.core import log
 from ziya_visual.core.errors import ZiyaError, one_line
 

@@ -164,9 +164,9 @@ def _list(row: Mapping[str, Any], field_name: str, record: str) -> Sequence[Any]
 def _message(turn: Any, record: str) -> Message:
     role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
     if role not in ROLES or not isinstance(content, str):
-        shown = json.dumps(turn, ensure_ascii=False, default=str)[:80]
+        turn_text = json.dumps(turn, ensure_ascii=False, default=str)[:80]
         raise DataError(
-            f"record {record!r}: {shown} is not a message;"
+            f"record {record!r}: {turn_text} is not a message;"
             f" expected a role ({', '.join(ROLES)}) and a string content"
         )
     return Message(role, content)

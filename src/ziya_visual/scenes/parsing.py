@@ -37,7 +37,7 @@ def _sentence_patterns(lang: str) -> list[tuple[str, str | None, re.Pattern[str]
     language = Language.load(lang)
     noun = _noun_pattern(lang)
     comma, last = language.joined
-    many = f"{noun}(?:(?:{comma}{noun})*{last}{noun})?"
+    noun_list = f"{noun}(?:(?:{comma}{noun})*{last}{noun})?"
     patterns = []
 
     def add(task: str, value: str | None, form: str) -> None:
@@ -46,7 +46,7 @@ def _sentence_patterns(lang: str) -> list[tuple[str, str | None, re.Pattern[str]
             group = f"(?P<{'second' if slot.thing else 'first'}>{noun})"
             for spelling in (name, name[0].upper() + name[1:]):
                 pattern = pattern.replace(f"{{{spelling}}}", group)
-        pattern = pattern.replace("{list}", f"(?P<list>{many})")
+        pattern = pattern.replace("{list}", f"(?P<list>{noun_list})")
         values = _alternatives(language.words.get(task, {}).values())
         pattern = pattern.replace("{value}", f"(?P<value>{values})")
         patterns.append((task, value, re.compile(pattern, re.IGNORECASE)))
