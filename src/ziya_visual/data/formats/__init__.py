@@ -10,17 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ziya_visual.data.formats import (
-    captions,
-    chinese_clip,
-    dialogues,
-    folder_csv,
-    hub,
-    scienceqa,
-    visual_genome,
-    vqa,
-    webdataset,
-)
+from ziya_visual.data.formats import captions, dialogues, folder_csv, hub, vqa, webdataset
 from ziya_visual.data.formats.rows import Imported, Parsed, Reject, Source
 
 __all__ = ["FORMATS", "Format", "Imported", "Parsed", "Reject", "Source"]
@@ -48,13 +38,13 @@ FORMATS: dict[str, Format] = {
     "gqa": Format(vqa.read_gqa),
     "vizwiz": Format(vqa.read_vizwiz),
     "textvqa": Format(vqa.read_textvqa),
-    "scienceqa": Format(scienceqa.read),
-    "visual-genome": Format(visual_genome.read),
+    "scienceqa": Format(vqa.read_scienceqa),
+    "visual-genome": Format(vqa.read_visual_genome),
     "llava": Format(dialogues.read_llava),
     "sharegpt": Format(dialogues.read_llava),
     "openai": Format(dialogues.read_openai),
     "folder": Format(folder_csv.read),
     "webdataset": Format(webdataset.read),
     "hub": Format(hub.read),
-    "muge": Format(chinese_clip.read, "zh"),
+    "muge": Format(captions.read_chinese_clip, "zh"),
 }

@@ -9,17 +9,20 @@
   speech (``狗:n``), which are joined again.
 - COCO-CN (Li et al., arXiv 1805.08661) ``imageid.human-written-caption.txt``: lines such as
   ``COCO_train2014_000000073048#0<tab>caption``; ``coco-cn_train.txt`` and the like list the splits.
+- MUGE and other sets in Chinese-CLIP's layout: ``SPLIT_imgs.tsv``, an id, a tab and base64 a line, and
+  ``SPLIT_texts.jsonl``, ``{"text_id", "text", "image_ids"}`` a line.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.records import Example
+from ziya_visual.core.pictures import LIMIT_BYTES, decode_base64, picture_size
+from ziya_visual.core.records import Example, ImageRef
 from ziya_visual.data.formats.rows import (
     Images,
     Layout,
@@ -30,13 +33,16 @@ from ziya_visual.data.formats.rows import (
     Source,
     Text,
     attempt,
+    attempts,
     caption,
     lines,
     listed,
+    parse,
     read_whole,
     text_of,
 )
 
+_LIMIT_LINE = LIMIT_BYTES * 3 // 2  # bytes: base64 is a third longer than what it encodes
 _TAGGED = re.compile(r"(\S+?):[a-zA-Z]+$")
 _Line = tuple[str, str, str]  # image, what tells its captions apart, caption
 
@@ -85,9 +91,8 @@ def read_coco(source: Source) -> Iterator[Parsed]:
     rows = listed(data, "images", source.path)
     parsed = (attempt(where, CocoImage.model_validate, row) for where, row in rows)
     entries = {entry.id: entry for entry in parsed if not isinstance(entry, Reject)}
-    images = Images(source.folder)
-    for where, row in listed(data, "annotations", source.path):
-        yield attempt(where, _coco, row, entries, images, source)
+    annotations = listed(data, "annotations", source.path)
+    yield from attempts(annotations, _coco, entries, Images(source.folder), source)
 
 
 def _coco(row: Any, entries: dict[str, CocoImage], images: Images, source: Source) -> Example:
@@ -217,3 +222,86 @@ def _coco_cn_line(line: str) -> _Line:
 def _coco_cn_files(name: str) -> list[str]:
     subset = name.split("_")[1] if name.count("_") == 2 else ""  # train2014, val2014
     return [*([f"{subset}/{name}.jpg"] if subset else []), f"{name}.jpg"]
+
+
+class ChineseClipText(Row):
+    """A line of texts."""
+
+    text_id: Text
+    text: Text
+    image_ids: list[Text]
+
+
+class ImageTable(Mapping[str, bytes]):
+    """Encoded images by id, read from a file of ids, tabs and base64 when they are looked up."""
+
+    def __init__(self, path: Path) -> None:
+        """Find the line of each image. ``malformed`` becomes the number of the first line without a tab."""
+        self._path = path
+        self._offsets: dict[str, int] = {}
+        self.malformed: int | None = None
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        offset = number = 0
+        while line := self._file.readline(_LIMIT_LINE):
+            number += 1
+            name, tab, _ = line.partition(b"\t")
+            if tab and len(name) < 200:
+                self._offsets[name.decode("utf-8", "replace").strip()] = offset
+            elif self.malformed is None:
+                self.malformed = number
+            offset += len(line)
+
+    def __getitem__(self, image_id: str) -> bytes:
+        """Return the encoded image; ``DataError`` if it is missing or not base64."""
+        if image_id not in self._offsets:
+            raise DataError(f"image {image_id}: not in {self._path.name}")
+        self._file.seek(self._offsets[image_id])
+        try:
+            return decode_base64(self._file.readline(_LIMIT_LINE).partition(b"\t")[2].strip())
+        except DataError as error:
+            raise DataError(f"image {image_id}: {error}") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._offsets)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_chinese_clip(source: Source) -> Iterator[Parsed]:
+    """Yield a record for each pair of text and image; the split is part of the files' names."""
+    if source.split is None:
+        raise DataError(f"{source.name} needs --split, such as train: {source.path}/train_imgs.tsv")
+    table = ImageTable(source.path / f"{source.split}_imgs.tsv")
+    try:
+        for where, line in lines(source.path / f"{source.split}_texts.jsonl"):
+            text = line if isinstance(line, Reject) else attempt(where, _text_row, line)
+            if isinstance(text, Reject):
+                yield text
+                continue
+            for image_id in text.image_ids:
+                yield attempt(f"{where}:{image_id}", _chinese_clip, text, image_id, table, source)
+    finally:
+        table.close()
+
+
+def _text_row(line: str) -> ChineseClipText:
+    """Parse a line of texts; ``DataError`` if it names no image, as in a test set."""
+    row = ChineseClipText.model_validate(parse(line))
+    if not row.image_ids:
+        raise DataError(f"text {row.text_id}: no image_ids")
+    return row
+
+
+def _chinese_clip(row: ChineseClipText, image_id: str, table: ImageTable, source: Source) -> Example:
+    data = table[image_id]
+    picture_size(data)
+    key = f"{row.text_id}-{image_id}"
+    return caption(source, id=key, image=ImageRef(bytes=data), image_id=image_id, text=row.text)

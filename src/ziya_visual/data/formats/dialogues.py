@@ -37,15 +37,8 @@ from ziya_visual.data.formats.rows import (
 LIMIT_LINE = LIMIT_BYTES * 3 // 2  # bytes: an image in base64 and some text
 SPEAKERS: dict[str, Role] = {
     "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model", "bot"), "assistant"),
 }
 _PLACEHOLDER = re.compile(r"\s*<image(?:_placeholder)?>\s*")
 

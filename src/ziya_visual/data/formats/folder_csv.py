@@ -57,9 +57,7 @@ def read_folder(folder: Path) -> Imported:
     return imported
 
 
-def _read_row(
-    folder: Path, line: int, row: dict[str, str | None], problems: dict[str, str | None]
-) -> Parsed:
+def _read_row(folder: Path, line: int, row: dict[str, str | None], problems: dict[str, str | None]) -> Parsed:
     image, lang, text = ((row[column] or "").strip() for column in COLUMNS)
     empty = [column for column, value in zip(COLUMNS, (image, lang, text), strict=True) if not value]
     reason = f"empty {', '.join(empty)}" if empty else None

@@ -124,8 +124,7 @@ class Images:
     def get(self, *names: str) -> ImageRef:
         """Return the first of these files that exists. Only its header is read.
 
-        Raises:
-            DataError: none exists, or the one that does leads out of the folder or is not an image.
+        ``DataError`` if none exists, or the one that does leads out of the folder or is not an image.
         """
         if names not in self._known:
             if len(self._known) >= _REMEMBERED:
@@ -172,6 +171,14 @@ def attempt(where: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwa
         return Reject(where, str(error))
 
 
+def attempts(
+    rows: Iterable[tuple[str, Any]], read: Callable[..., Example], *context: Any
+) -> Iterator[Parsed]:
+    """Yield ``read(row, *context)`` for each (where, row); a row that is a reject already stays one."""
+    for where, row in rows:
+        yield row if isinstance(row, Reject) else attempt(where, read, row, *context)
+
+
 def checked(rows: Iterable[tuple[str, Any]], model: type[R]) -> list[tuple[dict[str, Any], R]]:
     """Return each row as it is and checked; ``DataError`` for the first that is malformed."""
     pairs = []
@@ -202,11 +209,7 @@ def parse(text: str) -> Any:
 
 
 def read_whole(path: Path) -> Any:
-    """Read a JSON file that is one value.
-
-    Raises:
-        DataError: it is missing, not UTF-8 or not JSON.
-    """
+    """Read a JSON file that is one value; ``DataError`` if it is missing, not UTF-8 or not JSON."""
     text = read_text(path)
     try:
         return parse(text)
@@ -215,11 +218,7 @@ def read_whole(path: Path) -> Any:
 
 
 def listed(data: Any, key: str | None, path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (where, row) of a list, or of the list under ``key`` of a mapping.
-
-    Raises:
-        DataError: there is no such list, as in a file of another format.
-    """
+    """Yield (where, row) of a list, or of the list under ``key``; ``DataError`` if there is no such list."""
     rows = data if key is None else data.get(key) if isinstance(data, dict) else None
     if not isinstance(rows, list):
         expected = "a list" if key is None else f"a mapping with the list {key!r}"
@@ -233,9 +232,7 @@ def lines(path: Path, *, limit_bytes: int = LIMIT_LINE) -> Iterator[tuple[str, s
     """Yield (where, line) of a UTF-8 file without line ends; blank lines are left out.
 
     A line that is not UTF-8 or is longer than ``limit_bytes`` becomes a reject; memory holds no more of it.
-
-    Raises:
-        DataError: the file cannot be opened.
+    ``DataError`` if the file cannot be opened.
     """
     try:
         file = path.open("rb")

@@ -1,20 +1,25 @@
-"""Question datasets: VQAv2 and OK-VQA, TextVQA, VizWiz and GQA.
+"""Question datasets: VQAv2 and OK-VQA, TextVQA, VizWiz, GQA, ScienceQA and Visual Genome.
 
 - VQAv2 and OK-VQA (visualqa.org, "Download"): questions, and annotations in a second file. OK-VQA's
   annotations have no ``multiple_choice_answer``; the most frequent of the ten answers is learned.
 - TextVQA (Singh et al. 2019) ``TextVQA_0.5.1_train.json``: Open Images by their id.
 - VizWiz-VQA (Gurari et al. 2018) ``Annotations/train.json``: a list of blind people's questions.
 - GQA (Hudson and Manning 2019) ``val_balanced_questions.json``: question id -> question.
+- ScienceQA (Lu et al. 2022): a folder with ``problems.json``; images as ``SPLIT/ID/image.png``. The choices
+  follow the question as ``(A) ...``; the letter is learned. The task is ``vqa`` even without an image.
+- Visual Genome (Krishna et al. 2016) ``region_descriptions.json`` or ``question_answers.json``. A region
+  becomes a ``grounded`` record: its phrase, and the box as ``xyxy`` in pixels.
 """
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.records import Example
+from ziya_visual.core.records import Box, Example, ImageRef, Message
 from ziya_visual.data.formats.rows import (
     Images,
     Layout,
@@ -25,6 +30,7 @@ from ziya_visual.data.formats.rows import (
     Source,
     Text,
     attempt,
+    attempts,
     listed,
     question,
     read_whole,
@@ -88,6 +94,7 @@ class GqaQuestion(Row):
     isBalanced: bool = True  # noqa: N815
 
 
+_GENOME_FOLDERS = ("VG_100K", "VG_100K_2")  # the two archives of images
 OFFICIAL = Layout("questions", OfficialQuestion)
 TEXTVQA = Layout("data", TextvqaQuestion)
 VIZWIZ = Layout(None, VizwizQuestion)
@@ -98,9 +105,8 @@ def read_official(source: Source) -> Iterator[Parsed]:
     data = read_whole(source.path)
     annotations = None if source.annotations is None else _annotations(source.annotations)
     subset = str(data.get("data_subtype", "")) if isinstance(data, dict) else ""
-    images = Images(source.folder)
-    for where, row in listed(data, "questions", source.path):
-        yield attempt(where, _official, row, annotations, subset, images, source)
+    rows = listed(data, "questions", source.path)
+    yield from attempts(rows, _official, annotations, subset, Images(source.folder), source)
 
 
 def _annotations(path: Path) -> dict[str, Annotation]:
@@ -138,9 +144,7 @@ def _official(
 
 def read_textvqa(source: Source) -> Iterator[Parsed]:
     """Yield a record for each question of ``data``."""
-    images = Images(source.folder)
-    for where, row in TEXTVQA.rows(source.path):
-        yield attempt(where, _textvqa, row, images, source)
+    yield from attempts(TEXTVQA.rows(source.path), _textvqa, Images(source.folder), source)
 
 
 def _textvqa(row: Any, images: Images, source: Source) -> Example:
@@ -157,9 +161,7 @@ def _textvqa(row: Any, images: Images, source: Source) -> Example:
 
 def read_vizwiz(source: Source) -> Iterator[Parsed]:
     """Yield a record for each question."""
-    images = Images(source.folder)
-    for where, row in VIZWIZ.rows(source.path):
-        yield attempt(where, _vizwiz, row, images, source)
+    yield from attempts(VIZWIZ.rows(source.path), _vizwiz, Images(source.folder), source)
 
 
 def _vizwiz(row: Any, images: Images, source: Source) -> Example:
@@ -175,11 +177,11 @@ def _vizwiz(row: Any, images: Images, source: Source) -> Example:
     )
 
 
-def gqa_rows(path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Yield (where, question id, row) of GQA's mapping; ``DataError`` if the file is not one."""
+def keyed_rows(path: Path, values: str = "question") -> Iterator[tuple[str, str, Any]]:
+    """Yield (where, id, row) of a mapping of GQA or ScienceQA; ``DataError`` if the file is not one."""
     data = read_whole(path)
     if not isinstance(data, dict):
-        raise DataError(f"{path}: expected question ids and questions, found {type(data).__name__}")
+        raise DataError(f"{path}: expected {values} ids and {values}s, found {type(data).__name__}")
     for key, row in data.items():
         yield f"{path.name}:{key[:40]}", key, row
 
@@ -187,7 +189,7 @@ def gqa_rows(path: Path) -> Iterator[tuple[str, str, Any]]:
 def read_gqa(source: Source) -> Iterator[Parsed]:
     """Yield a record for each question."""
     images = Images(source.folder)
-    for where, key, row in gqa_rows(source.path):
+    for where, key, row in keyed_rows(source.path):
         yield attempt(where, _gqa, key, row, images, source)
 
 
@@ -201,4 +203,121 @@ def _gqa(key: str, row: Any, images: Images, source: Source) -> Example:
         text=parsed.question,
         answers=[parsed.answer] if parsed.answer else [],
         question_type=parsed.types.structural,
+    )
+
+
+class _Problem(Row):
+    question: Text
+    choices: list[Text]
+    answer: int
+    split: Text
+    hint: Plain = ""
+    image: Plain | None = None
+    subject: Plain = ""
+
+
+def read_scienceqa(source: Source) -> Iterator[Parsed]:
+    """Yield a record for each problem; the problems name their splits: train, val, test, minitrain ..."""
+    path = source.path / "problems.json" if source.path.is_dir() else source.path
+    images = Images(source.folder)
+    for where, key, row in keyed_rows(path, "problem"):
+        problem = attempt(where, _Problem.model_validate, row)
+        if isinstance(problem, Reject):
+            yield problem
+        elif source.split in (None, problem.split):
+            yield attempt(where, _scienceqa, key, problem, images, source)
+
+
+def _scienceqa(key: str, problem: _Problem, images: Images, source: Source) -> Example:
+    letters = string.ascii_uppercase[: len(problem.choices)]
+    if not 0 <= problem.answer < len(letters):
+        raise DataError(f"answer {problem.answer} of {len(problem.choices)} choices")
+    number = text_of(key)
+    image = images.get(f"{problem.split}/{number}/{problem.image}") if problem.image else None
+    choices = zip(letters, problem.choices, strict=True)
+    options = " ".join(f"({letter}) {choice}" for letter, choice in choices)
+    return question(
+        source,
+        id=number,
+        image=image,
+        image_id=number if image else None,
+        text=text_of("\n".join(filter(None, (problem.hint.strip(), problem.question, options)))),
+        answers=[letters[problem.answer], problem.choices[problem.answer]],
+        split=problem.split,
+        question_type=problem.subject,
+    )
+
+
+class _GenomeImage(Row):
+    id: Text
+    regions: list[Any] | None = None
+    qas: list[Any] | None = None
+
+
+class _GenomeRegion(Row):
+    region_id: Text
+    phrase: Text
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class _GenomeQuestion(Row):
+    qa_id: Text
+    question: Text
+    answer: Text
+
+
+def read_visual_genome(source: Source) -> Iterator[Parsed]:
+    """Yield a record for each region or question, whichever the file has."""
+    images = Images(source.folder)
+    for where, row in listed(read_whole(source.path), None, source.path):
+        entry = attempt(where, _genome_entry, row)
+        if isinstance(entry, Reject):
+            yield entry
+            continue
+        for number, region in enumerate(entry.regions or []):
+            yield attempt(f"{where}.regions[{number}]", _genome_region, region, entry.id, images, source)
+        for number, pair in enumerate(entry.qas or []):
+            yield attempt(f"{where}.qas[{number}]", _genome_question, pair, entry.id, images, source)
+
+
+def _genome_entry(row: Any) -> _GenomeImage:
+    entry = _GenomeImage.model_validate(row)
+    if entry.regions is None and entry.qas is None:
+        raise DataError("neither regions nor qas")
+    return entry
+
+
+def _genome_image(image_id: str, images: Images) -> ImageRef:
+    return images.get(*(f"{folder}/{image_id}.jpg" for folder in _GENOME_FOLDERS), f"{image_id}.jpg")
+
+
+def _genome_region(row: Any, image_id: str, images: Images, source: Source) -> Example:
+    region = _GenomeRegion.model_validate(row)
+    corners = (region.x, region.y, region.x + region.width, region.y + region.height)
+    if not all(0 <= corner < 1e6 for corner in corners) or region.width <= 0 or region.height <= 0:
+        raise DataError(f"not a box: x, y, width, height {region.x, region.y, region.width, region.height}")
+    return Example(
+        id=f"{source.name}-{region.region_id}",
+        lang=source.lang,
+        task="grounded",
+        messages=(Message("assistant", region.phrase),),
+        image=_genome_image(image_id, images),
+        image_id=f"{source.name}-{image_id}",
+        boxes=(Box(region.phrase, corners),),
+        source=source.name,
+    )
+
+
+def _genome_question(row: Any, image_id: str, images: Images, source: Source) -> Example:
+    pair = _GenomeQuestion.model_validate(row)
+    return question(
+        source,
+        id=pair.qa_id,
+        image=_genome_image(image_id, images),
+        image_id=image_id,
+        text=pair.question,
+        answers=[pair.answer],
     )

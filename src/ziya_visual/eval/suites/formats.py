@@ -16,7 +16,7 @@ import numpy as np
 from ziya_visual.core.errors import ConfigError, DataError, nearest
 from ziya_visual.core.pictures import load_image
 from ziya_visual.core.records import Example, Message
-from ziya_visual.data.formats import captions, chinese_clip, dialogues, vqa
+from ziya_visual.data.formats import captions, dialogues, vqa
 from ziya_visual.data.formats.rows import checked, json_rows
 from ziya_visual.eval.retrieval import Ints
 from ziya_visual.eval.suites import LazyImages, image_files
@@ -180,7 +180,7 @@ def _as_official(rows: Iterable[Mapping[str, Any]]) -> _Layout:
 
 def _gqa(files: _Paths) -> _Layout:
     """Read the balanced questions of GQA, which are those that count."""
-    rows = list(vqa.gqa_rows(files["annotations"]))
+    rows = list(vqa.keyed_rows(files["annotations"]))
     parsed = checked([(where, row) for where, _, row in rows], vqa.GqaQuestion)
     questions = [
         (
@@ -239,12 +239,12 @@ def _karpathy(files: _Paths, images: Path, dataset: DataSet) -> Gallery:
 
 def _chinese_clip(files: _Paths, images: Path, dataset: DataSet) -> Gallery:
     """Read MUGE, Flickr30k-CN or COCO-CN in Chinese-CLIP's layout: a TSV of images and a JSONL of texts."""
-    table = chinese_clip.ImageTable(files["images"])
+    table = captions.ImageTable(files["images"])
     if table.malformed is not None:
         raise DataError(f"{files['images']}: line {table.malformed}: expected an id, a tab and base64")
     numbers = {name: number for number, name in enumerate(table)}
     path = files["texts"]
-    rows = checked(json_rows(path), chinese_clip.ChineseClipText)
+    rows = checked(json_rows(path), captions.ChineseClipText)
     owned = [[numbers.get(image_id, -1) for image_id in row.image_ids] for _, row in rows]
     if any(not places or min(places) < 0 for places in owned):
         raise DataError(f"{path}: a text without an image, or with one that {files['images']} lacks")
