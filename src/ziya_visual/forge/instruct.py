@@ -24,7 +24,7 @@ from ziya_visual.forge.checks import any_pair
 from ziya_visual.forge.checks.near_duplicates import near_duplicates
 from ziya_visual.forge.planning import Estimate, batched, estimate, vetted
 from ziya_visual.forge.prompting import FOLDER, language_name, load_prompt, read_json_reply, with_image
-from ziya_visual.forge.report import ACCEPTED, REJECTED, REPORT, count_reasons, spending
+from ziya_visual.forge.report import ACCEPTED, REJECTED, REPORT, count_reasons, summary
 
 FALSE_PREMISE, GROUNDED = "false_premise", "grounded"
 KINDS = ("conversation", "detail", "reasoning", GROUNDED, FALSE_PREMISE)
@@ -78,20 +78,17 @@ def known_images(examples: Sequence[Example]) -> list[KnownImage]:
         texts = [m.content.strip() for e in captioned for m in e.messages if m.role == "assistant"]
         captions = tuple(dict.fromkeys(text for text in texts if text))
         if captions:
-            questions = [turn for e in group if e.task != "caption" for turn in _turns(e.messages)]
+            questions = dict.fromkeys(
+                (question.content.strip(), answer.content.strip())
+                for example in group
+                if example.task != "caption"
+                for question, answer in itertools.pairwise(example.messages)
+                if (question.role, answer.role) == ("user", "assistant")
+            )
             boxes = dict.fromkeys(box for example in group for box in example.boxes)
             image, source = captioned[0].image, captioned[0].source
-            unique = tuple(dict.fromkeys(questions))
-            images.append(KnownImage(image_id, image, captions, tuple(boxes), unique, source))
+            images.append(KnownImage(image_id, image, captions, tuple(boxes), tuple(questions), source))
     return images
-
-
-def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    return [
-        (question.content.strip(), answer.content.strip())
-        for question, answer in itertools.pairwise(messages)
-        if (question.role, answer.role) == ("user", "assistant")
-    ]
 
 
 def plan_dialogues(examples: Sequence[Example], lang: str, kinds: Sequence[str]) -> list[Dialogue]:
@@ -118,20 +115,19 @@ def instruct(
     prompt: str = "instruct",
     show_image: bool = False,
 ) -> dict[str, Any]:
-    """Make a dialogue of every kind for every captioned image; accepted.jsonl, rejected.jsonl, report.json.
+    """Make a dialogue of every kind for every captioned image, and return the report.
+
+    A second run with the same arguments sends nothing.
 
     Args:
         examples: Captions in any language, and whatever else is known about their images.
         lang: Language of the dialogues.
-        out: Folder for the files and the ledger; a second run with the same arguments sends nothing.
+        out: Folder for accepted.jsonl, rejected.jsonl, report.json and the ledger.
         sending: The model, its endpoint, and how to send requests; temperature 0.7 unless it has another.
         kinds: Kinds from :data:`KINDS`; ``grounded`` only for images with boxes.
         turns: Questions in a conversation.
         prompt: A name or a ``.jinja`` file.
         show_image: Whether to send the image too.
-
-    Returns:
-        The report: pictures, records, accepted, rejected by reason, requests, sent, tokens, usd, seconds.
 
     Raises:
         ConfigError, DataError, EndpointError: As :func:`ziya_visual.forge.translate.translate`.
@@ -140,29 +136,25 @@ def instruct(
     dialogues = plan_dialogues(list(vetted(examples)), lang, kinds)
     with Ledger(out) as ledger:
         bodies = (body_of(d, sending, turns=turns, prompt=prompt, show_image=show_image) for d in dialogues)
-        keys = [key for some in batched(bodies, 100) for key in ledger.add(some)]
+        keys = [key for batch in batched(bodies, 100) for key in ledger.add(batch)]
         sent = ask_all(ledger, keys, sending, title="forge instruct")
         provenance = Provenance(
             origin="forge", model=sending.model, prompt_hash=load_prompt(prompt).hash, checks=CHECKS
         )
         accepted, rejected = _read(ledger, dialogues, keys, provenance)
-        spent = spending(ledger, sending)
-    write_records(out / ACCEPTED, accepted)
-    write_jsonl(out / REJECTED, rejected)
-    reasons: Counter[str] = Counter()
-    for row in rejected:
-        count_reasons(reasons, row)
-    report = {
-        "pictures": len(known_images(examples)),
-        "records": len(dialogues),
-        "accepted": len(accepted),
-        "rejected": dict(reasons.most_common()),
-        "accepted_percent": round(100 * len(accepted) / max(1, len(dialogues)), 2),
-        "requests": len(set(keys)),
-        "sent": sent,
-        **spent,
-        "seconds": round(time.monotonic() - started, 3),
-    }
+        write_records(out / ACCEPTED, accepted)
+        write_jsonl(out / REJECTED, rejected)
+        reasons: Counter[str] = Counter()
+        for row in rejected:
+            count_reasons(reasons, row)
+        counts = {
+            "pictures": len(known_images(examples)),
+            "records": len(dialogues),
+            "accepted": len(accepted),
+            "requests": len(set(keys)),
+            "sent": sent,
+        }
+        report = summary(ledger, sending, counts, reasons, started)
     write_json(out / REPORT, report)
     return report
 
@@ -225,14 +217,12 @@ def _read(
     rejected: list[dict[str, Any]] = []
     for dialogue, key in zip(dialogues, keys, strict=True):
         outcome = ledger.outcome(key)
-        messages, reasons = read_dialogue(
-            outcome, dialogue.lang, kind=dialogue.kind, boxes=dialogue.known.boxes
-        )
+        kind, boxes = dialogue.kind, dialogue.known.boxes
+        messages, reasons = read_dialogue(outcome, dialogue.lang, kind=kind, boxes=boxes)
         if not reasons:
             examples.append(_example(dialogue, messages, provenance))
             continue
-        if outcome.answer is not None:
-            ledger.reject({key: reasons[0]})
+        ledger.reject({key: reasons[0]})
         source, target = dialogue.known.captions, outcome.answer
         rejected.append({"id": dialogue.id, "reasons": reasons, "source": source, "target": target})
     texts = ["\n".join(message.content for message in example.messages) for example in examples]
@@ -240,8 +230,8 @@ def _read(
     for later, earlier in twins.items():
         reason = f"near_duplicate: {examples[earlier].id}"
         source = tuple(message.content for message in examples[earlier].messages)
-        row = {"id": examples[later].id, "reasons": [reason], "source": source, "target": texts[later]}
-        rejected.append(row)
+        twin = examples[later].id
+        rejected.append({"id": twin, "reasons": [reason], "source": source, "target": texts[later]})
     return [example for place, example in enumerate(examples) if place not in twins], rejected
 
 
@@ -266,13 +256,12 @@ def read_dialogue(
     outcome: Outcome, lang: str, *, kind: str = "conversation", boxes: Sequence[Box] = ()
 ) -> tuple[tuple[Message, ...], list[str]]:
     """Return the dialogue in a reply, and the reasons against it (then the dialogue may be empty)."""
-    if outcome.answer is None or outcome.missing:
-        return (), [outcome.missing or ""]
-    if outcome.finish_reason == "length":
-        return (), ["truncated"]
-    turns = read_json_reply(outcome.answer).get("turns")
+    if outcome.unusable:
+        return (), [outcome.unusable]
+    reply = str(outcome.answer)
+    turns = read_json_reply(reply).get("turns")
     if not isinstance(turns, list) or not turns:
-        return (), ["refusal" if any_pair.refuses(outcome.answer) else "not_json"]
+        return (), ["refusal" if any_pair.refuses(reply) else "not_json"]
     messages: list[Message] = []
     for turn in turns:
         pair = (turn.get("question"), turn.get("answer")) if isinstance(turn, dict) else (None, None)

@@ -39,18 +39,15 @@ _AT_ONCE = 2000  # records or requests that are held together
 # Keys are random, so each commit writes most pages of their index, and a longer log is slow to read.
 _BATCHES_PER_COMMIT = 32
 # The reply's schema for strict endpoints; one that does not know the field is asked without it.
+_SCHEMA = {
+    "type": "object",
+    "properties": {"translations": {"type": "array", "items": {"type": "string"}}},
+    "required": ["translations"],
+    "additionalProperties": False,
+}
 STRUCTURE: dict[str, Any] = {
     "type": "json_schema",
-    "json_schema": {
-        "name": "translations",
-        "strict": True,
-        "schema": {
-            "type": "object",
-            "properties": {"translations": {"type": "array", "items": {"type": "string"}}},
-            "required": ["translations"],
-            "additionalProperties": False,
-        },
-    },
+    "json_schema": {"name": "translations", "strict": True, "schema": _SCHEMA},
 }
 
 
@@ -58,13 +55,8 @@ STRUCTURE: dict[str, Any] = {
 class Settings:
     """Everything besides the texts that decides the body of a request.
 
-    Attributes:
-        to: BCP-47 tag of the target language.
-        model: The endpoint's name for the model.
-        prompt: The template.
-        params: Further fields of the body.
-        glossary: Pairs of a source term and its required translation.
-        shots: Example translations, (source, target), that are put in context.
+    ``params`` are further fields of the body, ``glossary`` pairs of a term and its required translation, and
+    ``shots`` example translations, (source, target), that are put in context.
     """
 
     to: str

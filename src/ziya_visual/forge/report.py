@@ -26,12 +26,20 @@ def count_reasons(reasons: Counter[str], row: Mapping[str, Any]) -> None:
     reasons.update({reason.split(":")[0] for reason in row["reasons"]})
 
 
-def spending(ledger: Ledger, sending: Sending) -> dict[str, Any]:
-    """Return the tokens of a ledger's whole life and, with a price, their cost in dollars."""
+def summary(
+    ledger: Ledger, sending: Sending, counts: Mapping[str, int], reasons: Counter[str], started: float
+) -> dict[str, Any]:
+    """Return the report of a run: its counts, and the tokens and dollars of the ledger's whole life."""
     totals = ledger.totals()
     tokens = {name: totals[name] for name in ("prompt_tokens", "completion_tokens")}
-    usd = None if sending.price is None else round(dollars(sending.price, **tokens), 6)
-    return {**tokens, "usd": usd}
+    return {
+        **counts,
+        "rejected": dict(reasons.most_common()),
+        "accepted_percent": round(100 * counts["accepted"] / max(1, counts["records"]), 2),
+        **tokens,
+        "usd": None if sending.price is None else round(dollars(sending.price, **tokens), 6),
+        "seconds": round(time.monotonic() - started, 3),
+    }
 
 
 def status(folder: Path) -> dict[str, Any]:

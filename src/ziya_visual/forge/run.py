@@ -22,7 +22,7 @@ from ziya_visual.core.files import (
     write_jsonl,
 )
 from ziya_visual.core.log import progress
-from ziya_visual.core.records import Example, to_dict
+from ziya_visual.core.records import to_dict
 from ziya_visual.forge.ask.endpoint import Sending
 from ziya_visual.forge.checks.any_pair import check, has_end
 from ziya_visual.forge.checks.near_duplicates import near_duplicates
@@ -45,25 +45,21 @@ _SUMMED = ("records", "unique_records", "accepted", "requests", "sent", "prompt_
 def run_translate(
     in_path: Path,
     *,
-    to: str,
     out: Path,
     sending: Sending,
-    prompt: str,
-    texts_per_request: int,
     glossary: Path | None,
     shots: Path | None,
     extra_checks: Sequence[str],
     dry_run: bool,
     partitions: int | None,
+    **wording: Any,
 ) -> dict[str, Any]:
-    """Translate a file and return the counts; with ``dry_run``, what it would send and cost."""
-    wording: dict[str, Any] = {
-        "to": to,
-        "prompt": prompt,
-        "texts_per_request": texts_per_request,
-        "glossary": read_glossary(glossary) if glossary else (),
-        "shots": read_shots(shots) if shots else (),
-    }
+    """Translate a file and return the counts; with ``dry_run``, what it would send and cost.
+
+    ``wording`` holds ``to``, ``prompt`` and ``texts_per_request`` of :func:`translate`.
+    """
+    wording["glossary"] = read_glossary(glossary) if glossary else ()
+    wording["shots"] = read_shots(shots) if shots else ()
     if dry_run:
         return asdict(estimate_translation(ExampleFile(in_path), sending=sending, **wording))
     run: Callable[..., TranslationReport] = partial(translate, extra_checks=extra_checks, **wording)
@@ -108,11 +104,8 @@ def run_instruct(
 def check_pairs(path: Path, *, source_lang: str, target_lang: str, out: Path) -> dict[str, Any]:
     """Judge every row of a JSONL file ``{id, source, target}`` without a model; write ``{id, ok, reasons}``.
 
-    Rows keep their order. A row that is not a pair has the reason ``not_a_pair``.
-
-    Returns:
-        ``{"pairs": n, "ok": n, "reasons": {reason: rows}, "near_duplicates": n}``, most frequent reason
-        first; near-duplicates are rows whose target nearly repeats an earlier one with another source.
+    Rows keep their order. A row that is not a pair has the reason ``not_a_pair``. The counts are returned,
+    with ``near_duplicates``: rows whose target nearly repeats an earlier one with another source.
 
     Raises:
         DataError: The file cannot be read, or is not JSONL.
@@ -153,8 +146,7 @@ def translate_on_ray(
         run: :func:`ziya_visual.forge.translate.translate`, bound to everything but examples, out and sending.
         in_path: JSONL of records.
         out: Folder for one folder per partition, and the joined files of all.
-        sending: As for one process; every running partition has its ``concurrency``, while the budget and
-            rates are shared out evenly.
+        sending: The budget and the rates in it are shared out evenly, ``concurrency`` is for each partition.
         partitions: Number of partitions, which cannot change afterwards.
 
     Raises:
@@ -193,13 +185,9 @@ def _split(in_path: Path, folders: list[Path]) -> None:
             path = stack.enter_context(atomic_path(folder / "in.jsonl"))
             files.append(stack.enter_context(path.open("w", encoding="utf-8")))
         for example in vetted(ExampleFile(in_path)):
-            line = json.dumps(to_dict(example), ensure_ascii=False)
-            files[_share(example) % len(folders)].write(line + "\n")
-
-
-def _share(example: Example) -> int:
-    texts = [message.content for message in example.messages]
-    return int(hash_json([example.lang, example.task, texts, example.answers])[:8], 16)
+            texts = [message.content for message in example.messages]
+            share = int(hash_json([example.lang, example.task, texts, example.answers])[:8], 16)
+            files[share % len(folders)].write(json.dumps(to_dict(example), ensure_ascii=False) + "\n")
 
 
 def _join(out: Path, folders: list[Path]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from ziya_visual.forge.planning import (
     vetted,
 )
 from ziya_visual.forge.prompting import read_json_reply, read_numbered
-from ziya_visual.forge.report import ACCEPTED, REJECTED, REPORT, count_reasons, spending
+from ziya_visual.forge.report import ACCEPTED, REJECTED, REPORT, count_reasons, summary
 from ziya_visual.forge.second_opinions import OPINIONS, objection, opinion_request
 
 AT_ONCE = 500  # examples whose answers are held together
@@ -123,16 +123,9 @@ def translate(
         rounds.repair(examples)
         for name in extra_checks:
             rounds.get_opinions(examples, name)
-        counts = _write(rounds, examples, out)
-        spent = spending(ledger, sending)
-    report = TranslationReport(
-        **counts,
-        accepted_percent=round(100 * counts["accepted"] / max(1, counts["records"]), 2),
-        requests=len(rounds.requests),
-        sent=rounds.sent,
-        **spent,
-        seconds=round(time.monotonic() - started, 3),
-    )
+        counts, reasons = _write(rounds, examples, out)
+        counts |= {"requests": len(rounds.requests), "sent": rounds.sent}
+        report = TranslationReport(**summary(ledger, sending, counts, reasons, started))
     write_json(out / REPORT, asdict(report))
     logger.info("forge: %d of %d records accepted (%s)", report.accepted, report.records, out)
     return report
@@ -141,9 +134,7 @@ def translate(
 class Rounds:
     """The rounds of a translation over an open ledger: together, then alone, then second opinions.
 
-    Attributes:
-        requests: Keys of all requests that serve the records.
-        sent: Number of requests that this run sent.
+    ``requests`` has the keys of all requests that serve the records, ``sent`` counts those sent by this run.
     """
 
     def __init__(self, ledger: Ledger, settings: Settings, sending: Sending) -> None:
@@ -168,23 +159,27 @@ class Rounds:
             records = {record.key: record for record in sendable(group, self.settings)}
             asks = self.ledger.planned(list(records))
             unreadable: dict[str, str] = {}
-            bodies: list[tuple[str, dict[str, Any]]] = []
+            repairs: list[tuple[Ask, dict[str, Any]]] = []
             for key, verdict in self._first_verdicts(records, asks).items():
                 if verdict.unreadable:
                     unreadable[asks[key][0].request] = verdict.reasons[0]
                 if verdict.repairable and len(asks[key]) == 1:
-                    bodies += [(key, body) for body in self._repairs(records[key], asks[key][0], verdict)]
+                    repairs += self._repairs(records[key], asks[key][0], verdict)
                 elif verdict.repairable:
                     keys += [ask.request for ask in asks[key][1:]]
             self.ledger.reject(unreadable)
-            keys += self._plan_repairs(records, bodies)
+            repair_keys = self.ledger.add(body for _, body in repairs)
+            self.ledger.plan(
+                ask._replace(request=key) for (ask, _), key in zip(repairs, repair_keys, strict=True)
+            )
+            keys += repair_keys
         self._send(keys, "forge repair")
 
     def get_opinions(self, examples: Iterable[Example], name: str) -> None:
         """Ask for a second opinion on every record that has passed so far."""
         keys: list[str] = []
         for group in batched(examples, AT_ONCE):
-            keys += self._opinion_keys(name, self._passed(group, self.verdicts(group)))
+            keys += self._opinion_requests(name, group, self.verdicts(group)).values()
         self._opinions.append(name)
         self._send(keys, f"forge {name}")
 
@@ -211,8 +206,13 @@ class Rounds:
                     unreadable.update(dict.fromkeys(outcomes, repaired.reasons[0]))
         self.ledger.reject(unreadable)
         verdicts |= {n: by_key[record.key] for n, record in record_by_id.items() if n not in verdicts}
-        for name in self._opinions:
-            self._apply_opinion(name, examples, verdicts)
+        for opinion in self._opinions:
+            requests = self._opinion_requests(opinion, examples, verdicts)
+            outcomes = self.ledger.outcomes(list(requests.values()))
+            for name, request in requests.items():
+                reason = objection(opinion, outcomes[request], record_by_id[name])
+                if reason:
+                    verdicts[name] = replace(verdicts[name], reasons=(reason,))
         return verdicts
 
     def _first_verdicts(
@@ -221,43 +221,22 @@ class Rounds:
         outcomes = self.ledger.outcomes([asks[key][0].request for key in records])
         return {key: judge(record, asks[key][:1], outcomes, self.settings) for key, record in records.items()}
 
-    def _repairs(self, record: Record, ask: Ask, verdict: Verdict) -> Iterator[dict[str, Any]]:
+    def _repairs(self, record: Record, ask: Ask, verdict: Verdict) -> Iterator[tuple[Ask, dict[str, Any]]]:
+        """Yield what to ask for a record next, with the bodies; the keys are not known yet."""
         by_text = self.settings.prompt.plain and ask.lines == len(record.texts)
         reasons = [r for r in verdict.reasons if not r.startswith("endpoint")]
-        for texts in [(text,) for text in record.texts] if by_text else [record.texts]:
-            dialogue = record.task == "dialogue"
-            yield body_of(texts, self.settings, lang=record.lang, dialogue=dialogue, reasons=reasons)
+        dialogue = record.task == "dialogue"
+        for number, texts in enumerate([(t,) for t in record.texts] if by_text else [record.texts], start=1):
+            body = body_of(texts, self.settings, lang=record.lang, dialogue=dialogue, reasons=reasons)
+            yield Ask(record.key, number, "", 0, len(texts)), body
 
-    def _plan_repairs(
-        self, records: Mapping[str, Record], bodies: list[tuple[str, dict[str, Any]]]
-    ) -> list[str]:
-        keys = self.ledger.add(body for _, body in bodies)
-        requests_per_record = Counter(record for record, _ in bodies)
-        round_of: Counter[str] = Counter()
-        asks = []
-        for (record, _), key in zip(bodies, keys, strict=True):
-            round_of[record] += 1
-            lines = len(records[record].texts) // requests_per_record[record]
-            asks.append(Ask(record, round_of[record], key, 0, lines))
-        self.ledger.plan(asks)
-        return keys
-
-    def _passed(
-        self, examples: Sequence[Example], verdicts: Mapping[str, Verdict]
-    ) -> list[tuple[Example, tuple[str, ...]]]:
-        return [(e, v.target) for e in examples if (v := verdicts[e.id]).target and not v.reasons]
-
-    def _opinion_keys(self, name: str, passed: Iterable[tuple[Example, tuple[str, ...]]]) -> list[str]:
-        return self.ledger.add(opinion_request(name, e, target, self.settings) for e, target in passed)
-
-    def _apply_opinion(self, name: str, examples: Sequence[Example], verdicts: dict[str, Verdict]) -> None:
-        passed = self._passed(examples, verdicts)
-        keys = self._opinion_keys(name, passed)
-        outcomes = self.ledger.outcomes(keys)
-        for (example, target), key in zip(passed, keys, strict=True):
-            reason = objection(name, outcomes[key], record_of(example, self.settings))
-            if reason:
-                verdicts[example.id] = Verdict(target, (reason,))
+    def _opinion_requests(
+        self, name: str, examples: Sequence[Example], verdicts: Mapping[str, Verdict]
+    ) -> dict[str, str]:
+        """Return by example id the keys of the requests for an opinion on every record that has passed."""
+        passed = [(e, v.target) for e in examples if (v := verdicts[e.id]).target and not v.reasons]
+        keys = self.ledger.add(opinion_request(name, e, target, self.settings) for e, target in passed)
+        return {example.id: key for (example, _), key in zip(passed, keys, strict=True)}
 
     def _send(self, keys: Sequence[str], title: str) -> None:
         self.requests.update(keys)
@@ -269,17 +248,16 @@ class Rounds:
 
 def read_lines(outcome: Outcome, count: int, *, plain: bool) -> tuple[list[str] | None, str]:
     """Return the ``count`` lines of a reply, or None and the reason."""
-    if outcome.answer is None or outcome.missing:
-        return None, outcome.missing or ""
-    if outcome.finish_reason == "length":
-        return None, "truncated"
+    if outcome.unusable:
+        return None, outcome.unusable
+    reply = str(outcome.answer)
     if plain:
-        lines = read_numbered(outcome.answer, count)
+        lines = read_numbered(reply, count)
     else:
-        value = read_json_reply(outcome.answer)
+        value = read_json_reply(reply)
         lines = value.get("translations")
         if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-            return None, "refusal" if not value and any_pair.refuses(outcome.answer) else "not_json"
+            return None, "refusal" if not value and any_pair.refuses(reply) else "not_json"
     if lines is None or len(lines) != count:
         return None, "wrong_number_of_items"
     return [line.strip() for line in lines], ""
@@ -288,7 +266,7 @@ def read_lines(outcome: Outcome, count: int, *, plain: bool) -> tuple[list[str] 
 def judge(
     record: Record, asks: Sequence[Ask], outcomes: Mapping[str, Outcome], settings: Settings
 ) -> Verdict:
-    """Judge a record by its lines of a shared request, or by its own requests."""
+    """Judge a record by its lines of a shared request, or by its own requests, and against the glossary."""
     target: list[str] = []
     for ask in asks:
         outcome = outcomes[ask.request]
@@ -296,25 +274,20 @@ def judge(
         if lines is None:
             return Verdict(None, (reason,), outcome.answer)
         target += lines[ask.line : ask.line + len(record.texts)]
-    return judge_texts(record, tuple(target), settings)
-
-
-def judge_texts(record: Record, target: tuple[str, ...], settings: Settings) -> Verdict:
-    """Check every text of a record against its translation, and against the glossary."""
     reasons: dict[str, None] = {}
     for source, translated in zip(record.texts, target, strict=True):
         failed = any_pair.check(source, translated, source_lang=record.lang, target_lang=settings.to)
         reasons.update(dict.fromkeys(failed))
         if any(term.lower() not in translated.lower() for _, term in settings.terms([source])):
             reasons["glossary"] = None
-    return Verdict(target, tuple(reasons))
+    return Verdict(tuple(target), tuple(reasons))
 
 
 # --- the files of a run ---
 
 
-def _write(rounds: Rounds, examples: Iterable[Example], out: Path) -> dict[str, Any]:
-    """Write the accepted and rejected rows, one example at a time, and return the counts for the report."""
+def _write(rounds: Rounds, examples: Iterable[Example], out: Path) -> tuple[dict[str, int], Counter[str]]:
+    """Write the accepted and rejected rows; return the numbers of records, and the reasons."""
     reasons: Counter[str] = Counter()
     unique: set[int] = set()
     records = accepted = 0
@@ -332,49 +305,34 @@ def _write(rounds: Rounds, examples: Iterable[Example], out: Path) -> dict[str, 
                 records += 1
                 if refusal(record, rounds.settings) is None:
                     unique.add(hash(record.key))
-                if verdict.reasons:
-                    row = _rejected_row(example, verdict)
+                if verdict.reasons or verdict.target is None:
+                    source = [message.content for message in example.messages]
+                    target = verdict.raw if verdict.target is None else verdict.target
+                    row = {"id": example.id, "reasons": verdict.reasons, "source": source, "target": target}
                     count_reasons(reasons, row)
                 else:
-                    assert verdict.target is not None
                     accepted += 1
                     row = to_dict(_translated(example, record.texts, verdict.target, rounds.settings))
                 file = rejected_file if verdict.reasons else accepted_file
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return {
-        "records": records,
-        "unique_records": len(unique),
-        "accepted": accepted,
-        "rejected": dict(reasons.most_common()),
-    }
-
-
-def _rejected_row(example: Example, verdict: Verdict) -> dict[str, Any]:
-    source = [message.content for message in example.messages]
-    target = list(verdict.target) if verdict.target is not None else verdict.raw
-    return {"id": example.id, "reasons": list(verdict.reasons), "source": source, "target": target}
+    return {"records": records, "unique_records": len(unique), "accepted": accepted}, reasons
 
 
 def _translated(
     example: Example, source: Sequence[str], target: Sequence[str], settings: Settings
 ) -> Example:
     translation = dict(zip(source, target, strict=True))
-    messages = tuple(
-        Message(message.role, text) for message, text in zip(example.messages, target, strict=False)
-    )
+    turns = zip(example.messages, target, strict=False)
+    messages = tuple(Message(message.role, text) for message, text in turns)
     answers = tuple(translation[answer] for answer in example.answers)
     if example.task == "vqa" and not answers:
         answers = tuple([message.content for message in messages if message.role == "assistant"][-1:])
-    return example.with_messages(
-        messages,
-        id=f"{example.id}:{settings.to}",
-        lang=settings.to,
-        answers=answers,
-        provenance=Provenance(
-            origin="forge",
-            translated_from=example.id,
-            model=settings.model,
-            prompt_hash=settings.prompt.hash,
-            checks=any_pair.names(example.lang, settings.to),
-        ),
+    provenance = Provenance(
+        origin="forge",
+        translated_from=example.id,
+        model=settings.model,
+        prompt_hash=settings.prompt.hash,
+        checks=any_pair.names(example.lang, settings.to),
     )
+    name, to = f"{example.id}:{settings.to}", settings.to
+    return example.with_messages(messages, id=name, lang=to, answers=answers, provenance=provenance)

@@ -12,7 +12,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import openai
 
@@ -25,7 +25,9 @@ from ziya_visual.forge.ask.limits import Budget, dollars
 
 STOP_AFTER_FAILURES = 16  # in a row: the endpoint is down, and the rest stays pending for the next run
 MAX_JOB_REQUESTS, MAX_JOB_BYTES = 50_000, 150_000_000  # OpenAI takes 50,000 requests and 200 MB
-_ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+_LOST = frozenset({"failed", "expired", "cancelled"})
+URL: Final = "/v1/chat/completions"
+Settle = Callable[[Outcome], None]
 
 
 def ask_all(
@@ -33,13 +35,8 @@ def ask_all(
 ) -> int:
     """Send every request of ``keys`` that has no answer yet; return how many were sent.
 
-    Args:
-        ledger: The ledger that holds the requests.
-        keys: Keys from :meth:`Ledger.add`.
-        sending: How to send them.
-        title: The text before a progress bar; no bar without one.
-        budget: The money shared by several calls, by default what ``sending`` allows for the ledger; when it
-            is used up the rest stays pending.
+    There is a progress bar if there is a ``title``. ``budget`` is shared by several calls, by default what
+    ``sending`` allows for the ledger; when it is used up the rest stays pending.
 
     Raises:
         EndpointError: The endpoint cannot be reached, refuses everything, or has no Batch API; the rest stays
@@ -52,17 +49,16 @@ def ask_all(
     bar = progress(title, total, done=total - len(waiting)) if title else contextlib.nullcontext(None)
     with bar as shown:
 
-        def on_done(outcome: Outcome) -> None:
+        def settle(outcome: Outcome) -> None:
+            if budget is not None:
+                budget.settle(outcome)
             if shown is not None:
                 shown.advance()
 
         if sending.use_batches:
-            sent = _send_in_batches(ledger, waiting, sending, budget, on_done)
+            sent = _send_in_batches(ledger, waiting, sending, budget, settle)
         else:
-            pool = _Pool(ledger, sending, budget, on_done)
-            if waiting:
-                asyncio.run(pool.run(waiting))
-            sent = pool.sent
+            sent = asyncio.run(_send_by_workers(ledger, waiting, sending, budget, settle)) if waiting else 0
     if budget is not None and budget.exhausted:
         logger.warning("forge: the budget of $%.2f is used up; the rest is not sent", budget.limit_usd)
     return sent
@@ -118,70 +114,55 @@ class _Committer:
             committed.set_result(None)
 
 
-class _Pool:
-    """Workers that take keys in turn, each waiting until its request is committed as in flight or answered.
+async def _send_by_workers(
+    ledger: Ledger, keys: Sequence[str], sending: Sending, budget: Budget | None, settle: Settle
+) -> int:
+    """Send requests by workers that take keys in turn, until all are settled or the budget is used up.
 
-    A kill therefore repeats what the ledger knows as in flight, and loses nothing.
+    A worker waits until its request is committed as in flight, and again until its outcome is: a kill repeats
+    what the ledger knows as in flight, and loses nothing.
     """
+    client, committer, queue = Client(sending), _Committer(ledger), iter(keys)
+    sent = answered = failures = 0
 
-    def __init__(
-        self, ledger: Ledger, sending: Sending, budget: Budget | None, on_done: Callable[[Outcome], None]
-    ) -> None:
-        self._ledger = ledger
-        self._sending = sending
-        self._budget = budget
-        self._on_done = on_done
-        self._failures = self._answered = 0
-        self.sent = 0
+    async def work() -> None:
+        nonlocal sent, answered, failures
+        for key in queue:
+            body = ledger.body(key)
+            if budget is not None and not await budget.reserve(key, body):
+                return
+            await asyncio.shield(committer.add(key))
+            sent += 1
+            outcome = await client.ask(key, body)
+            settle(outcome)
+            await asyncio.shield(committer.add(outcome))
+            failed = outcome.state == "failed"
+            answered += not failed
+            failures = failures + 1 if failed else 0
+            unreachable = not answered and (outcome.reason or "").startswith(UNREACHABLE)
+            if failures >= STOP_AFTER_FAILURES or unreachable:
+                raise EndpointError(
+                    f"{', '.join(sending.urls)}: gave up after {outcome.attempts} attempts ({outcome.reason})"
+                    "; all answers so far are kept, run the same command again to continue"
+                )
 
-    async def run(self, keys: Sequence[str]) -> None:
-        """Work until every key is settled, the budget is used up, or the endpoint fails for good."""
-        client, committer, queue = Client(self._sending), _Committer(self._ledger), iter(keys)
-
-        async def work() -> None:
-            for key in queue:
-                body = self._ledger.body(key)
-                if self._budget is not None and not await self._budget.reserve(key, body):
-                    return
-                await asyncio.shield(committer.add(key))
-                self.sent += 1
-                outcome = await client.ask(key, body)
-                if self._budget is not None:
-                    self._budget.settle(outcome)
-                await asyncio.shield(committer.add(outcome))
-                self._on_done(outcome)
-                self._count(outcome)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._sending.concurrency, len(keys))):
-                    group.create_task(work())
-        except ExceptionGroup as group_error:
-            raise group_error.exceptions[0] from None
-        finally:
-            committer.commit()
-            await client.close()
-
-    def _count(self, outcome: Outcome) -> None:
-        self._answered += outcome.state != "failed"
-        self._failures = self._failures + 1 if outcome.state == "failed" else 0
-        unreachable = not self._answered and (outcome.reason or "").startswith(UNREACHABLE)
-        if self._failures >= STOP_AFTER_FAILURES or unreachable:
-            raise EndpointError(
-                f"{', '.join(self._sending.urls)}: gave up after {outcome.attempts} attempts"
-                f" ({outcome.reason}); all answers so far are kept, run the same command again to continue"
-            )
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(sending.concurrency, len(keys))):
+                group.create_task(work())
+    except ExceptionGroup as group_error:
+        raise group_error.exceptions[0] from None
+    finally:
+        committer.commit()
+        await client.close()
+    return sent
 
 
 # --- through the Batch API ---
 
 
 def _send_in_batches(
-    ledger: Ledger,
-    keys: Sequence[str],
-    sending: Sending,
-    budget: Budget | None,
-    on_done: Callable[[Outcome], None],
+    ledger: Ledger, keys: Sequence[str], sending: Sending, budget: Budget | None, settle: Settle
 ) -> int:
     """Send requests as jobs to the first endpoint, after collecting the jobs that a dead run left there."""
     url = sending.urls[0]
@@ -191,9 +172,7 @@ def _send_in_batches(
 
         def collect(job_id: str) -> None:
             for outcome in _wait_for_job(ledger, client, job_id, url, sending.poll_seconds):
-                if budget is not None:
-                    budget.settle(outcome)
-                on_done(outcome)
+                settle(outcome)
 
         try:
             for job_id in ledger.batches(url):
@@ -232,20 +211,14 @@ def find_or_create_job(ledger: Ledger, client: openai.OpenAI, keys: Sequence[str
     """Return the id of the job for these requests, which is created unless the endpoint already has it."""
     name = hash_json(list(keys))
     for job in client.batches.list(limit=100):
-        ours = (job.metadata or {}).get("forge") == name
-        if ours and job.status not in ("failed", "expired", "cancelled"):
+        if (job.metadata or {}).get("forge") == name and job.status not in _LOST:
             return job.id
-    lines = (
-        {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": ledger.body(key)}
-        for key in keys
-    )
+    fixed = {"method": "POST", "url": URL}
+    lines = ({"custom_id": key, **fixed, "body": ledger.body(key)} for key in keys)
     content = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines).encode()
     file = client.files.create(file=("requests.jsonl", content), purpose="batch")
     job = client.batches.create(
-        input_file_id=file.id,
-        endpoint="/v1/chat/completions",
-        completion_window="24h",
-        metadata={"forge": name},
+        input_file_id=file.id, endpoint=URL, completion_window="24h", metadata={"forge": name}
     )
     return job.id
 
@@ -255,30 +228,28 @@ def _wait_for_job(
 ) -> list[Outcome]:
     """Wait for a job, commit its results and return them."""
     started = time.monotonic()
-    while (job := client.batches.retrieve(job_id)).status not in _ENDED:
+    while (job := client.batches.retrieve(job_id)).status not in {*_LOST, "completed"}:
         time.sleep(poll_seconds)
     outcomes: list[Outcome] = []
     for file in (job.output_file_id, job.error_file_id):
         if file is not None:
             lines = client.files.content(file).text.splitlines()
-            rows = [json.loads(line) for line in lines if line.strip()]
-            outcomes += [_read_row(row, time.monotonic() - started) for row in rows]
+            seconds = time.monotonic() - started
+            outcomes += [_read_row(json.loads(line), seconds) for line in lines if line.strip()]
     ledger.record(outcomes=outcomes)
     ledger.note_batch(job_id, url, done=True)
     if job.status != "completed" and not outcomes:
-        raise EndpointError(
-            f"{url}: batch {job_id} {job.status}; run the same command again to send its requests anew"
-        )
+        advice = "run the same command again to send its requests anew"
+        raise EndpointError(f"{url}: batch {job_id} {job.status}; {advice}")
     return outcomes
 
 
 def _read_row(row: Any, seconds: float) -> Outcome:
     key = str(row["custom_id"])
     response = row.get("response") or {}
-    try:
-        if response.get("status_code") == 200:
-            return read_completion(key, response["body"], seconds, 1)
-        message = json.dumps(row.get("error") or response.get("body"), ensure_ascii=False)[:200]
-        return Outcome(key, "rejected", reason=f"http_{response.get('status_code')}: {message}", attempts=1)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-        return Outcome(key, "failed", reason="no chat completion in the batch's output", attempts=1)
+    status, body = response.get("status_code"), response.get("body")
+    if status != 200:
+        message = json.dumps(row.get("error") or body, ensure_ascii=False)[:200]
+        return Outcome(key, "rejected", reason=f"http_{status}: {message}", attempts=1)
+    unreadable = Outcome(key, "failed", reason="no chat completion in the batch's output", attempts=1)
+    return read_completion(key, body, seconds, 1) or unreadable

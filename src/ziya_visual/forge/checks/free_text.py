@@ -11,16 +11,12 @@ import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ziya_visual.forge.checks.dictionary import Dictionary, blank, coverage
+from ziya_visual.forge.checks.dictionary import Dictionary, blank, coverage, tables
 from ziya_visual.forge.checks.names import name_differs
 from ziya_visual.forge.checks.numbers import numbers_differ
 
-_FILE = Path(__file__).parent / "concepts.yaml"
 _NUMERAL = r"[\d零〇一二两俩三四五六七八九十百千万亿半几多余数]\s*(?:多|余|来)?"
 _ASKING = re.compile(r"\?|\b(?:wh\w+|how|if|tell|ask\w*|please|can|could|do|is|are)\b", re.IGNORECASE)
 MAX_WORDS = 45  # a longer piece says too much of everything to be compared
@@ -49,7 +45,7 @@ class Concept:
 @functools.cache
 def _concepts() -> tuple[dict[str, dict[str, Concept]], dict[str, re.Pattern[str]]]:
     """Read the file beside this one once: the groups of concepts, and the patterns of negation."""
-    data: dict[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+    data = dict(tables("concepts.yaml"))
     negation = {name: _list(words) for name, words in data.pop("negation").items()}
     negation["en_maybe"] += negation["en_deny"]
     groups = {group: {name: _concept(spec) for name, spec in data[group].items()} for group in data}
