@@ -12,8 +12,7 @@ from ziya_visual.data.chat.chat_format import Turn
 from ziya_visual.eval.judge.leaderboard import leaderboard
 from ziya_visual.infer.attention_map import attention_map, overlay
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.serve.votes import Comparison, Votes
-from ziya_visual.serve.web import WORDS, _dialogue, web
+from ziya_visual.serve.web import WORDS, Comparison, Votes, _dialogue, web
 
 
 def test_dialogues_in_gradios_forms_are_ours(tmp_path: Path) -> None:
