@@ -38,6 +38,7 @@ from ziya_visual.train.run import run_recipe
 RECIPE = Path(__file__).parent / "recipes" / "quickstart.yaml"
 IMAGES, QUESTIONS, DIALOGUES = 3000, 8, 600
 TEXTS_PER_REQUEST, CONCURRENCY = 4, 160
+PACKAGES = ("ziya-visual", "torch", "transformers", "peft", "tokenizers")
 CHECKPOINTS = {"base": "base", "chat": "checkpoint"}  # stage -> folder
 
 # Floors gate CI; aims are where we want to be. All values are percentages.
@@ -68,7 +69,10 @@ def quickstart(out: Path, *, seed: int = 0, from_scratch: bool = False) -> dict[
             with log.timed(seconds, "parts"):
                 pretrain_parts(parts, seed=seed)
         with log.timed(seconds, "draw"):
-            english = _draw(out, seed)
+            english = dataset.write_training(
+                out / "data", seed=seed, images=IMAGES, questions_per_image=QUESTIONS, dialogues=DIALOGUES
+            )
+            write_records(out / "data" / "english.jsonl", english)
         with log.timed(seconds, "forge"):
             forge_metrics = _forge(out, parts, english)
         with log.timed(seconds, "train"):
@@ -82,7 +86,7 @@ def quickstart(out: Path, *, seed: int = 0, from_scratch: bool = False) -> dict[
         metrics,
         seconds=seconds,
         seed=seed,
-        versions=_versions(),
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         card={
             "title": "Ziya-Visual in miniature",
             "command": f"ziya-visual quickstart --seed {seed}" + (" --from-scratch" if from_scratch else ""),
@@ -93,15 +97,6 @@ def quickstart(out: Path, *, seed: int = 0, from_scratch: bool = False) -> dict[
     write_report(out, recorded, curve, draw_samples(suite, out, model="chat", seed=seed), targets=TARGETS)
     log.logger.info("report: %s", out / "report.html")
     return recorded
-
-
-def _draw(out: Path, seed: int) -> list[Example]:
-    """Draw the training pictures and write their English captions, questions and dialogues."""
-    examples = dataset.write_training(
-        out / "data", seed=seed, images=IMAGES, questions_per_image=QUESTIONS, dialogues=DIALOGUES
-    )
-    write_records(out / "data" / "english.jsonl", examples)
-    return examples
 
 
 def _forge(out: Path, parts: Path, english: list[Example]) -> list[Metric]:
@@ -163,8 +158,3 @@ def _evaluate(out: Path, suite: Suite, seed: int) -> list[Metric]:
         if name == "chat":
             metrics += evaluate(model, suite.blank(), name="blank", out=out, tasks=("vqa",), seed=seed)
     return metrics
-
-
-def _versions() -> dict[str, str]:
-    names = ("ziya-visual", "torch", "transformers", "peft", "tokenizers")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -20,7 +20,6 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from ziya_visual.core.errors import ConfigError, nearest, one_line
@@ -291,14 +290,14 @@ def _existing_key(section: Any, key: str, override: str) -> str | int:
 
 def _optional_sections() -> set[str]:
     """Return the keys whose values are mappings that a recipe file may leave out."""
-    fields = (item for model in Strict.__subclasses__() for item in model.model_fields.items())
-    return {name for name, field in fields if isinstance(field.default, Strict | dict) or _optional(field)}
-
-
-def _optional(field: FieldInfo) -> bool:
-    """Return whether a field holds a section or None."""
-    kinds = getattr(field.annotation, "__args__", ())
-    return field.default is None and any(isinstance(k, type) and issubclass(k, Strict) for k in kinds)
+    sections = Strict.__subclasses__()
+    return {
+        name
+        for section in sections
+        for name, field in section.model_fields.items()
+        if isinstance(field.default, Strict | dict)
+        or (field.default is None and any(kind in sections for kind in get_args(field.annotation)))
+    }
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -311,5 +310,5 @@ def _first_problem(error: ValidationError) -> str:
     for key in problem["loc"][:-1]:
         if isinstance(key, str):
             annotation = section.model_fields[key].annotation
-            section = getattr(annotation, "__args__", (annotation,))[0]  # tuple[Stage, ...] -> Stage
+            section = (get_args(annotation) or (annotation,))[0]  # tuple[Stage, ...] -> Stage
     return f"unknown key {where!r}{nearest(str(problem['loc'][-1]), section.model_fields)}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, get_args
 
 from ziya_visual.core.errors import nearest
 
 Part = Literal["qformer", "query_tokens", "projection", "alignment", "lora", "vision"]
-PARTS: tuple[Part, ...] = ("qformer", "query_tokens", "projection", "alignment", "lora", "vision")
+PARTS: tuple[Part, ...] = get_args(Part)
 PARTS_WITH_BLOCKS: tuple[Part, ...] = ("qformer", "alignment", "lora", "vision")
 
 

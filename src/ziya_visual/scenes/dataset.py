@@ -84,9 +84,8 @@ def write_training(
             name = f"train-{number:05d}"
             path = folder / "images" / f"{name}.png"
             Image.fromarray(render(scene)).save(path, compress_level=1)
-            for suffix, task, exchanges in _training_texts(
-                rng, scene, questions_per_image, number < dialogues
-            ):
+            texts = _training_texts(rng, scene, questions_per_image, number < dialogues)
+            for suffix, task, exchanges in texts:
                 for language in languages:
                     example = _training_record(name, suffix, task, language, exchanges)
                     examples.append(replace(example, image=ImageRef(path=str(path))))

@@ -76,10 +76,9 @@ def any_question(rng: Rng, scene: Scene, shares: Sequence[float] = SHARES) -> Me
 
 def ask_briefly(rng: Rng, meaning: Meaning, lang: str) -> tuple[Message, Message]:
     """Return a question and its short answer."""
-    assert meaning.value is not None
     language = Language.load(lang)
     question = language.say(meaning, phrasing(rng)) + BRIEF[lang]
-    return Message("user", question), Message("assistant", language.answer(meaning.task, meaning.value))
+    return Message("user", question), Message("assistant", language.answer(meaning.task, str(meaning.value)))
 
 
 def describe(rng: Rng, scene: Scene, lang: str) -> tuple[Message, Message]:
@@ -98,8 +97,7 @@ class Lesson:
 
     Attributes:
         until: The fraction of all steps at which the lesson ends.
-        least: Minimum number of objects in a list.
-        most: Maximum number of objects in a list.
+        least, most: The number of objects in a list.
         shares: Frequencies of the question types, in their order.
         terse: Questions of a few words per list.
         whole: Questions in whole sentences per list, sometimes with a caption.
