@@ -22,10 +22,9 @@ from transformers import (
 )
 
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.build.compose import compose
 from ziya_visual.model.checkpoint import save_checkpoint
-from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.network import Alignment, ZiyaVisualModel
 from ziya_visual.model.packed.attention import INFERENCE
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.train.pretrain.language_model import corpus_texts, train_tokenizer

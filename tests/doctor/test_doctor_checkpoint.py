@@ -16,8 +16,7 @@ from ziya_visual.core.files import write_json
 from ziya_visual.doctor import examine
 from ziya_visual.doctor.checkpoint import examine_checkpoint
 from ziya_visual.doctor.machine import examine_machine
-from ziya_visual.model.build.layouts import ALIGNMENT
-from ziya_visual.model.checkpoint import load_checkpoint
+from ziya_visual.model.checkpoint import ALIGNMENT, load_checkpoint
 
 
 def test_parameters_are_the_real_models(folder: Path) -> None:

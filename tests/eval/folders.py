@@ -19,8 +19,8 @@ from transformers import (
 
 from ziya_visual.core.files import write_records
 from ziya_visual.core.records import Example, ImageRef, Message
-from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
+from ziya_visual.model.network import Alignment
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] %}"

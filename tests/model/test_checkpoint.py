@@ -9,12 +9,10 @@ from tiny_models import logits, tiny
 from transformers import Blip2ForConditionalGeneration
 
 from ziya_visual.core.errors import CheckpointError
-from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.build.layouts import ALIGNMENT
 from ziya_visual.model.build.weights import open_file
-from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
+from ziya_visual.model.checkpoint import ALIGNMENT, load_checkpoint, save_checkpoint
 from ziya_visual.model.lora import add_lora, freeze_all_but
-from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.network import Alignment, ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
 
 

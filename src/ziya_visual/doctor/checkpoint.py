@@ -17,10 +17,9 @@ from ziya_visual.core.files import read_json
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat.chat_format import ChatFormat
 from ziya_visual.doctor.memory import RESERVE, by_part, count
-from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.build.layouts import ALIGNMENT
 from ziya_visual.model.build.weights import Weights, open_file, open_weights
-from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.checkpoint import ALIGNMENT
+from ziya_visual.model.network import Alignment, ZiyaVisualModel
 
 CONTEXT = 1024  # tokens whose keys and values are counted
 OURS, BLIP2 = "ziya-visual", "blip-2"

@@ -29,11 +29,9 @@ from ziya_visual.infer.decoder import GREEDY, Decoder, Prompt, Sampling, compute
 from ziya_visual.infer.prefix_cache import ByteCache, KeyedImage, Prefix, get_or_compute, key_images
 from ziya_visual.infer.quantized import Dtype, load_dtype, quantize
 from ziya_visual.infer.text_model import Dialogue, TextModel
-from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.build.layouts import ALIGNMENT, CONFIGS
-from ziya_visual.model.checkpoint import load_checkpoint
+from ziya_visual.model.checkpoint import ALIGNMENT, CONFIGS, load_checkpoint
 from ziya_visual.model.lora import ADAPTER_FILE
-from ziya_visual.model.network import VisualModel, ZiyaInstructModel
+from ziya_visual.model.network import Alignment, VisualModel, ZiyaInstructModel
 from ziya_visual.model.packed.attention import INFERENCE
 from ziya_visual.model.processor import ZiyaProcessor
 

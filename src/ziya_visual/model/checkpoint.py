@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
+from transformers import Blip2Config, InstructBlipConfig
 from transformers.utils import logging
 
-from ziya_visual.core.errors import CheckpointError, one_line
+from ziya_visual.core.errors import CheckpointError, DataError, one_line
 from ziya_visual.core.files import atomic_dir, read_json, write_json
-from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.build.layouts import ALIGNMENT, LANGUAGE_MODEL, read_config
 from ziya_visual.model.build.weights import check_weights, open_file, open_weights, refuse_keys
 from ziya_visual.model.lora import ADAPTER_FILE, adapter_base, load_adapter, merge_lora
-from ziya_visual.model.network import VisualModel, ZiyaInstructModel, ZiyaVisualModel
+from ziya_visual.model.network import Alignment, VisualModel, ZiyaInstructModel, ZiyaVisualModel
 from ziya_visual.model.processor import (
     QFORMER_TOKENIZER,
     SETTINGS,
@@ -30,6 +30,9 @@ from ziya_visual.model.processor import (
     open_qformer_tokenizer,
 )
 
+ALIGNMENT = "alignment.safetensors"
+LANGUAGE_MODEL = "language_model."
+CONFIGS: dict[str, Any] = {"blip-2": Blip2Config, "instructblip": InstructBlipConfig}
 Dtype = torch.dtype | str
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FETCHED = ["*.json", "*.model", "*.txt", "*.jinja"]  # besides the weights
@@ -60,6 +63,20 @@ def local_folder(checkpoint: str | Path) -> Path:
             raise CheckpointError(
                 f"{name}: no such folder, and fetching it from the hub failed ({one_line(error)})"
             ) from error
+
+
+def read_config(folder: Path) -> Any:
+    """Read the configuration of a BLIP-2 or InstructBLIP folder."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no checkpoint there, config.json not found")
+    try:
+        kind = read_json(path).get("model_type")
+        if kind not in CONFIGS:
+            raise CheckpointError(f"{path}: model_type is {kind!r}, expected {' or '.join(CONFIGS)}")
+        return CONFIGS[kind].from_pretrained(folder)
+    except (DataError, StrictDataclassError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({one_line(error)})") from error
 
 
 def save_checkpoint(

@@ -24,9 +24,8 @@ from transformers.pytorch_utils import Conv1D
 from ziya_visual.core.errors import CheckpointError, ConfigError, DataError
 from ziya_visual.core.files import atomic_dir, hash_file, read_json, write_json
 from ziya_visual.core.trainable import parse_rule
-from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.build.weights import check_weights, open_file
-from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.network import Alignment, ZiyaVisualModel
 
 ADAPTER_FILE = "adapter.json"
 TRAINED = "trained.safetensors"

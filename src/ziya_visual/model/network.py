@@ -1,23 +1,33 @@
-"""The network: stock BLIP-2 or InstructBLIP with a causal language model, and its steps as methods.
+"""The network: stock BLIP-2 or InstructBLIP with a causal language model, and the Q-Former's text side.
 
-``ZiyaVisualModel`` and ``ZiyaInstructModel`` add no parameter to their stock classes. What stage 1 and
-retrieval need besides (text embeddings, text feed-forwards, heads, temperature) is an
-:class:`~ziya_visual.model.alignment.Alignment`, saved in a file of its own.
+``ZiyaVisualModel`` and ``ZiyaInstructModel`` add no parameter to their stock classes. Retrieval and stage 1
+also need an :class:`Alignment`, which is saved in a file of its own: the contrastive, matching and
+grounded-generation passes of BLIP-2, section 3.2. Its text shares the queries' self-attention and has its own
+feed-forwards, as in stock ``Blip2ForImageTextRetrieval``. Only the masks between queries and text are ours.
 
-Legend: B images, P patches + 1, Dv ViT width, Q queries, Dq Q-Former width, D language model width, T tokens.
+Legend: B images or texts, P patches + 1, Dv ViT width, Q queries, Dq Q-Former width, D language model width,
+Dp projection width, T tokens per text, V vocabulary, L positions: Q + T, or T for text alone.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
+    Blip2QFormerConfig,
     InstructBlipConfig,
     InstructBlipForConditionalGeneration,
+)
+from transformers.models.blip_2.modeling_blip_2 import (
+    Blip2QFormerIntermediate,
+    Blip2QFormerOutput,
+    Blip2TextEmbeddings,
 )
 
 from ziya_visual.data.packing import PackedBatch
@@ -102,3 +112,101 @@ class ZiyaInstructModel(ForwardSteps, InstructBlipForConditionalGeneration):  # 
 
 
 VisualModel = ZiyaVisualModel | ZiyaInstructModel
+
+
+class TextFeedForward(nn.Module):
+    """One layer's feed-forward for text, with the keys ``intermediate`` and ``output`` of a stock layer."""
+
+    def __init__(self, config: Blip2QFormerConfig) -> None:
+        super().__init__()
+        self.intermediate = Blip2QFormerIntermediate(config)
+        self.output = Blip2QFormerOutput(config)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map float[B, T, Dq] to the same shape."""
+        return self.output(self.intermediate(hidden), hidden)
+
+
+class Alignment(nn.Module):
+    """The modules that retrieval and stage 1 need besides the generating network.
+
+    ``qformer_tokenizer`` makes the ids of its embeddings; None means the language model's tokenizer.
+    """
+
+    def __init__(self, config: Blip2QFormerConfig, *, projection_size: int) -> None:
+        super().__init__()
+        self.qformer_tokenizer: Any = None
+        width = config.hidden_size
+        self.embeddings = Blip2TextEmbeddings(config)
+        self.feed_forwards = nn.ModuleList(TextFeedForward(config) for _ in range(config.num_hidden_layers))
+        self.vision_projection = nn.Linear(width, projection_size)
+        self.text_projection = nn.Linear(width, projection_size)
+        self.itm_head = nn.Linear(width, 2)
+        self.lm_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def image_features(self, queries: Tensor) -> Tensor:
+        """Project queries to unit vectors: float[B, Q, Dq] -> float[B, Q, Dp]."""
+        return F.normalize(self.vision_projection(queries), dim=-1)
+
+    def text_features(self, model: ZiyaVisualModel, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return unit vectors float[B, Dp] of texts alone, from their first token, as stock does.
+
+        ``input_ids`` int64[B, T]; ``mask`` int64[B, T], 1 for tokens and 0 for padding.
+        """
+        hidden = self._run_layers(model, self.embeddings(input_ids), 0, mask[:, None, None, :], None)
+        return F.normalize(self.text_projection(hidden[:, 0]), dim=-1)
+
+    def matching_logits(
+        self, model: ZiyaVisualModel, image_embeds: Tensor, input_ids: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Return float[B, 2] (no match, match): queries and text see each other, queries see the image."""
+        hidden, count, real = self._joint_input(model, input_ids, mask)
+        hidden = self._run_layers(model, hidden, count, real, image_embeds)
+        return self.itm_head(hidden[:, :count]).mean(1)
+
+    def grounded_logits(
+        self, model: ZiyaVisualModel, image_embeds: Tensor, input_ids: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Return float[B, T, V]: queries see queries and image, text sees queries and the text before it."""
+        hidden, count, real = self._joint_input(model, input_ids, mask)
+        visible = torch.ones(hidden.shape[1], hidden.shape[1], dtype=mask.dtype, device=mask.device).tril()
+        visible[:, :count] = 1
+        hidden = self._run_layers(model, hidden, count, visible * real, image_embeds)
+        return F.linear(hidden[:, count:], self.embeddings.word_embeddings.weight, self.lm_bias)
+
+    def _joint_input(
+        self, model: ZiyaVisualModel, input_ids: Tensor, mask: Tensor
+    ) -> tuple[Tensor, int, Tensor]:
+        """Return queries and text float[B, L, Dq], the number of queries, and the mask [B, 1, 1, L]."""
+        queries = model.query_tokens.expand(len(input_ids), -1, -1)
+        real = torch.cat([mask.new_ones(len(mask), queries.shape[1]), mask], 1)[:, None, None, :]
+        return torch.cat([queries, self.embeddings(input_ids)], 1), queries.shape[1], real
+
+    def _run_layers(
+        self, model: ZiyaVisualModel, hidden: Tensor, queries: int, visible: Tensor, image: Tensor | None
+    ) -> Tensor:
+        """Run the model's Q-Former layers on float[B, L, Dq], with this module's feed-forwards for text.
+
+        The first ``queries`` positions are queries. ``visible`` [B or 1, 1, 1 or L, L] is 1 where a position
+        is seen. ``image`` is float[B, P, Dv], or None for text alone.
+        """
+        qformer = model.qformer
+        hidden = qformer.dropout(qformer.layernorm(hidden))
+        mask = (1.0 - visible.to(hidden.dtype)) * torch.finfo(hidden.dtype).min
+        for layer, feed_forward in zip(qformer.encoder.layer, self.feed_forwards, strict=True):
+            hidden = layer.attention(hidden_states=hidden, attention_mask=mask)
+            text = feed_forward(hidden[:, queries:])
+            if queries == 0:
+                hidden = text
+                continue
+            read = hidden[:, :queries]
+            if layer.has_cross_attention:
+                read = layer.crossattention(hidden_states=read, encoder_hidden_states=image)
+            hidden = torch.cat([layer.feed_forward_chunk_query(read), text], 1)
+        return hidden

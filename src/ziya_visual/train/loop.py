@@ -16,8 +16,7 @@ from typing import Any
 import torch
 
 from ziya_visual.core import distributed, log
-from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.network import Alignment, ZiyaVisualModel
 from ziya_visual.train import run_state
 from ziya_visual.train.objectives import (
     NO_IMAGES,

@@ -25,13 +25,11 @@ from transformers import (
 )
 
 from ziya_visual.core.errors import CheckpointError, ConfigError, one_line
-from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.build.compose import compose, new_alignment
-from ziya_visual.model.build.layouts import ALIGNMENT, LANGUAGE_MODEL
 from ziya_visual.model.build.weights import open_weights
-from ziya_visual.model.checkpoint import load_checkpoint
+from ziya_visual.model.checkpoint import ALIGNMENT, LANGUAGE_MODEL, load_checkpoint
 from ziya_visual.model.lora import ADAPTER_FILE, adapter_base
-from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.network import Alignment, ZiyaVisualModel
 from ziya_visual.model.packed.attention import PLAIN
 from ziya_visual.model.packed.forward import causal_lm
 from ziya_visual.model.processor import (

@@ -18,8 +18,7 @@ from ziya_visual.core.files import write_jsonl
 from ziya_visual.core.records import Example
 from ziya_visual.data.templates import instruct
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.network import Alignment, ZiyaVisualModel
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.train.batches import Batches, TrainingData
 from ziya_visual.train.objectives import GetFeatures, Losses, add_losses, autocast, mean_losses

@@ -18,8 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from ziya_visual.core import distributed
 from ziya_visual.data.packing import PackedBatch, some_rows
-from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.network import Alignment, ZiyaVisualModel
 from ziya_visual.model.packed.forward import LossSum
 
 MAX_SCALE = 100.0  # of the contrastive logits, as CLIP caps it

@@ -37,19 +37,16 @@ class Encoded:
     image_spans: tuple[tuple[int, int], ...] = ()
 
 
-_Placed = list[tuple[str, str, tuple[int, ...]]]  # role, content, positions of its images
+PlacedTurns = list[tuple[str, str, tuple[int, ...]]]  # role, content, positions of its images
 
 
 class ChatFormat:
     """The chat format of one tokenizer."""
 
     def __init__(self, tokenizer: Any, *, image_position: str = "first") -> None:
-        """Take a fast tokenizer of transformers with a chat template.
+        """Take a fast tokenizer of transformers with ``<image>`` and a chat template.
 
-        Raises:
-            CheckpointError: it has no ``<image>`` token or template, is not fast, or its template does not
-                end an assistant's turn with a special token.
-            DataError: the template drops what a turn says, or refuses a question and its answer.
+        The template must end an assistant's turn with a special token and drop nothing of a turn.
         """
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
@@ -85,7 +82,7 @@ class ChatFormat:
 
     @cached_property
     def _plain(self) -> Any:
-        """Return the tokenizer for what turns say."""
+        """Return the tokenizer for the turns' own text."""
         return _backend(self.tokenizer.backend_tokenizer, as_text=True)
 
     def __deepcopy__(self, memo: Any) -> ChatFormat:
@@ -93,7 +90,7 @@ class ChatFormat:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the constructor's arguments, for data loading in other processes."""
+        """Return the constructor and its arguments, to pickle for data loading in other processes."""
         return partial(ChatFormat, image_position=self.image_position), (self.tokenizer,)
 
     def text_ids(self, text: str) -> list[int]:
@@ -119,11 +116,7 @@ class ChatFormat:
     def branch(
         self, messages: Sequence[TurnLike], *, num_image_tokens: int = 0, add_generation_prompt: bool = False
     ) -> Encoded:
-        """Encode what follows ``prefix_ids(num_image_tokens)``; see :meth:`encode`.
-
-        Raises:
-            DataError: as in :meth:`encode`, or the dialogue does not begin with the prefix.
-        """
+        """Encode what follows ``prefix_ids(num_image_tokens)`` in a dialogue; see :meth:`encode`."""
         prefix = self.prefix_ids(num_image_tokens)
         encoded = self.encode(
             messages, num_image_tokens=num_image_tokens, add_generation_prompt=add_generation_prompt
@@ -133,11 +126,7 @@ class ChatFormat:
         return Encoded(encoded.ids[len(prefix) :], encoded.supervised[len(prefix) :])
 
     def has_prefix(self, messages: Sequence[TurnLike], num_images: int) -> bool:
-        """Tell whether the dialogue is about one image and begins with its prefix.
-
-        Raises:
-            DataError: as in :meth:`encode`.
-        """
+        """Tell whether the dialogue is about one image and begins with its prefix."""
         if num_images != 1 or self.image_position == "first":
             return num_images == 1
         role, _, places = self._place(messages, 1)[0]
@@ -176,7 +165,7 @@ class ChatFormat:
         text = self._write(self._place(messages, num_images), add_generation_prompt)[1]
         return IMAGE * num_images + text if self.image_position == "first" else text
 
-    def _place(self, messages: Sequence[TurnLike], images: int) -> _Placed:
+    def _place(self, messages: Sequence[TurnLike], images: int) -> PlacedTurns:
         """Return the turns with the positions of inline images."""
         if not messages:
             raise DataError("a dialogue needs at least one turn")
@@ -193,13 +182,15 @@ class ChatFormat:
             turns[first] = (*turns[first][:2], (0,) * images)
         return turns
 
-    def _write(self, turns: _Placed, generate: bool) -> tuple[tuple[str, ...], str, list[tuple[int, int]]]:
+    def _write(
+        self, turns: PlacedTurns, generate: bool
+    ) -> tuple[tuple[str, ...], str, list[tuple[int, int]]]:
         roles = tuple(role for role, _, _ in turns)
         return self._template.write(
             roles, [_with_images(text, places) for _, text, places in turns], generate
         )
 
-    def _encode(self, turns: _Placed, generate: bool) -> tuple[list[int], list[bool]]:
+    def _encode(self, turns: PlacedTurns, generate: bool) -> tuple[list[int], list[bool]]:
         """Return ids with one placeholder per image, and which of them are trained on.
 
         The text is tokenized as a whole, as in stock ``apply_chat_template``. If that yields other control
@@ -222,11 +213,10 @@ class ChatFormat:
     def _skeleton(
         self, pieces: tuple[str, ...], shape: tuple[tuple[str, int], ...]
     ) -> tuple[list[int], list[int | None]]:
-        """Analyze the template's pieces around turns of these roles and numbers of images.
+        """Return the control tokens of the template's pieces around turns of these roles and image counts.
 
-        Returns:
-            Their control tokens in order; and for each assistant turn how many characters of the piece after
-            it, up to the end token, are trained on (None for other roles).
+        The second list has for each assistant turn how many characters of the piece after it, up to the end
+        token, are trained on; None for other roles.
         """
         text = pieces[0] + "".join(
             IMAGE * images + "a" + piece for (_, images), piece in zip(shape, pieces[1:], strict=True)
@@ -240,24 +230,24 @@ class ChatFormat:
         return control, tails
 
     def _piecewise(
-        self, turns: _Placed, pieces: Sequence[str], tails: Sequence[int | None], texts: Sequence[str]
+        self, turns: PlacedTurns, pieces: Sequence[str], tails: Sequence[int | None], texts: Sequence[str]
     ) -> tuple[list[int], list[bool]]:
         """Encode turns, ``texts`` as the template wrote them, as plain text between its pieces."""
         ids = self._ids(pieces[0])
         supervised = [False] * len(ids)
         for (_, content, places), text, piece, tail in zip(turns, texts, pieces[1:], tails, strict=True):
             cut = _with_images(content, places).find(text)
-            own: list[int] = []
+            content_ids: list[int] = []
             at = 0
             for number, place in enumerate(places):
                 image = place + number * len(IMAGE) - cut
-                own += [*self.text_ids(text[at:image]), self.image_id]
+                content_ids += [*self.text_ids(text[at:image]), self.image_id]
                 at = image + len(IMAGE)
-            own += self.text_ids(text[at:])
+            content_ids += self.text_ids(text[at:])
             after = self._ids(piece)
             trained = after.index(self.eos_id) + 1 if tail else 0
-            ids += own + after
-            supervised += [tail is not None] * len(own)
+            ids += content_ids + after
+            supervised += [tail is not None] * len(content_ids)
             supervised += [True] * trained + [False] * (len(after) - trained)
         return ids, supervised
 
@@ -294,8 +284,8 @@ def _with_images(text: str, places: Sequence[int]) -> str:
 
 def _backend(backend: Any, *, as_text: bool) -> Any:
     """Copy a tokenizer; with ``as_text``, special tokens that a text spells stay text."""
-    own = copy.deepcopy(backend)
-    own.encode_special_tokens = as_text
-    own.no_truncation()
-    own.no_padding()
-    return own
+    duplicate = copy.deepcopy(backend)
+    duplicate.encode_special_tokens = as_text
+    duplicate.no_truncation()
+    duplicate.no_padding()
+    return duplicate

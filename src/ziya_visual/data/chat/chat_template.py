@@ -77,8 +77,7 @@ class ChatTemplate:
     ) -> tuple[tuple[str, ...], str, list[Span]]:
         """Render a dialogue; return the template's pieces, the text, and the span of each turn's text in it.
 
-        Raises:
-            DataError: the template refuses these roles or rewrites a text; dropping part of it is allowed.
+        A template that rewrites a text is refused; one that drops part of it is not.
         """
         pieces = self.pieces(roles, generate)
         if self._only_prints:
@@ -100,13 +99,11 @@ class ChatTemplate:
 
     def _render(self, roles: Sequence[str], texts: Sequence[str], generate: bool) -> str:
         turns = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+        write = self._tokenizer.apply_chat_template
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=generate
-            )
+            return str(write(turns, tokenize=False, add_generation_prompt=generate))
         except TemplateError as error:
             raise DataError(f"the chat template refuses turns of {', '.join(roles)} ({error})") from error
-        return text
 
     def _pieces(self, roles: tuple[str, ...], generate: bool) -> tuple[str, ...]:
         """Return what the template writes before, between and after turns of these roles."""

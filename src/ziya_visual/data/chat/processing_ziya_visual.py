@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,9 +72,6 @@ class ZiyaProcessor(ProcessorMixin):  # type: ignore[misc]
             num_query_tokens: Q.
             image_position: where image tokens go: ``first`` or ``inline``.
             chat_template: replaces the tokenizer's.
-
-        Raises:
-            CheckpointError: a part is missing or does not fit; see :class:`ChatFormat`.
         """
         if num_query_tokens is None or (image_processor is None and image_size is None):
             raise CheckpointError("processor_config.json: num_query_tokens or the image's size is missing")
@@ -137,10 +135,6 @@ class ZiyaProcessor(ProcessorMixin):  # type: ignore[misc]
             return_dict: return a mapping with ``pixel_values``.
             return_tensors: ``pt``, ``np`` or None.
             kwargs: stock arguments without effect here; batches are always padded on the left.
-
-        Raises:
-            DataError: an argument is not supported, a message has another form, or as in
-                :meth:`ChatFormat.encode`.
         """
         if refused := [name for name in UNSUPPORTED if kwargs.get(name)]:
             raise DataError(f"apply_chat_template: {', '.join(refused)} are not supported by this processor")
@@ -183,9 +177,6 @@ class ZiyaProcessor(ProcessorMixin):  # type: ignore[misc]
             return_tensors: ``pt``, ``np`` or None.
             kwargs: ``add_special_tokens`` goes to the tokenizer; by default it adds its own unless the text
                 begins with them. Others have no effect; batches are always padded on the left.
-
-        Raises:
-            DataError: neither is given, or the numbers of places and images differ.
         """
         opened = [_open(source) for source in _flat(images)]
         if text is None:
@@ -203,9 +194,7 @@ class ZiyaProcessor(ProcessorMixin):  # type: ignore[misc]
 
     def _text_ids(self, text: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Tokenize a rendered text; leading images stay before the tokenizer's beginning-of-text token."""
-        rest = text
-        while rest.startswith(IMAGE):
-            rest = rest.removeprefix(IMAGE)
+        rest = re.sub(f"^({IMAGE})+", "", text)
         if add_special_tokens is None:
             bos = self.tokenizer.bos_token
             add_special_tokens = bos is None or not rest.startswith(bos)

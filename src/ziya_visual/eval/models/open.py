@@ -18,8 +18,7 @@ from ziya_visual.forge.ask.endpoint import split_endpoint
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.quantized import Dtype
 from ziya_visual.infer.stock import StockModel
-from ziya_visual.model.build.layouts import ALIGNMENT, CONFIGS
-from ziya_visual.model.checkpoint import local_folder
+from ziya_visual.model.checkpoint import ALIGNMENT, CONFIGS, local_folder
 from ziya_visual.model.lora import ADAPTER_FILE
 
 ANSWERS = "answers.jsonl"

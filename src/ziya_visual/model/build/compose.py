@@ -10,8 +10,7 @@ from transformers import Blip2Config, Blip2QFormerConfig, Blip2VisionModel, PreT
 
 from ziya_visual.core.errors import CheckpointError, ConfigError
 from ziya_visual.data.chat.chat_format import IMAGE
-from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.network import VisualModel, ZiyaVisualModel
+from ziya_visual.model.network import Alignment, VisualModel, ZiyaVisualModel
 
 
 def compose(
@@ -26,14 +25,9 @@ def compose(
 ) -> tuple[ZiyaVisualModel, Alignment]:
     """Join the parts; Q-Former, queries, projection and alignment are initialized from ``seed``.
 
-    Args:
-        vision: the image encoder; its weights are copied.
-        language_model: any causal language model of transformers; its weights are copied.
-        tokenizer: its tokenizer, which must have ``<image>``; the Q-Former's text side uses it too.
-        qformer: keywords of ``Blip2QFormerConfig``; vocabulary and encoder width are filled in.
-        num_query_tokens: Q.
-        projection_size: width of the contrastive space.
-        seed: seed of the new weights.
+    The weights of ``vision`` and ``language_model`` are copied. The language model's ``tokenizer`` must have
+    ``<image>``; the Q-Former's text side uses it too. ``qformer`` are keywords of ``Blip2QFormerConfig`` but
+    vocabulary and encoder width; ``projection_size`` is the width of the contrastive space.
     """
     image_id = tokenizer.convert_tokens_to_ids(IMAGE)
     rows = language_model.get_input_embeddings().weight.shape[0]

@@ -1,7 +1,14 @@
-"""``init``: a new checkpoint from a bridge's folder and a language model's, written tensor by tensor."""
+"""``init``: a new checkpoint from a bridge's folder and a language model's, written tensor by tensor.
+
+BLIP-2 and InstructBLIP share one ViT and, except for names, one Q-Former. The Q-Former's text side (token
+embeddings and text feed-forwards) is inside the Q-Former in InstructBLIP, beside it in stock retrieval, and
+in our alignment file. The published Ziya layout is BLIP-2's without a language model.
+"""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +26,69 @@ from transformers import (
 from ziya_visual.core import log
 from ziya_visual.core.errors import CheckpointError, ConfigError, nearest, one_line
 from ziya_visual.core.files import atomic_dir, read_json, write_json
-from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.build.compose import new_alignment
 from ziya_visual.model.build.language_model import LanguageModel, end_token_ids, read_language_model
-from ziya_visual.model.build.layouts import LANGUAGE_MODEL, Bridge, instruct_names, read_bridge
 from ziya_visual.model.build.weights import (
     SHARD_BYTES,
     Entry,
     Weights,
     check_weights,
+    open_file,
+    open_weights,
     require_new_folder,
     write_weights,
 )
-from ziya_visual.model.checkpoint import local_folder, save_alignment, save_tokenizers
-from ziya_visual.model.network import VisualModel, ZiyaInstructModel, ZiyaVisualModel
-from ziya_visual.model.processor import ZiyaProcessor, add_chat_template, open_tokenizer
+from ziya_visual.model.checkpoint import (
+    ALIGNMENT,
+    LANGUAGE_MODEL,
+    local_folder,
+    read_config,
+    save_alignment,
+    save_tokenizers,
+)
+from ziya_visual.model.network import Alignment, VisualModel, ZiyaInstructModel, ZiyaVisualModel
+from ziya_visual.model.processor import (
+    CHAT_KEYS,
+    ZiyaProcessor,
+    add_chat_template,
+    open_qformer_tokenizer,
+    open_tokenizer,
+)
 
 PROJECTION = "language_projection."
+BRIDGE_PARTS = ("vision_model.", "qformer.", "query_tokens", PROJECTION)
+# In stock Blip2ForImageTextRetrieval; the alignment uses the same names.
+RETRIEVAL_PARTS = ("embeddings.", "vision_projection.", "text_projection.", "itm_head.")
+
+# InstructBLIP's names in the Q-Former -> ours; names with the prefix ``text:`` belong to the alignment.
+TEXT = "text:"
+_FROM_INSTRUCT = (
+    (re.compile(r"^qformer\.embeddings\.layernorm\."), "qformer.layernorm."),
+    (re.compile(r"^qformer\.embeddings\."), "text:embeddings."),
+    (re.compile(r"^qformer\.encoder\.layer\.(\d+)\.(intermediate|output)\."), r"text:feed_forwards.\1.\2."),
+)
+_TO_INSTRUCT = (
+    (re.compile(r"^qformer\.layernorm\."), "qformer.embeddings.layernorm."),
+    (re.compile(r"^embeddings\."), "qformer.embeddings."),
+    (re.compile(r"^feed_forwards\.(\d+)\."), r"qformer.encoder.layer.\1."),
+)
 BY_TOKEN = ("embeddings.word_embeddings.weight", "lm_bias")  # the alignment's tensors with a row per token
 SEEDED = Path("(new from the seed)")
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """The network between images and a language model, in whatever layout it was saved."""
+
+    vision: dict[str, Any]  # keywords of Blip2VisionConfig
+    qformer: dict[str, Any]  # keywords of Blip2QFormerConfig
+    num_query_tokens: int
+    projection_size: int  # width of the contrastive space
+    weights: Weights  # ViT, Q-Former, queries and the projection, if there is one, under BLIP-2's names
+    source: Path  # for messages
+    text: Weights = field(default_factory=dict)  # the Q-Former's text side under the alignment's names
+    text_tokenizer: Any = None
+    chat_names: dict[str, str] | None = None  # the speakers' names in the published Ziya layout
 
 
 def init(
@@ -75,7 +126,7 @@ def init(
     weights = {**source.weights, **_projection(source, language, seed)}
     weights |= {LANGUAGE_MODEL + key: entry for key, entry in language.weights.items()}
     if instruction_aware:
-        weights = instruct_names(weights | _instruction_weights(source, alignment))
+        weights = _instruct_names(weights | _instruction_weights(source, alignment))
         tokenizer = tokenizer or language.tokenizer
     config = _joint_config(source, language, alignment, instruction_aware=instruction_aware)
     _check(config, weights, language)
@@ -98,7 +149,7 @@ def _source(
     bridge: str | Path | None, vision_config: Path | None, qformer_config: Path | None, seed: int
 ) -> Bridge:
     if bridge is not None and vision_config is None and qformer_config is None:
-        return read_bridge(local_folder(bridge))
+        return _read_bridge(local_folder(bridge))
     if bridge is None and vision_config is not None and qformer_config is not None:
         return _new_bridge(vision_config, qformer_config, seed=seed)
     raise ConfigError("give --bridge, or both --vision-config and --qformer-config")
@@ -280,3 +331,64 @@ def _write_generation_config(folder: Path, language: LanguageModel, end: int) ->
 
 def _text_vocabulary(alignment: Alignment) -> int:
     return int(alignment.embeddings.word_embeddings.weight.shape[0])
+
+
+def _read_bridge(folder: Path) -> Bridge:
+    """Read the ViT and the Q-Former of a folder in any layout, without its language model."""
+    config = read_config(folder)
+    weights, text = _split_parts(open_weights(folder))
+    if (folder / ALIGNMENT).is_file():
+        text = open_file(folder / ALIGNMENT)
+    tokenizer = None
+    if text:
+        tokenizer = open_qformer_tokenizer(folder) or open_tokenizer(folder)
+        words = text["embeddings.word_embeddings.weight"]
+        if len(tokenizer) > words.shape[0]:
+            raise words.mismatch(f"of {words.shape[0]} rows", f"{len(tokenizer)}, one for each token")
+    names = {key: getattr(config, key, None) for key in CHAT_KEYS}
+    return Bridge(
+        vision=_keywords(config.vision_config),
+        qformer={**_keywords(config.qformer_config), "use_qformer_text_input": False},
+        num_query_tokens=config.num_query_tokens,
+        projection_size=getattr(config, "image_text_hidden_size", Blip2Config().image_text_hidden_size),
+        weights=weights,
+        source=folder,
+        text=text,
+        text_tokenizer=tokenizer,
+        chat_names=None if None in names.values() else {key: str(name) for key, name in names.items()},
+    )
+
+
+def _keywords(config: Any) -> dict[str, Any]:
+    """Return a part's settings without its dtype and class name, which differ between the layouts."""
+    return {name: value for name, value in config.to_dict().items() if name not in ("model_type", "dtype")}
+
+
+def _split_parts(entries: Weights) -> tuple[Weights, Weights]:
+    """Return ViT and Q-Former under BLIP-2's names, and the text side under the alignment's names."""
+    weights: Weights = {}
+    text: Weights = {}
+    for key, entry in entries.items():
+        name = _rename(key, _FROM_INSTRUCT)
+        if name.startswith(TEXT):
+            text[name.removeprefix(TEXT)] = entry
+        elif name.startswith(BRIDGE_PARTS):
+            weights[name] = entry
+        elif name.startswith(RETRIEVAL_PARTS):
+            text[name] = entry
+        elif not name.startswith(LANGUAGE_MODEL):
+            expected = ", ".join((*BRIDGE_PARTS, LANGUAGE_MODEL))
+            raise CheckpointError(f"{entry.file}: {key} belongs to no part; expected names in {expected}")
+    return weights, text
+
+
+def _instruct_names(weights: Weights) -> Weights:
+    """Rename weights under our names, the alignment's text side included, to InstructBLIP's names."""
+    return {_rename(key, _TO_INSTRUCT): entry for key, entry in weights.items()}
+
+
+def _rename(key: str, table: tuple[tuple[re.Pattern[str], str], ...]) -> str:
+    for pattern, name in table:
+        if pattern.search(key):
+            return pattern.sub(name, key)
+    return key

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -45,9 +46,9 @@ class Entry:
         """Wrap a tensor that is in memory already; ``file`` and ``key`` name its origin."""
         return Entry(file, key, tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
-    def mismatch(self, found: str, expected: str) -> CheckpointError:
+    def mismatch(self, actual: str, expected: str) -> CheckpointError:
         """Return an error about this tensor, for the caller to raise."""
-        return CheckpointError(f"{self.file}: {self.key} is {found}, expected {expected}")
+        return CheckpointError(f"{self.file}: {self.key} is {actual}, expected {expected}")
 
 
 Weights = dict[str, Entry]
@@ -159,35 +160,18 @@ def require_new_folder(out: Path) -> None:
 
 def write_weights(folder: Path, weights: Weights, *, shard_bytes: int = SHARD_BYTES) -> None:
     """Write ``model.safetensors``, or shards with an index if it would exceed ``shard_bytes``."""
-    shards = _shards(weights, shard_bytes)
-    names = [SAFETENSORS]
-    if len(shards) > 1:
-        names = [f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
-        total = sum(_bytes(entry) for entry in weights.values())
-        files = {key: name for name, keys in zip(names, shards, strict=True) for key in sorted(keys)}
-        write_json(
-            folder / f"{SAFETENSORS}.index.json", {"metadata": {"total_size": total}, "weight_map": files}
-        )
-    with log.progress("write weights", len(shards)) as bar:
-        for name, keys in zip(names, shards, strict=True):
+    split = split_state_dict_into_shards_factory(
+        weights,
+        get_storage_size=lambda entry: torch.Size(entry.shape).numel() * entry.dtype.itemsize,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=shard_bytes,
+    )
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(folder / f"{SAFETENSORS}.index.json", index)
+    with log.progress("write weights", len(split.filename_to_tensors)) as bar:
+        for name, keys in split.filename_to_tensors.items():
             tensors = {key: weights[key].read().contiguous() for key in keys}
             save_file(tensors, folder / name, metadata={"format": "pt"})
             del tensors
             bar.advance()
-
-
-def _shards(weights: Weights, limit: int) -> list[list[str]]:
-    """Split names in order into shards below the limit; a larger tensor gets a shard of its own."""
-    shards: list[list[str]] = [[]]
-    size = 0
-    for key, entry in weights.items():
-        if shards[-1] and size + _bytes(entry) > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(key)
-        size += _bytes(entry)
-    return shards
-
-
-def _bytes(entry: Entry) -> int:
-    return torch.Size(entry.shape).numel() * entry.dtype.itemsize

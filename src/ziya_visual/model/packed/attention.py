@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional as F  # noqa: N812
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
@@ -29,44 +29,29 @@ from ziya_visual.data.packing import Ints, Lengths, segments
 PLAIN, INFERENCE = "plain", "inference"
 # A CPU prepares every new shape of a matrix product, which takes longer than the product: round shapes up.
 LENGTH_STEP, SEGMENTS_STEP, MANY_SEGMENTS_STEP = 8, 4, 16
-GROWTH = (
-    2.0  # the longest segment of a group over its shortest; less means more groups, more means more padding
-)
+GROWTH = 2.0  # a group's longest segment over its shortest; less means more groups, more means more padding
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Segments side by side.
+    """Segments side by side."""
 
-    Attributes:
-        shape: (S, L).
-        rows: int64[S], the row of each segment; None for the group of prefixes.
-        mask: float[S, 1, L, P + L], additive.
-    """
-
-    shape: tuple[int, int]
-    rows: Tensor | None
-    mask: Tensor
+    shape: tuple[int, int]  # (S, L)
+    rows: Tensor | None  # int64[S], the row of each segment; None for the group of prefixes
+    mask: Tensor  # float[S, 1, L, P + L], additive
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
-    """The layout of packed rows for attention; prefixes, if there are any, form the first group.
-
-    Attributes:
-        groups: the groups in their order.
-        tokens: int64[G], the token in each place.
-        places: int64[T], the place of each token.
-        filled: float[G, 1, 1], 0 in an empty place.
-    """
+class PackedTree:
+    """The layout of packed rows for attention; prefixes, if there are any, form the first group."""
 
     groups: tuple[Group, ...]
-    tokens: Tensor
-    places: Tensor
-    filled: Tensor
+    tokens: Tensor  # int64[G], the token in each place
+    places: Tensor  # int64[T], the place of each token
+    filled: Tensor  # float[G, 1, 1], 0 in an empty place
 
 
-def build_tree(lengths: Lengths, *, dtype: torch.dtype, device: torch.device) -> Tree:
+def build_tree(lengths: Lengths, *, dtype: torch.dtype, device: torch.device) -> PackedTree:
     """Lay out packed rows for attention that is computed in ``dtype``."""
     layout = segments(lengths)
     prefix = np.asarray([row[0] for row in lengths])
@@ -94,7 +79,7 @@ def build_tree(lengths: Lengths, *, dtype: torch.dtype, device: torch.device) ->
     places[all_tokens[all_filled]] = np.flatnonzero(all_filled)
     arrays = (all_tokens, places, all_filled[:, None, None])
     token_of, place_of, weight = (torch.from_numpy(array).to(device) for array in arrays)
-    return Tree(tuple(groups), token_of, place_of, weight.to(dtype))
+    return PackedTree(tuple(groups), token_of, place_of, weight.to(dtype))
 
 
 def _similar_lengths(lengths: Ints, members: Ints) -> list[Ints]:
@@ -122,9 +107,9 @@ def _rounded_shape(segments: int, longest: int) -> tuple[int, int]:
 def _visible(real: np.ndarray, prefix: Ints, columns: int) -> np.ndarray:
     """Return bool[S, 1, L, columns + L]: a token sees its row's prefix and its segment up to itself."""
     count, longest = real.shape
-    own = np.tri(longest, dtype=bool) & real[:, None, :]
+    segment = np.tri(longest, dtype=bool) & real[:, None, :]
     before = np.broadcast_to((np.arange(columns) < prefix[:, None])[:, None], (count, longest, columns))
-    return np.concatenate([before, own], -1)[:, None]
+    return np.concatenate([before, segment], -1)[:, None]
 
 
 class _Repeat(torch.autograd.Function):
@@ -169,7 +154,7 @@ def plain_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    tree: Tree | None = None,
+    tree: PackedTree | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Compute softmax attention: float[B, H, Lq, E] and twice float[B, Hk, Lk, E] -> float[B, Lq, H, E].
@@ -197,14 +182,12 @@ def inference_attention(
 ) -> tuple[Tensor, None]:
     """Compute :func:`plain_attention` by SDPA, without trees and dropout."""
     mask = None if attention_mask is None else _additive(attention_mask, query.dtype)
-    fewer_keys = key.shape[1] != query.shape[1]
-    attended = functional.scaled_dot_product_attention(
-        query, key, value, mask, scale=scaling, enable_gqa=fewer_keys
-    )
+    grouped = key.shape[1] != query.shape[1]
+    attended = F.scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=grouped)
     return attended.transpose(1, 2).contiguous(), None
 
 
-def _tree_attention(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale: float) -> Tensor:
+def _tree_attention(query: Tensor, key: Tensor, value: Tensor, tree: PackedTree, scale: float) -> Tensor:
     """Let each segment attend to itself, causally, and to its row's prefix; B is 1."""
     sizes = [rows * columns for rows, columns in (group.shape for group in tree.groups)]
     by_place = [  # float[G, H, E]; empty places hold some finite numbers
@@ -214,15 +197,14 @@ def _tree_attention(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale
     prefix: tuple[Tensor, ...] = ()
     outputs = []
     for group, *tensors in zip(tree.groups, *by_place, strict=True):
-        q, *own = (x.unflatten(0, group.shape) for x in tensors)
+        q, *keys_values = (x.unflatten(0, group.shape) for x in tensors)
         if group.rows is None:
-            prefix = tuple(own)
+            prefix = tuple(keys_values)
         elif prefix:
-            own = [torch.cat([_Repeat.apply(p, group.rows), x], 1) for p, x in zip(prefix, own, strict=True)]
-        k, v = own
-        attended = _softmax_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), group.mask, scale
-        )
+            pairs = zip(prefix, keys_values, strict=True)
+            keys_values = [torch.cat([_Repeat.apply(p, group.rows), x], 1) for p, x in pairs]
+        q, k, v = (x.transpose(1, 2) for x in (q, *keys_values))
+        attended = _softmax_attention(q, k, v, group.mask, scale)
         outputs.append(attended.flatten(0, 1))
     by_token: Tensor = _Reorder.apply(torch.cat(outputs), tree.places, tree.tokens, tree.filled)
     return by_token[None]

@@ -66,43 +66,29 @@ def block_mask(lengths: Lengths, device: torch.device) -> BlockMask:
 def packed_hidden_states(
     language_model: Any, batch: PackedBatch, *, image_id: int = -1, image_prefix: Tensor | None = None
 ) -> Tensor:
-    """Return the decoder's last hidden states for packed rows, float[T, D].
+    """Run the decoder over packed rows and return its last hidden states, float[T, D].
 
-    Args:
-        language_model: a causal LM of transformers, or one wrapped by peft.
-        batch: the packed rows.
-        image_id: the placeholder's token id.
-        image_prefix: float[N, Q, D], the images' tokens in the order of their placeholders.
+    With our attention and with FlexAttention each segment meets only its prefix and itself. Any other
+    attention gets a dense mask over all tokens, which costs their number squared.
 
-    Raises:
-        ValueError: the number of placeholders in the batch differs from the number of image tokens.
+    ``language_model`` may be wrapped by peft. ``image_prefix`` float[N, Q, D] are the images' tokens in the
+    order of their placeholders, tokens ``image_id``.
     """
     embedding = language_model.get_input_embeddings()
     ids = torch.from_numpy(batch.input_ids).to(embedding.weight.device)
     embeds = embedding(ids)
     if image_prefix is not None:
         placeholders = (ids == image_id).unsqueeze(-1)
-        found, expected = int(placeholders.sum()), image_prefix.shape[0] * image_prefix.shape[1]
-        if found != expected:
-            raise ValueError(f"{found} image placeholders in the batch for {expected} image tokens")
+        actual, expected = int(placeholders.sum()), image_prefix.shape[0] * image_prefix.shape[1]
+        if actual != expected:
+            raise ValueError(f"{actual} image placeholders in the batch for {expected} image tokens")
         embeds = embeds.masked_scatter(placeholders, image_prefix.to(embeds.dtype))
-    return decoder_hidden_states(language_model, embeds, torch.from_numpy(batch.position_ids), batch.lengths)
-
-
-def decoder_hidden_states(
-    language_model: Any, embeds: Tensor, position_ids: Tensor, lengths: Lengths
-) -> Tensor:
-    """Run the decoder over packed rows: float[T, D], int64[T] -> float[T, D].
-
-    With our attention and with FlexAttention each segment meets only its prefix and itself. Any other
-    attention gets a dense mask over all tokens, which costs their number squared.
-    """
     decoder = causal_lm(language_model).base_model
     if "position_ids" not in inspect.signature(decoder.forward).parameters:
         name = type(causal_lm(language_model)).__name__
         raise ValueError(f"{name} takes no position_ids, so it cannot be told where a row's branches begin")
-    tokens = len(embeds)
-    dtype = compute_dtype(embeds)
+    position_ids, lengths = torch.from_numpy(batch.position_ids), batch.lengths
+    tokens, dtype = len(embeds), compute_dtype(embeds)
     if decoder.config._attn_implementation == PLAIN:
         padding = round_up(tokens) - tokens
         embeds, position_ids = F.pad(embeds, (0, 0, 0, padding)), F.pad(position_ids, (0, padding))
@@ -115,13 +101,9 @@ def decoder_hidden_states(
         extra = {"attention_mask": block_mask(lengths, embeds.device)}
     else:
         extra = {"attention_mask": dense_mask(lengths, dtype).to(embeds.device)}
-    hidden: Tensor = decoder(
-        inputs_embeds=embeds[None],
-        position_ids=position_ids.to(embeds.device)[None],
-        use_cache=False,
-        **extra,
-    ).last_hidden_state[0]
-    return hidden[:tokens]
+    positions = position_ids.to(embeds.device)[None]
+    hidden = decoder(inputs_embeds=embeds[None], position_ids=positions, use_cache=False, **extra)
+    return hidden.last_hidden_state[0, :tokens]
 
 
 def packed_loss(
@@ -214,7 +196,7 @@ class _FrozenHead(torch.autograd.Function):
 def _losses_and_gradients(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, with_gradients: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return losses float32[S] of a few tokens, and float[S, D], their gradients, if asked for."""
+    """Return losses float32[S] of a few tokens, and their gradients float[S, D] or None."""
     logits = F.linear(hidden, weight, bias).float()
     supervised = targets != IGNORE
     places = targets.clamp(min=0)[:, None]

@@ -32,12 +32,10 @@ from ziya_visual.core import log
 from ziya_visual.core.errors import CheckpointError, ConfigError, DataError, EndpointError, one_line
 from ziya_visual.core.files import atomic_dir, read_json, write_json, write_text
 from ziya_visual.data.packing import edges
-from ziya_visual.model.alignment import Alignment
 from ziya_visual.model.build.language_model import end_token_ids
-from ziya_visual.model.build.layouts import ALIGNMENT
-from ziya_visual.model.checkpoint import load_checkpoint, save_checkpoint
+from ziya_visual.model.checkpoint import ALIGNMENT, load_checkpoint, save_checkpoint
 from ziya_visual.model.lora import merge_lora
-from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.network import Alignment, ZiyaVisualModel
 from ziya_visual.model.packed.attention import PLAIN
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.model.publish import parity
@@ -212,10 +210,12 @@ def _save_retrieval(
     _stock_processor(model, processor, alignment.qformer_tokenizer).save_pretrained(folder)
 
 
-def _stock_processor(model: ZiyaVisualModel, processor: ZiyaProcessor, own: Any | None) -> Blip2Processor:
-    """Build a stock processor that frames texts like ``text_batch``; ``own`` is the Q-Former's tokenizer."""
-    tokenizer = copy.deepcopy(processor.tokenizer if own is None else own)
-    edge_ids = edges(processor.chat, own)
+def _stock_processor(
+    model: ZiyaVisualModel, processor: ZiyaProcessor, qformer_tokenizer: Any | None
+) -> Blip2Processor:
+    """Build a stock processor that frames texts like ``text_batch``."""
+    tokenizer = copy.deepcopy(qformer_tokenizer or processor.tokenizer)
+    edge_ids = edges(processor.chat, qformer_tokenizer)
     head, tail = (tokenizer.convert_ids_to_tokens(ids) for ids in edge_ids)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=[*head, "$A", *tail],
@@ -273,19 +273,18 @@ def _write_card(
 ) -> None:
     """Write ``README.md``: what the folder is, how it was checked, and the numbers of ``results.json`` alone.
 
-    Args:
-        folder: the exported folder, complete except for the card.
-        name: the title.
-        checkpoint: the exported checkpoint; ``results.json`` is read from it or else from its parent.
-        report: the content of ``parity.json``.
-        command: the command that exported it.
+    ``results.json`` is read from the exported checkpoint or else from its parent. ``name`` is the title,
+    ``report`` the content of ``parity.json``, ``command`` the command that exported the folder.
     """
     config = read_json(folder / "config.json")
     results = _results(checkpoint)
     retrieval = config["architectures"] == ["Blip2ForImageTextRetrieval"]
-    rows = _rows_of(results["metrics"], checkpoint.name) if results else []
-    if retrieval:  # a retrieval folder writes no answers
-        rows = [row for row in rows if row["task"] == "retrieval"]
+    model = checkpoint.name
+    rows = results["metrics"] if results else []
+    if not any(row["model"] == model for row in rows):
+        model = "chat"
+    rows = [row for row in rows if row["model"] == model and (row["task"] == "retrieval" or not retrieval)]
+    columns = list(dict.fromkeys((row["split"], row["lang"]) for row in rows))  # in the order measured
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         trim_blocks=True,
@@ -299,8 +298,8 @@ def _write_card(
         retrieval=retrieval,
         parity=report,
         results=results,
-        table=_table(rows),
-        columns=_columns(rows),
+        table=_table(rows, columns),
+        columns=columns,
         languages=sorted({row["lang"] for row in rows}),
         command=command,
         versions={package: version(package) for package in PACKAGES},
@@ -321,20 +320,8 @@ def _results(checkpoint: Path) -> dict[str, Any] | None:
     return None
 
 
-def _rows_of(rows: Sequence[Mapping[str, Any]], checkpoint: str) -> list[Mapping[str, Any]]:
-    """Return the rows of the model that the checkpoint's folder is named after, else those of ``chat``."""
-    model = checkpoint if any(row["model"] == checkpoint for row in rows) else "chat"
-    return [row for row in rows if row["model"] == model]
-
-
-def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return (split, language) in the order measured."""
-    return list(dict.fromkeys((row["split"], row["lang"]) for row in rows))
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+def _table(rows: Sequence[Mapping[str, Any]], columns: list[tuple[str, str]]) -> dict[str, list[str]]:
     """Return cells by task and metric: value, 95 % interval and number of examples for each column."""
-    columns = _columns(rows)
     cells: dict[str, list[str]] = {}
     for row in rows:
         line = cells.setdefault(f"{row['task']} {row['name']}", ["" for _ in columns])

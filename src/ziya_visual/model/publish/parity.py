@@ -24,8 +24,7 @@ from ziya_visual.core.errors import CheckpointError
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat.chat_format import Encoded
 from ziya_visual.data.packing import Branch, Row, pack, pad, text_batch
-from ziya_visual.model.alignment import Alignment
-from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.network import Alignment, ZiyaVisualModel
 from ziya_visual.model.packed.forward import packed_hidden_states
 from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.scenes.drawing import render, sample_scene
@@ -153,14 +152,10 @@ def same_choice(logits: Sequence[Tensor], others: Sequence[Tensor]) -> float:
 
 
 def refuse_above(folder: Path, differences: dict[str, Difference]) -> None:
-    """Require every difference to be a number of at most ``TOLERANCE``.
-
-    Raises:
-        CheckpointError: it names the comparison and its difference.
-    """
-    for name, found in differences.items():
-        if not math.isfinite(found["max"]) or found["max"] > TOLERANCE:
+    """Require every difference to be at most ``TOLERANCE``; name the first comparison that fails."""
+    for name, values in differences.items():
+        if not math.isfinite(values["max"]) or values["max"] > TOLERANCE:
             raise CheckpointError(
-                f"{folder}: not exported: {name.replace('_', ' ')} differs by {found['max']:.2e}, expected "
+                f"{folder}: not exported: {name.replace('_', ' ')} differs by {values['max']:.2e}, expected "
                 f"at most {TOLERANCE:.0e}"
             )
