@@ -1,9 +1,9 @@
-"""Which data set the next record comes from: sampling by temperature, counted exactly, from any draw on.
+"""A mixture of datasets, sampled by temperature.
 
-A set of n records weighs n ** (1 / temperature): 1 draws in proportion to size, 2 (square root) lifts the
-small ones, infinity draws all alike (Arivazhagan et al. 2019, arXiv 1907.05019, for languages). Languages
-share the draws equally, or in proportion to their sets' weights. A draw is a function of the seed and its
-number alone, and every record of a set is drawn once before any is drawn again.
+A dataset of n records has weight n ** (1 / temperature): 1 samples in proportion to size, 2 (square root)
+favours small datasets, infinity samples all alike (Arivazhagan et al. 2019, arXiv 1907.05019, for languages).
+Languages share the draws equally, or in proportion to the weights of their datasets. A draw depends only on
+the seed and its number, and every record of a dataset is drawn once before any is repeated.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import numpy as np
 
 from ziya_visual.core.errors import DataError
 
-_BLOCK = 4096  # draws that are made together
+_BLOCK = 4096  # number of draws computed together
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A data set of the mixture: how many records, in which language."""
+    """The size and the language of one dataset of the mixture."""
 
     size: int
     lang: str
 
 
 class Mixture:
-    """Which record of which set each draw takes; draws are numbered from 0 without end."""
+    """An endless sequence of draws, numbered from 0; each picks a dataset and a record in it."""
 
     def __init__(
         self, parts: Mapping[str, Part], *, seed: int, temperature: float = 2.0, balance: bool = True
     ) -> None:
-        """Weigh the sets; with ``balance`` every language is drawn as often as any other.
+        """Weigh the datasets; with ``balance`` every language is drawn equally often.
 
         Raises:
-            DataError: there is no set, one is empty, or the temperature is below 1.
+            DataError: There is no dataset, one is empty, or the temperature is below 1.
         """
         empty = [name for name, part in parts.items() if part.size < 1]
         if not parts or empty:
@@ -52,7 +52,7 @@ class Mixture:
         self._counts: Counter[str] = Counter()
 
     def _shares(self, temperature: float, balance: bool) -> dict[str, float]:
-        """The part of the draws that each set has; they add up to 1."""
+        """Return the share of draws that each dataset has; the shares add up to 1."""
         weights = {name: part.size ** (1 / temperature) for name, part in self._parts.items()}
         langs = Counter[str]()
         for name, weight in weights.items():
@@ -64,13 +64,13 @@ class Mixture:
         }
 
     def draws(self, start: int, count: int) -> list[tuple[str, int]]:
-        """The draws of these numbers, each (name of a set, number of a record in it)."""
+        """Return ``count`` draws from number ``start``, each as (dataset name, record number)."""
         if start != self._drawn:
             self._seek(start)
         return [self._next() for _ in range(count)]
 
     def _seek(self, drawn: int) -> None:
-        """Stand where so many have been drawn."""
+        """Move to the state after ``drawn`` draws."""
         whole, rest = divmod(drawn, _BLOCK)
         blocks = [*(self._chosen(number) for number in range(whole)), self._chosen(whole)[:rest]]
         counts = np.sum([np.bincount(block, minlength=len(self._names)) for block in blocks], axis=0)
@@ -90,12 +90,12 @@ class Mixture:
         return name, record
 
     def _chosen(self, number: int) -> np.ndarray:
-        """The sets of a block of draws."""
+        """Return the dataset indices of a block of draws."""
         rng = np.random.default_rng((self._seed, 0, number))
         return rng.choice(len(self._names), _BLOCK, p=list(self.shares.values()))
 
     def _order(self, name: str, epoch: int) -> np.ndarray:
-        """The order of a set's records in one of its epochs; that of the last one is dropped."""
+        """Return the order of a dataset's records in an epoch, and drop that of the epoch before."""
         if (name, epoch) not in self._orders:
             self._orders.pop((name, epoch - 1), None)
             rng = np.random.default_rng((self._seed, 1, self._names.index(name), epoch))
@@ -103,7 +103,7 @@ class Mixture:
         return self._orders[name, epoch]
 
     def report(self, drawn: int) -> list[dict[str, Any]]:
-        """What so many draws saw, a row a set: its share, wanted and drawn, and how often records came."""
+        """Return one row per dataset after ``drawn`` draws: its expected and actual share, and its epochs."""
         self._seek(drawn)
         return [
             {

@@ -1,7 +1,7 @@
-"""Instruction templates: how a task is put to the model. One YAML file a language, phrasings of our own.
+"""Instruction templates, which turn a record into a prompt: one YAML file per language.
 
-:func:`instruct` draws from the lists that the quickstart's results were measured with, :func:`phrase` from
-those of ``phrasings``: twelve and more for each task.
+:func:`instruct` draws from the lists that the quickstart's results were measured with; :func:`phrase` draws
+from ``phrasings``, which has at least twelve per task.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """The phrasings of one language: caption prompts by split, what follows a short question, and by task."""
+    """The templates of a language: caption prompts by split, the suffix of short questions, and phrasings."""
 
     caption: dict[str, list[str]]
     vqa_suffix: str
@@ -35,11 +35,11 @@ class Templates:
         """Read ``templates/<lang>.yaml``.
 
         Raises:
-            DataError: there is none for this language, or a part of it is missing.
+            DataError: The language has no file, or a section of it is missing.
         """
         path = FOLDER / f"{lang}.yaml"
         if not path.is_file():
-            known = [found.stem for found in FOLDER.glob("*.yaml")]
+            known = [file.stem for file in FOLDER.glob("*.yaml")]
             raise DataError(f"no instruction templates for language {lang!r}{nearest(lang, known)}")
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         if set(data) != set(Templates.__dataclass_fields__):
@@ -50,10 +50,10 @@ class Templates:
 
 
 def instruct(example: Example, *, seed: int, split: Split) -> Example:
-    """Put a record's task to the model.
+    """Add the instruction of a record's task.
 
-    A caption that is an assistant turn alone gets a prompt, drawn by ``seed`` and the id; a question of
-    task ``vqa`` gets the suffix that asks for a short answer. Other records stay as they are.
+    A caption without a prompt gets one, drawn by ``seed`` and the id; a question of task ``vqa`` gets the
+    suffix that asks for a short answer. Other records are unchanged.
 
     >>> from ziya_visual.core.records import Message
     >>> asked = Example("1", "en", "vqa", (Message("user", "What color?"), Message("assistant", "red")))
@@ -63,7 +63,7 @@ def instruct(example: Example, *, seed: int, split: Split) -> Example:
     first, *rest = example.messages
     if example.task == "caption" and first.role == "assistant":
         prompt = _draw(Templates.load(example.lang).caption[split], seed, example)
-        return _asked(example, prompt)
+        return _with_prompt(example, prompt)
     if example.task == "vqa":
         suffix = Templates.load(example.lang).vqa_suffix
         return example.with_messages((Message("user", first.content + suffix), *rest))
@@ -71,16 +71,12 @@ def instruct(example: Example, *, seed: int, split: Split) -> Example:
 
 
 def phrase(example: Example, *, seed: int, size: tuple[int, int] | None = None) -> Example:
-    """Put a record's task to the model in one of ``phrasings``, drawn by ``seed`` and the id.
+    """Add the instruction of a record's task in one of ``phrasings``, drawn by ``seed`` and the id.
 
-    A caption gets a prompt, a question of ``vqa`` and a dialogue's first one words around it. A region's
-    description (``grounded``, an assistant's turn and a box) becomes an answer to where the box is, or the
-    box an answer to what it shows. Other records stay as they are.
-
-    Args:
-        example: a record.
-        seed: of the draw.
-        size: of the picture in pixels, which boxes need: they are written in thousandths of it.
+    A caption gets a prompt; a ``vqa`` question and the first question of a dialogue get words around them. A
+    description of a region (``grounded``, one assistant turn and one box) becomes the answer to what a box
+    shows, or its box the answer to where something is. Boxes are written in thousandths of the picture's
+    ``size`` in pixels. Other records are unchanged.
 
     >>> from ziya_visual.core.records import Message
     >>> asked = Example("1", "en", "vqa", (Message("user", "What color?"), Message("assistant", "red")))
@@ -90,13 +86,13 @@ def phrase(example: Example, *, seed: int, size: tuple[int, int] | None = None) 
     phrasings = Templates.load(example.lang).phrasings
     alone = len(example.messages) == 1 and example.messages[0].role == "assistant"
     if example.task == "caption" and alone:
-        return _asked(example, _draw(phrasings["caption"], seed, example))
+        return _with_prompt(example, _draw(phrasings["caption"], seed, example))
     if example.task == "grounded" and alone and len(example.boxes) == 1 and size is not None:
         prompt = _draw(phrasings["region"] + phrasings["locate"], seed, example)
-        box, said = box_text(example.boxes[0], size), example.messages[0].content
-        told = said if "{box}" in prompt else box
-        asked = prompt.replace("{box}", box) if "{box}" in prompt else prompt.replace("{label}", said)
-        return _asked(example.with_messages((Message("assistant", told),)), asked)
+        box, label = box_text(example.boxes[0], size), example.messages[0].content
+        answer = label if "{box}" in prompt else box
+        question = prompt.replace("{box}", box) if "{box}" in prompt else prompt.replace("{label}", label)
+        return _with_prompt(example.with_messages((Message("assistant", answer),)), question)
     if example.task in ("vqa", "dialogue"):
         prompt = _draw(phrasings[example.task], seed, example)
         turns = list(example.messages)
@@ -108,7 +104,7 @@ def phrase(example: Example, *, seed: int, size: tuple[int, int] | None = None) 
 
 
 def box_text(box: Box, size: tuple[int, int]) -> str:
-    """A box in thousandths of width and height.
+    """Return a box as text, in thousandths of width and height.
 
     >>> box_text(Box("cat", (10, 20, 40, 60)), (100, 200))
     '[100, 100, 400, 300]'
@@ -117,7 +113,7 @@ def box_text(box: Box, size: tuple[int, int]) -> str:
     return f"[{', '.join(map(str, corners))}]"
 
 
-def _asked(example: Example, prompt: str) -> Example:
+def _with_prompt(example: Example, prompt: str) -> Example:
     return example.with_messages((Message("user", prompt), *example.messages))
 
 
