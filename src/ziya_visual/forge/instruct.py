@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 import time
@@ -12,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ziya_visual.core.errors import ConfigError, nearest
-from ziya_visual.core.files import read_text, write_json, write_jsonl, write_records
+from ziya_visual.core.files import write_json, write_jsonl, write_records
 from ziya_visual.core.records import Box, Example, ImageRef, Message, Provenance
 from ziya_visual.forge.ask.client import ask_all
 from ziya_visual.forge.ask.endpoint import Sending
@@ -23,8 +20,8 @@ from ziya_visual.forge.ask.ledger import Ledger, Outcome
 from ziya_visual.forge.checks import any_pair
 from ziya_visual.forge.checks.near_duplicates import near_duplicates
 from ziya_visual.forge.planning import Estimate, batched, estimate, vetted
-from ziya_visual.forge.prompting import FOLDER, language_name, load_prompt, read_json_reply, with_image
-from ziya_visual.forge.report import ACCEPTED, REJECTED, REPORT, count_reasons, summary
+from ziya_visual.forge.prompting import language_name, load_prompt, read_json_reply, table, with_image
+from ziya_visual.forge.report import ACCEPTED, REJECTED, REPORT, reason_names, summary
 
 FALSE_PREMISE, GROUNDED = "false_premise", "grounded"
 KINDS = ("conversation", "detail", "reasoning", GROUNDED, FALSE_PREMISE)
@@ -92,11 +89,7 @@ def known_images(examples: Sequence[Example]) -> list[KnownImage]:
 
 
 def plan_dialogues(examples: Sequence[Example], lang: str, kinds: Sequence[str]) -> list[Dialogue]:
-    """List every kind of dialogue for every captioned image, ``grounded`` only for those with boxes.
-
-    Raises:
-        ConfigError: An unknown kind.
-    """
+    """List every kind of dialogue for every captioned image, ``grounded`` only for those with boxes."""
     for kind in kinds:
         if kind not in KINDS:
             raise ConfigError(f"no kind of conversation {kind!r}{nearest(kind, KINDS)}")
@@ -144,9 +137,7 @@ def instruct(
         accepted, rejected = _read(ledger, dialogues, keys, provenance)
         write_records(out / ACCEPTED, accepted)
         write_jsonl(out / REJECTED, rejected)
-        reasons: Counter[str] = Counter()
-        for row in rejected:
-            count_reasons(reasons, row)
+        reasons = Counter(name for row in rejected for name in reason_names(row))
         counts = {
             "pictures": len(known_images(examples)),
             "records": len(dialogues),
@@ -164,7 +155,7 @@ def body_of(
 ) -> dict[str, Any]:
     """Return the body of the request for one dialogue."""
     known = dialogue.known
-    by_lang = _examples_in_context()
+    by_lang = table("instruct_examples")
     values = {
         "language": language_name(dialogue.lang),
         "kind": dialogue.kind,
@@ -182,28 +173,13 @@ def body_of(
     return {**defaults, **sending.params}
 
 
-@functools.cache
-def _examples_in_context() -> dict[str, Any]:
-    """Read one example of each kind, by language."""
-    examples: dict[str, Any] = yaml.safe_load(read_text(FOLDER / "instruct_examples.yaml"))
-    return examples
-
-
 def estimate_instructions(
-    examples: Sequence[Example],
-    *,
-    lang: str,
-    sending: Sending,
-    kinds: Sequence[str] = KINDS,
-    turns: int = 3,
-    prompt: str = "instruct",
+    examples: Sequence[Example], *, lang: str, sending: Sending, kinds: Sequence[str], turns: int, prompt: str
 ) -> Estimate:
     """Estimate the cost of dialogues without sending anything; images that are sent cost more."""
     dialogues = plan_dialogues(examples, lang, kinds)
     bodies = (body_of(dialogue, sending, turns=turns, prompt=prompt) for dialogue in dialogues)
-    prompts = (body["messages"][0]["content"] for body in bodies)
-    count = len(dialogues)
-    return estimate(sending, records=count, prompts=prompts, completion_tokens=count * DIALOGUE_TOKENS)
+    return estimate(sending, len(dialogues), bodies, len(dialogues) * DIALOGUE_TOKENS)
 
 
 # --- from a raw reply to an example ---
@@ -220,7 +196,20 @@ def _read(
         kind, boxes = dialogue.kind, dialogue.known.boxes
         messages, reasons = read_dialogue(outcome, dialogue.lang, kind=kind, boxes=boxes)
         if not reasons:
-            examples.append(_example(dialogue, messages, provenance))
+            known, grounded = dialogue.known, kind == GROUNDED
+            example = Example(
+                id=dialogue.id,
+                lang=dialogue.lang,
+                task="grounded" if grounded else "dialogue",
+                messages=messages,
+                image=known.image,
+                image_id=known.image_id,
+                boxes=boxes if grounded else (),
+                meta={"kind": kind},
+                source=known.source,
+                provenance=provenance,
+            )
+            examples.append(example)
             continue
         ledger.reject({key: reasons[0]})
         source, target = dialogue.known.captions, outcome.answer
@@ -233,23 +222,6 @@ def _read(
         twin = examples[later].id
         rejected.append({"id": twin, "reasons": [reason], "source": source, "target": texts[later]})
     return [example for place, example in enumerate(examples) if place not in twins], rejected
-
-
-def _example(dialogue: Dialogue, messages: tuple[Message, ...], provenance: Provenance) -> Example:
-    grounded = dialogue.kind == GROUNDED
-    known = dialogue.known
-    return Example(
-        id=dialogue.id,
-        lang=dialogue.lang,
-        task="grounded" if grounded else "dialogue",
-        messages=messages,
-        image=known.image,
-        image_id=known.image_id,
-        boxes=known.boxes if grounded else (),
-        meta={"kind": dialogue.kind},
-        source=known.source,
-        provenance=provenance,
-    )
 
 
 def read_dialogue(
@@ -274,6 +246,8 @@ def read_dialogue(
 def _judge(messages: Sequence[Message], lang: str, kind: str, boxes: Sequence[Box]) -> list[str]:
     texts = [message.content for message in messages]
     questions = [message.content for message in messages if message.role == "user"]
+    named_boxes = [tuple(map(float, match)) for text in texts for match in _BOX.findall(text)]
+    known_boxes = {tuple(map(float, box.xyxy)) for box in boxes}
     failed = {
         "language": not all(any_pair.in_language(text, lang) for text in texts),
         "refusal": kind != FALSE_PREMISE and any(any_pair.refuses(text) for text in texts),
@@ -281,14 +255,7 @@ def _judge(messages: Sequence[Message], lang: str, kind: str, boxes: Sequence[Bo
         "placeholders": any("<image>" in text for text in texts),
         "mentions_source": any(_SOURCE_WORDS.search(text) for text in texts),
         "same_question": len(set(questions)) < len(questions),
-        "boxes": not _boxes_are_known(texts, boxes, needed=kind == GROUNDED),
+        "boxes": not known_boxes.issuperset(named_boxes) or (kind == GROUNDED and not named_boxes),
     }
     assert tuple(failed) == CHECKS
     return [reason for reason, failing in failed.items() if failing]
-
-
-def _boxes_are_known(texts: Sequence[str], boxes: Sequence[Box], *, needed: bool) -> bool:
-    """Return whether every box in the texts is one of the image's, and there is one if it is ``needed``."""
-    named = [tuple(map(float, match)) for text in texts for match in _BOX.findall(text)]
-    known = {tuple(map(float, box.xyxy)) for box in boxes}
-    return known.issuperset(named) and (bool(named) or not needed)

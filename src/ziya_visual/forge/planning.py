@@ -19,15 +19,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ziya_visual.core import files
 from ziya_visual.core.errors import ConfigError, DataError, one_line
-from ziya_visual.core.files import (
-    canonical_json,
-    hash_bytes,
-    hash_json,
-    iterate_examples,
-    read_jsonl,
-    read_text,
-)
 from ziya_visual.core.records import Example
 from ziya_visual.forge.ask.endpoint import Sending
 from ziya_visual.forge.ask.ledger import Ask, Ledger
@@ -81,7 +74,7 @@ class Settings:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Return a hash of everything that the records of a run share."""
-        return hash_json([self.to, self.model, self.prompt.hash, dict(self.params), self.shots])
+        return files.hash_json([self.to, self.model, self.prompt.hash, dict(self.params), self.shots])
 
     @functools.cached_property
     def language(self) -> str:
@@ -117,17 +110,13 @@ class ExampleFile:
     path: Path
 
     def __iter__(self) -> Iterator[Example]:
-        return iterate_examples(self.path)
+        return files.iterate_examples(self.path)
 
 
 def read_glossary(path: Path) -> Pairs:
-    """Read a YAML map: source term -> target term.
-
-    Raises:
-        ConfigError: The file is not such a map.
-    """
+    """Read a YAML map of source terms to target terms; ``ConfigError`` if the file is none."""
     try:
-        terms = yaml.safe_load(read_text(path))
+        terms = yaml.safe_load(files.read_text(path))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML ({one_line(error, 120)})") from error
     if not isinstance(terms, dict) or not all(isinstance(v, str) for v in (*terms, *terms.values())):
@@ -144,7 +133,7 @@ def read_pair(row: Any) -> tuple[str, str] | None:
 def read_shots(path: Path) -> Pairs:
     """Read example translations from JSONL of ``{source, target}``; ``DataError`` at the first bad row."""
     shots = []
-    for number, row in read_jsonl(path):
+    for number, row in files.read_jsonl(path):
         pair = read_pair(row)
         if pair is None:
             raise DataError(f"{path}: line {number} is not an example; expected the texts source and target")
@@ -157,10 +146,10 @@ def record_of(example: Example, settings: Settings) -> Record:
     texts = tuple([message.content for message in example.messages])
     if example.answers:
         texts += tuple([answer for answer in dict.fromkeys(example.answers) if answer not in texts])
-    terms = canonical_json(settings.terms(texts)) if settings.glossary else "[]"
+    terms = files.canonical_json(settings.terms(texts)) if settings.glossary else "[]"
     quoted = ",".join(map(encode_basestring, texts))  # equals canonical_json, in a third of its time
     content = f"[{encode_basestring(example.lang)},{encode_basestring(example.task)},{terms},[{quoted}]]"
-    key = hash_bytes(f"{settings.fingerprint}{content}".encode())[:32]
+    key = files.hash_bytes(f"{settings.fingerprint}{content}".encode())[:32]
     return Record(key, example.lang, example.task, texts)
 
 
@@ -249,10 +238,9 @@ def first_requests(
 def plan_first(
     ledger: Ledger, records: Iterable[Record], settings: Settings, texts_per_request: int
 ) -> list[str]:
-    """Enter the first round into the ledger; records of an earlier run keep the request that served them.
+    """Enter the first round into the ledger, and return the keys that serve the records, each once, in order.
 
-    Returns:
-        The keys of the requests that serve the records, each once, in order.
+    Records of an earlier run keep the request that served them.
     """
     keys: dict[str, None] = {}
     under_way: set[str] = set()  # grouped, but not in the ledger yet
@@ -314,9 +302,11 @@ class Estimate:
     usd: float | None
 
 
-def estimate(sending: Sending, *, records: int, prompts: Iterable[str], completion_tokens: int) -> Estimate:
-    """Estimate what prompts and their completions cost."""
-    tokens = [estimate_tokens(prompt) for prompt in prompts]
+def estimate(
+    sending: Sending, records: int, bodies: Iterable[dict[str, Any]], completion_tokens: int
+) -> Estimate:
+    """Estimate what the requests of some records and their completions cost."""
+    tokens = [estimate_tokens(body["messages"][0]["content"]) for body in bodies]
     usd = dollars(sending.price, sum(tokens), completion_tokens) if sending.price else None
     rounded = None if usd is None else round(usd, 4)
     return Estimate(records, len(tokens), sum(tokens), completion_tokens, rounded)
@@ -338,5 +328,4 @@ def estimate_translation(
     bodies = (body for _, body in first_requests(records, settings, texts_per_request))
     # A translation has about as many tokens as its source, Chinese a few more, and the frame of its line.
     completion = sum(round(1.3 * estimate_tokens(text)) + 4 for record in records for text in record.texts)
-    prompts = (body["messages"][0]["content"] for body in bodies)
-    return estimate(sending, records=len(records), prompts=prompts, completion_tokens=completion)
+    return estimate(sending, len(records), bodies, completion)

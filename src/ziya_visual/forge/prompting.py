@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import yaml
 
 from ziya_visual.core.errors import ConfigError, DataError, nearest
 from ziya_visual.core.files import hash_bytes, read_text
@@ -20,17 +21,18 @@ from ziya_visual.core.records import Example
 
 FOLDER = Path(__file__).parent / "prompts"
 MAX_IMAGE_BYTES = 20_000_000
-_LANGUAGES = {
-    "en": "English", "zh": "Chinese", "ja": "Japanese", "ko": "Korean", "fr": "French", "de": "German",
-    "es": "Spanish", "pt": "Portuguese", "it": "Italian", "ru": "Russian", "uk": "Ukrainian", "ar": "Arabic",
-    "hi": "Hindi", "th": "Thai", "vi": "Vietnamese", "tr": "Turkish", "pl": "Polish", "nl": "Dutch",
-    "id": "Indonesian", "el": "Greek", "he": "Hebrew",
-}  # fmt: skip
+
+
+@functools.cache
+def table(name: str) -> dict[str, Any]:
+    """Read one of the YAML files beside the prompts once."""
+    loaded: dict[str, Any] = yaml.safe_load(read_text(FOLDER / f"{name}.yaml"))
+    return loaded
 
 
 def language_name(lang: str) -> str:
-    """Return ``Chinese`` for ``zh`` and ``zh-CN``; a tag without a name here is used as it is."""
-    return _LANGUAGES.get(lang.split("-")[0], lang)
+    """Return ``Chinese`` for ``zh`` and ``zh-CN``; a tag that ``languages.yaml`` lacks stays as it is."""
+    return str(table("languages").get(lang.split("-")[0], lang))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,7 @@ class Prompt:
 
 @functools.cache
 def load_prompt(prompt: str) -> Prompt:
-    """Load one of our prompts by name (``translate``, ``instruct`` ...), or a ``.jinja`` file by path.
-
-    Raises:
-        ConfigError: No such prompt, or a template with a syntax error.
-    """
+    """Load one of our prompts by name (``translate``, ``instruct`` ...), or a ``.jinja`` file by path."""
     path = Path(prompt) if prompt.endswith(".jinja") else FOLDER / f"{prompt}.jinja"
     if not path.is_file():
         raise ConfigError(f"no prompt {prompt!r}{nearest(prompt, (p.stem for p in FOLDER.glob('*.jinja')))}")
@@ -78,11 +76,7 @@ def load_prompt(prompt: str) -> Prompt:
 
 
 def with_image(text: str, example: Example) -> list[dict[str, Any]]:
-    """Return a message's content: the text and the image of a record.
-
-    Raises:
-        DataError: The record has no image file, or one that cannot be sent.
-    """
+    """Return a message's content: the text and the image of a record, which must be a file."""
     if example.image is None or example.image.path is None:
         raise DataError(f"record {example.id!r} has no image path; a model that sees needs an image file")
     path = Path(example.image.path)

@@ -21,9 +21,9 @@ SAMPLES_PER_REASON = 8
 _TEMPLATE = Path(__file__).parent / "prompts" / "report.html.jinja"
 
 
-def count_reasons(reasons: Counter[str], row: Mapping[str, Any]) -> None:
-    """Count the reasons of a rejected row by name, without their details."""
-    reasons.update({reason.split(":")[0] for reason in row["reasons"]})
+def reason_names(row: Mapping[str, Any]) -> list[str]:
+    """Return the reasons of a rejected row by name, each once, without their details."""
+    return list(dict.fromkeys(reason.split(":")[0] for reason in row["reasons"]))
 
 
 def summary(
@@ -45,10 +45,7 @@ def summary(
 def status(folder: Path) -> dict[str, Any]:
     """Return the ledger's totals, even during a run, and under ``report`` the last finished report or None.
 
-    A folder of partitions has the sum of their totals.
-
-    Raises:
-        DataError: The folder holds no ledger.
+    A folder of partitions has the sum of their totals; one without a ledger is a ``DataError``.
     """
     partitions = sorted(path.parent for path in folder.glob(f"part-*/{LEDGER_FILE}"))
     states, numbers = Counter[str](), Counter[str]()
@@ -76,8 +73,8 @@ def report(folder: Path) -> Path:
     reasons: Counter[str] = Counter()
     samples: dict[str, list[dict[str, Any]]] = {}
     for row in _rows(folder / REJECTED):
-        count_reasons(reasons, row)
-        for name in dict.fromkeys(reason.split(":")[0] for reason in row["reasons"]):
+        reasons.update(reason_names(row))
+        for name in reason_names(row):
             if len(samples.setdefault(name, [])) < SAMPLES_PER_REASON:
                 samples[name].append(row)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)

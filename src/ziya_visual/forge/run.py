@@ -11,30 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from ziya_visual.core import files
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.core.files import (
-    atomic_path,
-    hash_json,
-    read_examples,
-    read_json,
-    read_jsonl,
-    write_json,
-    write_jsonl,
-)
 from ziya_visual.core.log import progress
 from ziya_visual.core.records import to_dict
+from ziya_visual.forge import planning
 from ziya_visual.forge.ask.endpoint import Sending
 from ziya_visual.forge.checks.any_pair import check, has_end
 from ziya_visual.forge.checks.near_duplicates import near_duplicates
 from ziya_visual.forge.instruct import KINDS, estimate_instructions, instruct
-from ziya_visual.forge.planning import (
-    ExampleFile,
-    estimate_translation,
-    read_glossary,
-    read_pair,
-    read_shots,
-    vetted,
-)
 from ziya_visual.forge.report import ACCEPTED, REJECTED, REPORT
 from ziya_visual.forge.translate import TranslationReport, translate
 
@@ -58,14 +43,16 @@ def run_translate(
 
     ``wording`` holds ``to``, ``prompt`` and ``texts_per_request`` of :func:`translate`.
     """
-    wording["glossary"] = read_glossary(glossary) if glossary else ()
-    wording["shots"] = read_shots(shots) if shots else ()
+    wording["glossary"] = planning.read_glossary(glossary) if glossary else ()
+    wording["shots"] = planning.read_shots(shots) if shots else ()
     if dry_run:
-        return asdict(estimate_translation(ExampleFile(in_path), sending=sending, **wording))
+        return asdict(
+            planning.estimate_translation(planning.ExampleFile(in_path), sending=sending, **wording)
+        )
     run: Callable[..., TranslationReport] = partial(translate, extra_checks=extra_checks, **wording)
     if partitions is not None:
         return translate_on_ray(run, in_path, out=out, sending=sending, partitions=partitions)
-    report = run(ExampleFile(in_path), out=out, sending=sending)
+    report = run(planning.ExampleFile(in_path), out=out, sending=sending)
     return {"records": report.records, "accepted": report.accepted, **report.rejected}
 
 
@@ -76,19 +63,19 @@ def run_instruct(
     out: Path,
     sending: Sending,
     kinds: Sequence[str] | None,
-    turns: int,
-    prompt: str,
     show_image: bool,
     through: str | None,
     dry_run: bool,
+    **wording: Any,
 ) -> dict[str, Any]:
     """Make dialogues and return the counts; with ``through``, make them in that language and translate them.
 
-    ``kinds`` None are all of them. The dialogues in the other language are in ``out / through``.
+    ``kinds`` None are all of them, and ``wording`` holds ``turns`` and ``prompt``. The dialogues in the other
+    language are in ``out / through``.
     """
     made_in, folder = (lang, out) if through is None else (through, out / through)
-    examples = read_examples(in_path)
-    wording: dict[str, Any] = {"lang": made_in, "kinds": kinds or KINDS, "turns": turns, "prompt": prompt}
+    examples = files.read_examples(in_path)
+    wording |= {"lang": made_in, "kinds": kinds or KINDS}
     if dry_run:
         return asdict(estimate_instructions(examples, sending=sending, **wording))
     report = instruct(examples, out=folder, sending=sending, show_image=show_image, **wording)
@@ -97,7 +84,7 @@ def run_instruct(
         return counts
     if sending.budget_usd is not None and report["usd"] is not None:
         sending = replace(sending, budget_usd=max(0.0, sending.budget_usd - report["usd"]))
-    translated = translate(ExampleFile(folder / ACCEPTED), to=lang, out=out, sending=sending)
+    translated = translate(planning.ExampleFile(folder / ACCEPTED), to=lang, out=out, sending=sending)
     return {**counts, "translated": translated.accepted, **translated.rejected}
 
 
@@ -112,8 +99,8 @@ def check_pairs(path: Path, *, source_lang: str, target_lang: str, out: Path) ->
     """
     if source_lang == target_lang:
         raise DataError(f"--from and --to are both {source_lang!r}; a translation has two languages")
-    numbered = list(read_jsonl(path))
-    pairs = [read_pair(row) for _, row in numbered]
+    numbered = list(files.read_jsonl(path))
+    pairs = [planning.read_pair(row) for _, row in numbered]
     present = [pair for pair in pairs if pair is not None]
     open_ends = sum(has_end(source.strip()) and not has_end(target.strip()) for source, target in present)
     ends_matter = open_ends <= MAX_OPEN_ENDS * len(present)
@@ -126,7 +113,7 @@ def check_pairs(path: Path, *, source_lang: str, target_lang: str, out: Path) ->
             rows.append({"id": name, "ok": not reasons, "reasons": reasons})
             counts.update(reasons)
             bar.advance()
-    write_jsonl(out, rows)
+    files.write_jsonl(out, rows)
     return {
         "pairs": len(rows),
         "ok": sum(row["ok"] for row in rows),
@@ -169,7 +156,7 @@ def translate_on_ray(
 
     def work(row: dict[str, Any]) -> dict[str, Any]:
         folder = Path(row["folder"])
-        run(ExampleFile(folder / "in.jsonl"), out=folder, sending=shared)
+        run(planning.ExampleFile(folder / "in.jsonl"), out=folder, sending=shared)
         return row
 
     rows = [{"folder": str(folder.resolve())} for folder in folders]
@@ -180,23 +167,23 @@ def translate_on_ray(
 def _split(in_path: Path, folders: list[Path]) -> None:
     """Write each partition's share of the input, chosen by the texts so that equal records stay together."""
     with contextlib.ExitStack() as stack:
-        files: list[IO[str]] = []
+        streams: list[IO[str]] = []
         for folder in folders:
-            path = stack.enter_context(atomic_path(folder / "in.jsonl"))
-            files.append(stack.enter_context(path.open("w", encoding="utf-8")))
-        for example in vetted(ExampleFile(in_path)):
+            path = stack.enter_context(files.atomic_path(folder / "in.jsonl"))
+            streams.append(stack.enter_context(path.open("w", encoding="utf-8")))
+        for example in planning.vetted(planning.ExampleFile(in_path)):
             texts = [message.content for message in example.messages]
-            share = int(hash_json([example.lang, example.task, texts, example.answers])[:8], 16)
-            files[share % len(folders)].write(json.dumps(to_dict(example), ensure_ascii=False) + "\n")
+            share = int(files.hash_json([example.lang, example.task, texts, example.answers])[:8], 16)
+            streams[share % len(folders)].write(json.dumps(to_dict(example), ensure_ascii=False) + "\n")
 
 
 def _join(out: Path, folders: list[Path]) -> dict[str, Any]:
     """Join the files of all partitions and write the sum of their reports."""
     for name in (ACCEPTED, REJECTED):
-        with atomic_path(out / name) as aside, aside.open("wb") as file:
+        with files.atomic_path(out / name) as aside, aside.open("wb") as file:
             for folder in folders:
                 file.write((folder / name).read_bytes())
-    reports = [read_json(folder / REPORT) for folder in folders]
+    reports = [files.read_json(folder / REPORT) for folder in folders]
     total: dict[str, Any] = {name: sum(report[name] for report in reports) for name in _SUMMED}
     rejected = Counter[str]()
     for report in reports:
@@ -206,5 +193,5 @@ def _join(out: Path, folders: list[Path]) -> dict[str, Any]:
     priced = [report["usd"] for report in reports if report["usd"] is not None]
     total["usd"] = round(sum(priced), 6) if priced else None
     total["seconds"] = max(report["seconds"] for report in reports)
-    write_json(out / REPORT, total)
+    files.write_json(out / REPORT, total)
     return {"records": total["records"], "accepted": total["accepted"], **total["rejected"]}

@@ -20,11 +20,7 @@ MIN_COMMON = 0.3  # share of the words of both English texts that both of them h
 
 
 def opinion_request(name: str, example: Example, target: Sequence[str], settings: Settings) -> dict[str, Any]:
-    """Return the body of a request for an opinion.
-
-    Raises:
-        DataError: The opinion is ``image``, and the record's image cannot be sent.
-    """
+    """Return the body of a request for an opinion; ``image`` needs an image that can be sent."""
     values = {
         "language": language_name(settings.to),
         "source_language": language_name(example.lang),

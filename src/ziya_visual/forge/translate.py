@@ -19,24 +19,14 @@ from ziya_visual.core.errors import ConfigError, nearest
 from ziya_visual.core.files import atomic_path, write_json
 from ziya_visual.core.log import logger
 from ziya_visual.core.records import Example, Message, Provenance, to_dict
+from ziya_visual.forge import planning
 from ziya_visual.forge.ask.client import ask_all, open_budget
 from ziya_visual.forge.ask.endpoint import Sending
 from ziya_visual.forge.ask.ledger import NOT_SENT, Ask, Ledger, Outcome
 from ziya_visual.forge.checks import any_pair
-from ziya_visual.forge.planning import (
-    Pairs,
-    Record,
-    Settings,
-    batched,
-    body_of,
-    plan_first,
-    record_of,
-    refusal,
-    sendable,
-    vetted,
-)
+from ziya_visual.forge.planning import Pairs, Record, Settings, batched, record_of
 from ziya_visual.forge.prompting import read_json_reply, read_numbered
-from ziya_visual.forge.report import ACCEPTED, REJECTED, REPORT, count_reasons, summary
+from ziya_visual.forge.report import ACCEPTED, REJECTED, REPORT, reason_names, summary
 from ziya_visual.forge.second_opinions import OPINIONS, objection, opinion_request
 
 AT_ONCE = 500  # examples whose answers are held together
@@ -97,8 +87,8 @@ def translate(
     """Translate examples; a killed run continues when called again with the same arguments.
 
     Args:
-        examples: Examples of any task and language, with unique ids and images by path; read more than once.
-            For a file that is larger than memory, :class:`ziya_visual.forge.planning.ExampleFile`.
+        examples: Examples with unique ids and images by path, read more than once; for a file that is larger
+            than memory, :class:`ziya_visual.forge.planning.ExampleFile`.
         to: BCP-47 tag of the target language.
         out: Folder for accepted.jsonl, rejected.jsonl, report.json and ledger.sqlite.
         sending: The model, its endpoint, and how to send requests.
@@ -149,14 +139,16 @@ class Rounds:
 
     def send_first(self, examples: Iterable[Example], texts_per_request: int) -> None:
         """Plan and send the shared requests."""
-        records = sendable(vetted(examples), self.settings)
-        self._send(plan_first(self.ledger, records, self.settings, texts_per_request), "forge translate")
+        records = planning.sendable(planning.vetted(examples), self.settings)
+        self._send(
+            planning.plan_first(self.ledger, records, self.settings, texts_per_request), "forge translate"
+        )
 
     def repair(self, examples: Iterable[Example]) -> None:
         """Ask for each record that did not pass by itself, or text by text if no prompt could differ."""
         keys: list[str] = []
         for group in batched(examples, AT_ONCE):
-            records = {record.key: record for record in sendable(group, self.settings)}
+            records = {record.key: record for record in planning.sendable(group, self.settings)}
             asks = self.ledger.planned(list(records))
             unreadable: dict[str, str] = {}
             repairs: list[tuple[Ask, dict[str, Any]]] = []
@@ -189,7 +181,7 @@ class Rounds:
         verdicts: dict[str, Verdict] = {}
         records: dict[str, Record] = {}
         for name, record in record_by_id.items():
-            reason = refusal(record, self.settings)
+            reason = planning.refusal(record, self.settings)
             if reason:
                 verdicts[name] = Verdict(None, (reason,))
             else:
@@ -227,7 +219,9 @@ class Rounds:
         reasons = [r for r in verdict.reasons if not r.startswith("endpoint")]
         dialogue = record.task == "dialogue"
         for number, texts in enumerate([(t,) for t in record.texts] if by_text else [record.texts], start=1):
-            body = body_of(texts, self.settings, lang=record.lang, dialogue=dialogue, reasons=reasons)
+            body = planning.body_of(
+                texts, self.settings, lang=record.lang, dialogue=dialogue, reasons=reasons
+            )
             yield Ask(record.key, number, "", 0, len(texts)), body
 
     def _opinion_requests(
@@ -303,13 +297,13 @@ def _write(rounds: Rounds, examples: Iterable[Example], out: Path) -> tuple[dict
                 verdict = verdicts[example.id]
                 record = record_of(example, rounds.settings)
                 records += 1
-                if refusal(record, rounds.settings) is None:
+                if planning.refusal(record, rounds.settings) is None:
                     unique.add(hash(record.key))
                 if verdict.reasons or verdict.target is None:
                     source = [message.content for message in example.messages]
                     target = verdict.raw if verdict.target is None else verdict.target
                     row = {"id": example.id, "reasons": verdict.reasons, "source": source, "target": target}
-                    count_reasons(reasons, row)
+                    reasons.update(reason_names(row))
                 else:
                     accepted += 1
                     row = to_dict(_translated(example, record.texts, verdict.target, rounds.settings))

@@ -236,11 +236,7 @@ class Ledger:
 
 
 def read_totals(folder: Path) -> dict[str, Any]:
-    """Return the totals of a ledger that a run may be writing at this moment.
-
-    Raises:
-        DataError: The folder holds no ledger.
-    """
+    """Return the totals of a ledger that a run may be writing now; ``DataError`` if the folder has none."""
     path = folder / LEDGER_FILE
     if not path.is_file():
         raise DataError(f"{path}: not found; expected the --out folder of a forge run")

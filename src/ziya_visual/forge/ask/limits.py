@@ -77,11 +77,7 @@ def estimate_tokens(text: str) -> int:
 
 
 def read_price(path: Path, model: str) -> Price:
-    """Read a model's price from a YAML table ``model: {prompt: 0.15, completion: 0.6}``.
-
-    Raises:
-        ConfigError: The file is not a price table, or lacks the model.
-    """
+    """Read a model's price from a YAML price table; ``ConfigError`` if it is none, or lacks the model."""
     try:
         rows = yaml.safe_load(read_text(path)).items()
         prices = {str(name): (float(row["prompt"]), float(row["completion"])) for name, row in rows}

@@ -57,12 +57,6 @@ def _letters(text: str, lang: str) -> int:
     return len(re.findall(_SCRIPTS.get(lang, _LATIN), text))
 
 
-def _all_letters(text: str) -> int:
-    """Count letters, a Latin word as one, so that a name inside Chinese does not outweigh the sentence."""
-    words = len(re.findall(rf"{_LATIN}+", text))
-    return words + sum(char.isalpha() for char in re.sub(_LATIN, "", text))
-
-
 def _is_name_only(text: str) -> bool:
     """Return whether a text may stay unchanged in any language: ``Nokia``, ``LG``, ``12:30``."""
     words = re.findall(rf"{_LATIN}[\w'-]*", text)
@@ -81,10 +75,11 @@ def _units(text: str, lang: str) -> float:
 
 def _wrong_language(pair: Pair) -> bool:
     if pair.target_lang in _SCRIPTS:
-        ours, every = _letters(pair.target, pair.target_lang), _all_letters(pair.target)
+        ours = _letters(pair.target, pair.target_lang)
         if not ours and _is_name_only(pair.source) and pair.source == pair.target:
             return False
-        return ours < 0.5 * every
+        # A Latin word counts as one letter, so that a name inside Chinese does not outweigh the sentence.
+        return ours < 0.5 * sum(char.isalpha() for char in re.sub(rf"{_LATIN}+", "a", pair.target))
     foreign = sum(len(re.findall(script, pair.target)) for lang, script in _SCRIPTS.items() if lang != "ja")
     return foreign > 0.3 * max(1, foreign + _letters(pair.target, "en"))
 

@@ -10,6 +10,7 @@ import functools
 import re
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ziya_visual.forge.checks.dictionary import blank, starts_sentence, tables
 from ziya_visual.forge.checks.numbers import Numbers, read_numbers
@@ -18,8 +19,7 @@ _LEXICON = tables("lexicon.yaml")
 _CLOSED_MAX_WORDS = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Sense:
+class Sense(NamedTuple):
     """One meaning of a word."""
 
     category: str
@@ -27,8 +27,7 @@ class Sense:
     strong: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Mention:
+class Mention(NamedTuple):
     """A word of the text, its span, and its senses (several if it is ambiguous)."""
 
     span: tuple[int, int]
@@ -109,9 +108,6 @@ def _pattern(lang: str) -> re.Pattern[str]:
     return re.compile(rf"\b({alternatives})(?:s|es)?\b|(?<=\w)(n['’]t)\b", re.IGNORECASE)
 
 
-# --- comparing two readings ---
-
-
 def compare_closed(english: Reading, chinese: Reading) -> list[str]:
     """Return the reasons why a closed English text and a Chinese text do not say the same."""
     reasons = [name for name in _LEXICON["categories"] if english.count(name) != chinese.count(name)]
@@ -128,10 +124,10 @@ def compare_closed(english: Reading, chinese: Reading) -> list[str]:
         return ["grouping"]
     our_grounds, their_grounds = ([g for g, ground in side if ground] for side in (ours, theirs))
     if our_grounds and their_grounds:
-        return ["order"] if Counter(our_grounds) != Counter(their_grounds) else []
-    if not our_grounds and not their_grounds and [g for g, _ in ours] != [g for g, _ in theirs]:
-        return ["order"]
-    return []
+        moved = Counter(our_grounds) != Counter(their_grounds)
+    else:
+        moved = not our_grounds and not their_grounds and [g for g, _ in ours] != [g for g, _ in theirs]
+    return ["order"] if moved else []
 
 
 def _slips(english: str, chinese: Reading) -> list[str]:
@@ -147,7 +143,12 @@ def _slips(english: str, chinese: Reading) -> list[str]:
 
 def _groups(reading: Reading) -> list[tuple[frozenset[str], bool]]:
     """Return noun groups in order (``{red, small, star}``), each with whether it is a reference point."""
-    attributes, heads = _LEXICON["attributes"], _LEXICON["heads"]
+    attributes, heads, grounds = (
+        _LEXICON["attributes"],
+        _LEXICON["heads"],
+        tuple(_LEXICON["grounds"][reading.lang]),
+    )
+    articles = r"\s+(?:the|an|a)$" if reading.lang == "en" else r"(?:一个|这个|那个)$"
     groups: list[tuple[frozenset[str], bool]] = []
     held: list[str] = []
     start = 0
@@ -158,12 +159,7 @@ def _groups(reading: Reading) -> list[tuple[frozenset[str], bool]]:
             if sense.category in attributes:
                 held.append(sense.concept)
             elif sense.category in heads:
-                groups.append((frozenset([*held, sense.concept]), _is_ground(reading, start)))
+                before = re.sub(articles, "", reading.text[:start].lower().rstrip())
+                groups.append((frozenset([*held, sense.concept]), before.endswith(grounds)))
                 held = []
     return groups + [(frozenset([concept]), False) for concept in held]
-
-
-def _is_ground(reading: Reading, start: int) -> bool:
-    before = reading.text[:start].lower().rstrip()
-    articles = r"\s+(?:the|an|a)$" if reading.lang == "en" else r"(?:一个|这个|那个)$"
-    return re.sub(articles, "", before).endswith(tuple(_LEXICON["grounds"][reading.lang]))

@@ -24,8 +24,7 @@ _NUMERAL = re.compile("[零一二三四五六七八九十百千万亿]{2,}")
 _STEMMER = snowballstemmer.stemmer("english")
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(NamedTuple):
     """A Chinese word of a text: its span, its glosses in lower case, and whether it is a name."""
 
     span: tuple[int, int]
@@ -159,12 +158,12 @@ def coverage(english: str, chinese: str) -> Coverage:
         if len(word.text) > 2:  # 火车站 also says 火车
             for part in dictionary.words(word.text[:2]) + dictionary.words(word.text[2:]):
                 stems |= _gloss_stems(part.gloss)
-        met = {w for w in stems_present if w in stems or (len(w) > 3 and any(_akin(w, s) for s in stems))}
+        long_stems = [stem for stem in stems if len(stem) > 3]  # lake and lakeside are akin
+        met = {
+            w
+            for w in stems_present
+            if w in stems or (len(w) > 3 and any(w.startswith(s) or s.startswith(w) for s in long_stems))
+        }
         matched += bool(met)
         covered |= met
     return Coverage(sum(word in covered for word in wanted), len(wanted), matched, len(words))
-
-
-def _akin(a: str, b: str) -> bool:
-    """Return whether one word begins with the other, as ``lake`` and ``lakeside``."""
-    return len(b) > 3 and (a.startswith(b) or b.startswith(a))

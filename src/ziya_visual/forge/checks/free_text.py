@@ -10,8 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from ziya_visual.forge.checks.dictionary import Dictionary, blank, coverage, tables
 from ziya_visual.forge.checks.names import name_differs
@@ -25,21 +24,21 @@ MIN_SHARED = 0.45  # words matched in the other text, as shares of both texts to
 MIN_WHOLE = 0.6  # length as a share of what is usual, plus 0.3 if all English words are matched
 MISSING_END = 0.25  # what a missing full stop takes from that
 CHARS_PER_WORD = 1.6  # Chinese characters that an English word becomes, on average
-REASONS = {
-    "colour": "color", "horizontal": "direction", "vertical": "direction", "depth": "direction",
-    "north_south": "direction", "east_west": "direction", "inside": "direction", "size": "size",
-    "amount": "amount", "sex": "who", "rank": "amount", "weekday": "date", "season": "date", "units": "units",
-}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Concept:
+class Concept(NamedTuple):
     """Patterns of one concept."""
 
     sure: re.Pattern[str]
     maybe: re.Pattern[str]
     zh: tuple[str, ...]
     maybe_zh: tuple[str, ...]
+
+    @staticmethod
+    def read(en: str, zh: str, en_maybe: str | None = None, maybe_zh: str | None = None) -> Concept:
+        """Compile the word lists of one concept in the file."""
+        sure, words = _list(en), tuple(_list(zh))
+        return Concept(_words(sure), _words(sure + _list(en_maybe)), words, (*words, *_list(maybe_zh)))
 
 
 @functools.cache
@@ -48,7 +47,11 @@ def _concepts() -> tuple[dict[str, dict[str, Concept]], dict[str, re.Pattern[str
     data = dict(tables("concepts.yaml"))
     negation = {name: _list(words) for name, words in data.pop("negation").items()}
     negation["en_maybe"] += negation["en_deny"]
-    groups = {group: {name: _concept(spec) for name, spec in data[group].items()} for group in data}
+    groups = {
+        group: {name: Concept.read(**fields) for name, fields in concepts.items()}
+        for group, concepts in data.items()
+        if group != "reasons"
+    }
     negation["zh_neutral"].sort(key=len, reverse=True)
     return groups, {
         name: re.compile("|".join(words)) if name.startswith("zh") else _words(words)
@@ -58,13 +61,6 @@ def _concepts() -> tuple[dict[str, dict[str, Concept]], dict[str, re.Pattern[str
 
 def _list(words: str | None) -> list[str]:
     return words.split(", ") if words else []
-
-
-def _concept(spec: Mapping[str, Any]) -> Concept:
-    sure = _list(spec["en"])
-    maybe = [*sure, *_list(spec.get("en_maybe"))]
-    zh = tuple(_list(spec["zh"]))
-    return Concept(_words(sure), _words(maybe), zh, (*zh, *_list(spec.get("maybe_zh"))))
 
 
 def _words(patterns: Iterable[str]) -> re.Pattern[str]:
@@ -105,8 +101,7 @@ def _characters(chinese: str) -> float:
     return max(1.0, han + CHARS_PER_WORD * len(re.findall(r"[A-Za-z0-9]+", chinese)))
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """An English sentence and the Chinese that should match it, each alone and with its surroundings."""
 
     english: str
@@ -117,11 +112,12 @@ class Place:
 
 def _contradictions(english: str, chinese: str) -> list[str]:
     english = english.replace("’", "'")
+    reason_of = tables("concepts.yaml")["reasons"]
     reasons: dict[str, None] = {}
     for place in _places(english, chinese):
         if len(place.english.split()) <= MAX_WORDS:
             groups = _concepts()[0].items()
-            reasons.update((REASONS[name], None) for name, group in groups if _swapped(name, group, place))
+            reasons.update((reason_of[name], None) for name, group in groups if _swapped(name, group, place))
             alone = place.english == place.english_around
             if alone and _negation_differs(place.english, place.chinese):
                 reasons["negation"] = None

@@ -25,10 +25,11 @@ def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
         ours = _pieces(text)
         bands = _sketch(ours).reshape(BANDS, ROWS)
         keys = [band.to_bytes(1, "big") + row.tobytes() for band, row in enumerate(bands)]
-        earlier = sorted({buckets[key] for key in keys if key in buckets})
-        twin = next((other for other in earlier if _jaccard(ours, _pieces(texts[other])) >= SIMILAR), None)
-        if twin is not None:
-            duplicates.append((twin, place))
+        for earlier in sorted({buckets[key] for key in keys if key in buckets}):
+            theirs = _pieces(texts[earlier])
+            if len(ours & theirs) / len(ours | theirs) >= SIMILAR:
+                duplicates.append((earlier, place))
+                break
         for key in keys:
             buckets.setdefault(key, place)
     return duplicates
@@ -45,7 +46,3 @@ def _sketch(pieces: frozenset[str]) -> np.ndarray:
     hashes = np.array([zlib.crc32(piece.encode()) for piece in pieces], dtype=np.uint64) % _PRIME
     lowest: np.ndarray = ((hashes[:, None] * _DRAWN[0] + _DRAWN[1]) % _PRIME).min(axis=0)
     return lowest
-
-
-def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    return len(a & b) / len(a | b)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from ziya_visual.forge.checks.dictionary import Dictionary, blank, number_map, word_list
+from ziya_visual.forge.checks.dictionary import Dictionary, blank, number_map, phrases, word_list
 
 _EN = {word: value for value, word in enumerate(word_list("en_units"))} | number_map("en_tens")
 _EN_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
@@ -147,11 +147,7 @@ _ORDINAL = re.compile(
     r"\b(eleven|(?:thir|four|fif|six|seven|eigh|nine)teen|twent|thirt|fort|fift|sixt|sevent|eight|ninet"
     r"|hundred|thousand|million)(th|ieth)s?\b"
 )
-_NUMERIC_GLOSS = re.compile(
-    r"\d|\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|sixty|seventy"
-    r"|eighty|ninety|hundred|thousand|million|billion|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth"
-    rf"|{'|'.join(_MONTHS)})\b"
-)
+_NUMERIC_GLOSS = phrases("numeric_gloss")
 _PERIODS = ((r"decades?", 10), (r"dozens?", 12), (r"centur(?:y|ies)", 100), (r"weeks?", 7))
 _SPOKEN = {
     "decades?": {10.0}, "dozens?": {12.0, 10.0}, "centur(?:y|ies)": {100.0}, "fortnight": {14.0, 2.0},
@@ -162,22 +158,18 @@ _SPOKEN = {
 _ABBREVIATED = {"k": 1e3, "m": 1e6, "bn": 1e9, "tn": 1e12}
 
 
-@dataclass(frozen=True, slots=True)
-class ReadNumbers:
+class ReadNumbers(NamedTuple):
     """The numbers of a text: ``firm`` ones, with readings, need a counterpart; ``any`` are all readings."""
 
     firm: Mapping[float, frozenset[float]]
     any: frozenset[float]
 
-    def misses(self, other: ReadNumbers) -> bool:
-        """Return whether a firm number has no reading among those of the other text."""
-        return any(other.any.isdisjoint(readings) for readings in self.firm.values())
-
 
 def numbers_differ(english: str, chinese: str) -> bool:
     """Return whether a number of one text has no counterpart in the other."""
     ours, theirs = english_numbers(english), chinese_numbers(chinese)
-    return ours.misses(theirs) or theirs.misses(ours)
+    sides = ((ours.firm, theirs.any), (theirs.firm, ours.any))
+    return any(known.isdisjoint(readings) for firm, known in sides for readings in firm.values())
 
 
 def english_numbers(text: str) -> ReadNumbers:
