@@ -70,7 +70,12 @@ class ChatFormat:
             if token.special or (token.content in written and not token.content.isspace())
         }
         opening, closing = tokenizer([pieces[0], pieces[-1]], add_special_tokens=False)["input_ids"]
-        self.eos_id: int = self._end_token(pieces[-1], closing)
+        eos_id = next((i for i in closing if i in self._control), None)
+        if eos_id is None or pieces[-1].partition(tokenizer.convert_ids_to_tokens(eos_id))[0].strip():
+            raise CheckpointError(
+                f"the chat template writes {pieces[-1]!r:.60} after an answer, expected a special token"
+            )
+        self.eos_id: int = eos_id  # the first special token behind an assistant's turn
         self._end: str = tokenizer.convert_ids_to_tokens(self.eos_id)
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.bos_ids: list[int] = opening[:1] if opening[:1] == [tokenizer.bos_token_id] else []
@@ -264,15 +269,6 @@ class ChatFormat:
     def _ids(self, text: str) -> list[int]:
         """Return the token ids of the template's own text."""
         return list(self._whole.encode(text, add_special_tokens=False).ids)
-
-    def _end_token(self, behind: str, ids: Sequence[int]) -> int:
-        """Return the id of the token that ends an assistant's turn, the first in the text behind it."""
-        end = next((i for i in ids if i in self._control), None)
-        if end is None or behind.partition(self.tokenizer.convert_ids_to_tokens(end))[0].strip():
-            raise CheckpointError(
-                f"the chat template writes {behind!r:.60} after an answer, expected a special token"
-            )
-        return end
 
 
 def _with_images(text: str, places: Sequence[int]) -> str:

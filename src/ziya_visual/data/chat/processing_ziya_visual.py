@@ -34,7 +34,7 @@ UNSUPPORTED = ("tools", "documents", "continue_final_message", "return_assistant
 
 
 def normalise(images: np.ndarray, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> torch.Tensor:
-    """Normalise pixels: uint8[N, S, S, 3] -> float32[N, 3, S, S]."""
+    """Normalize pixels: uint8[N, S, S, 3] -> float32[N, 3, S, S]."""
     array = (images.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 
@@ -99,7 +99,7 @@ class ZiyaProcessor(ProcessorMixin):  # type: ignore[misc]
         self.image_processor.size = {"height": side, "width": side}
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Resize (bicubic) and normalise RGB images of any size to float32[N, 3, S, S], as BLIP-2 does.
+        """Resize (bicubic) and normalize RGB images of any size to float32[N, 3, S, S], as BLIP-2 does.
 
         Pillow resizes, whatever the stock image processor's backend: another one gives other answers.
         """
@@ -111,7 +111,7 @@ class ZiyaProcessor(ProcessorMixin):  # type: ignore[misc]
         return self.normalise(np.stack(arrays))
 
     def normalise(self, images: np.ndarray) -> torch.Tensor:
-        """Normalise uint8[N, S, S, 3] to float32[N, 3, S, S] by the checkpoint's mean and deviation."""
+        """Normalize uint8[N, S, S, 3] to float32[N, 3, S, S] by the checkpoint's mean and deviation."""
         return normalise(images, self.image_processor.image_mean, self.image_processor.image_std)
 
     def apply_chat_template(

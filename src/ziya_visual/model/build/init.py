@@ -126,7 +126,8 @@ def init(
     weights = {**source.weights, **_projection(source, language, seed)}
     weights |= {LANGUAGE_MODEL + key: entry for key, entry in language.weights.items()}
     if instruction_aware:
-        weights = _instruct_names(weights | _instruction_weights(source, alignment))
+        weights |= _instruction_weights(source, alignment)
+        weights = {_rename(key, _TO_INSTRUCT): entry for key, entry in weights.items()}
         tokenizer = tokenizer or language.tokenizer
     config = _joint_config(source, language, alignment, instruction_aware=instruction_aware)
     _check(config, weights, language)
@@ -163,7 +164,7 @@ def _summary(
         "parameters": sum(torch.Size(entry.shape).numel() for entry in weights.values()),
         "vision, Q-Former": str(bridge.source),
         "projection": f"{list(projection.shape)} {'new' if projection.file == SEEDED else 'taken over'}",
-        "Q-Former's text": f"{'taken over' if bridge.text else 'new'}, {_text_vocabulary(alignment)} tokens",
+        "Q-Former's text": f"{'taken over' if bridge.text else 'new'}, {len(alignment.lm_bias)} tokens",
         "language model": f"{language.folder}, {language.config.vocab_size} tokens",
     }
 
@@ -286,7 +287,7 @@ def _joint_config(
     bridge: Bridge, language: LanguageModel, alignment: Alignment, *, instruction_aware: bool
 ) -> Any:
     """Return the configuration of the new checkpoint, which opens in the language model's dtype."""
-    qformer = {**bridge.qformer, "vocab_size": _text_vocabulary(alignment), "pad_token_id": None}
+    qformer = {**bridge.qformer, "vocab_size": len(alignment.lm_bias), "pad_token_id": None}
     if instruction_aware:
         qformer.pop("use_qformer_text_input", None)
     kind = InstructBlipConfig if instruction_aware else Blip2Config
@@ -327,10 +328,6 @@ def _write_generation_config(folder: Path, language: LanguageModel, end: int) ->
     settings = read_json(source)
     settings["eos_token_id"] = end_token_ids(settings.get("eos_token_id"), end)
     write_json(folder / source.name, settings)
-
-
-def _text_vocabulary(alignment: Alignment) -> int:
-    return int(alignment.embeddings.word_embeddings.weight.shape[0])
 
 
 def _read_bridge(folder: Path) -> Bridge:
@@ -380,11 +377,6 @@ def _split_parts(entries: Weights) -> tuple[Weights, Weights]:
             expected = ", ".join((*BRIDGE_PARTS, LANGUAGE_MODEL))
             raise CheckpointError(f"{entry.file}: {key} belongs to no part; expected names in {expected}")
     return weights, text
-
-
-def _instruct_names(weights: Weights) -> Weights:
-    """Rename weights under our names, the alignment's text side included, to InstructBLIP's names."""
-    return {_rename(key, _TO_INSTRUCT): entry for key, entry in weights.items()}
 
 
 def _rename(key: str, table: tuple[tuple[re.Pattern[str], str], ...]) -> str:

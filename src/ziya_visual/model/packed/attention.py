@@ -69,9 +69,8 @@ def build_tree(lengths: Lengths, *, dtype: torch.dtype, device: torch.device) ->
         starts, rows = np.zeros((high, 1), np.int64), np.zeros(high, np.int64)
         starts[: len(group), 0], rows[: len(group)] = layout.starts[group], layout.rows[group]
         visible = torch.from_numpy(_visible(real, prefix[rows], 0 if is_prefix else columns))
-        mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
         index = None if is_prefix else torch.from_numpy(rows).to(device)
-        groups.append(Group((high, wide), index, mask.to(device)))
+        groups.append(Group((high, wide), index, additive_mask(visible, dtype).to(device)))
         tokens.append(np.where(real, starts + np.arange(wide), 0).ravel())
         filled.append(real.ravel())
     all_tokens, all_filled = np.concatenate(tokens), np.concatenate(filled)
@@ -181,7 +180,7 @@ def inference_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Compute :func:`plain_attention` by SDPA, without trees and dropout."""
-    mask = None if attention_mask is None else _additive(attention_mask, query.dtype)
+    mask = None if attention_mask is None else additive_mask(attention_mask, query.dtype)
     grouped = key.shape[1] != query.shape[1]
     attended = F.scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=grouped)
     return attended.transpose(1, 2).contiguous(), None
@@ -221,14 +220,15 @@ def _softmax_attention(
     if mask is None:
         scores = torch.bmm(query * scale, key.transpose(1, 2))
     else:
-        additive = _additive(mask, query.dtype).expand(batch, heads, rows, key.shape[1]).flatten(0, 1)
+        additive = additive_mask(mask, query.dtype).expand(batch, heads, rows, key.shape[1]).flatten(0, 1)
         # One kernel scales, multiplies and adds: the scores are most of what a step writes.
         scores = torch.baddbmm(additive, query, key.transpose(1, 2), alpha=scale)
     weights = torch.softmax(scores, dim=-1, dtype=scores.dtype)
     return torch.bmm(weights, value).unflatten(0, (batch, heads)).transpose(1, 2).contiguous()
 
 
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a boolean mask (true means visible) as numbers to add: 0 if visible, else the dtype's lowest."""
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)

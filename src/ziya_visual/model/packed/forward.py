@@ -22,7 +22,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.utils.checkpoint import checkpoint
 
 from ziya_visual.data.packing import IGNORE, Lengths, PackedBatch, segments
-from ziya_visual.model.packed.attention import PLAIN, build_tree, round_up
+from ziya_visual.model.packed.attention import PLAIN, additive_mask, build_tree, round_up
 
 FLEX = "flex_attention"  # transformers' name
 PADDING_SEGMENT = 16  # tokens
@@ -44,7 +44,7 @@ def dense_mask(lengths: Lengths, dtype: torch.dtype = torch.float32) -> Tensor:
     rows, branches = (np.repeat(x, layout.lengths) for x in (layout.rows, layout.branches))
     shared = (branches == 0) | (branches[:, None] == branches)
     visible = torch.from_numpy((rows[:, None] == rows) & shared & np.tri(len(rows), dtype=bool))
-    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)[None, None]
+    return additive_mask(visible, dtype)[None, None]
 
 
 def block_mask(lengths: Lengths, device: torch.device) -> BlockMask:

@@ -167,15 +167,14 @@ def _write_retrieval(checkpoint: Path, folder: Path) -> dict[str, Any]:
             f"{checkpoint}: {ALIGNMENT} not found; --retrieval needs the Q-Former's text side"
         )
     merge_lora(model)
-    texts = parity.TEXTS
     side = (processor.image_size, processor.image_size)  # resized here, since stock resizes differently
-    images = [image.resize(side) for image in parity.images(len(texts))]
-    ours = parity.our_scores(model, alignment, processor, images, texts)
+    images = [image.resize(side) for image in parity.images(len(parity.TEXTS))]
+    ours = parity.our_scores(model, alignment, processor, images)
     _save_retrieval(folder, model=model, alignment=alignment, processor=processor)
     temperature = alignment.logit_scale.exp().item()
     del model, alignment
     stock = _open_strictly(folder, checkpoint, Blip2ForImageTextRetrieval)
-    theirs = parity.stock_scores(stock, AutoProcessor.from_pretrained(folder), images, texts)
+    theirs = parity.stock_scores(stock, AutoProcessor.from_pretrained(folder), images)
     differences = {
         "contrastive_scores": parity.difference([theirs[0]], [ours[0]]),
         "matching_logits": parity.difference([theirs[1]], [ours[1]]),
@@ -183,7 +182,7 @@ def _write_retrieval(checkpoint: Path, folder: Path) -> dict[str, Any]:
     parity.refuse_above(checkpoint, differences)
     return {
         "tolerance": parity.TOLERANCE,
-        "pairs": len(texts),
+        "pairs": len(images),
         **differences,
         "contrastive_logit_scale": temperature,
     }

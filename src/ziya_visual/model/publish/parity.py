@@ -4,7 +4,7 @@ Ten prompts, five per language, three of these with an image each: the logits at
 forward, by the stock class one prompt at a time, and by the stock class eight at a time. A retrieval folder
 is compared by the scores of ten images and texts.
 
-Legend: L tokens of a prompt, V vocabulary, S image side in pixels, N images, M texts.
+Legend: L tokens of a prompt, V vocabulary, S image side in pixels, N images and texts.
 """
 
 from __future__ import annotations
@@ -108,35 +108,27 @@ def stock_logits(stock: Any, prompts: Sequence[Prompt], *, pad_id: int, batch_si
 
 @torch.inference_mode()
 def our_scores(
-    model: ZiyaVisualModel,
-    alignment: Alignment,
-    processor: ZiyaProcessor,
-    images: Sequence[Image.Image],
-    texts: Sequence[str],
+    model: ZiyaVisualModel, alignment: Alignment, processor: ZiyaProcessor, images: Sequence[Image.Image]
 ) -> tuple[Tensor, Tensor]:
-    """Return contrastive and matching scores, float32[N, M] and float32[N, 2].
+    """Return contrastive and matching scores of N images and ``TEXTS``, float32[N, N] and float32[N, 2].
 
-    A contrastive score is the best query's cosine; matching pairs image i with text i. M must be at least N.
+    A contrastive score is the best query's cosine; matching pairs image i with text i.
     """
     limit = model.config.qformer_config.max_position_embeddings
-    arrays = text_batch(texts, limit=limit, chat=processor.chat, own=alignment.qformer_tokenizer)
+    arrays = text_batch(TEXTS, limit=limit, chat=processor.chat, own=alignment.qformer_tokenizer)
     ids, mask = map(torch.from_numpy, arrays)
     embeds = model.encode_images(processor.pixels(images))
     features = alignment.image_features(model.query_images(embeds))
     similarity = (features @ alignment.text_features(model, ids, mask).T).amax(1)
-    count = len(images)
-    return similarity, alignment.matching_logits(model, embeds, ids[:count], mask[:count])
+    return similarity, alignment.matching_logits(model, embeds, ids, mask)
 
 
 @torch.inference_mode()
-def stock_scores(
-    stock: Any, processor: Any, images: Sequence[Image.Image], texts: Sequence[str]
-) -> tuple[Tensor, Tensor]:
+def stock_scores(stock: Any, processor: Any, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
     """Return the scores of :func:`our_scores` by the stock class and the stock processor."""
-    inputs = processor(images=list(images), text=list(texts), padding=True, return_tensors="pt")
+    inputs = processor(images=list(images), text=TEXTS, padding=True, return_tensors="pt")
     similarity = stock(**inputs).logits_per_image
-    matched = {name: tensor[: len(images)] for name, tensor in inputs.items()}
-    return similarity, stock(**matched, use_image_text_matching_head=True).logits_per_image
+    return similarity, stock(**inputs, use_image_text_matching_head=True).logits_per_image
 
 
 def difference(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Difference:
