@@ -15,10 +15,10 @@ PARTS = {"coco": Part(900, "en"), "vqa": Part(100, "en"), "cn": Part(25, "zh")}
 
 def test_shares_are_those_of_the_temperature_and_languages_are_alike() -> None:
     assert Mixture(PARTS, seed=0).shares == pytest.approx({"cn": 0.5, "coco": 0.375, "vqa": 0.125})
-    by_size = Mixture(PARTS, seed=0, temperature=1, balance=False).shares
-    assert by_size == pytest.approx({"cn": 25 / 1025, "coco": 900 / 1025, "vqa": 100 / 1025})
-    alike = Mixture(PARTS, seed=0, temperature=math.inf, balance=False).shares
-    assert alike == pytest.approx(dict.fromkeys(PARTS, 1 / 3))
+    by_size = Mixture(PARTS, seed=0, temperature=1).shares
+    assert by_size == pytest.approx({"cn": 0.5, "coco": 0.45, "vqa": 0.05})
+    alike = Mixture(PARTS, seed=0, temperature=math.inf).shares
+    assert alike == pytest.approx({"cn": 0.5, "coco": 0.25, "vqa": 0.25})
 
 
 def test_what_is_reported_is_what_was_drawn() -> None:

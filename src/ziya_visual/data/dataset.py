@@ -26,11 +26,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ziya_visual.core.errors import DataError, one_line
-from ziya_visual.core.files import atomic_path
+from ziya_visual.core.files import atomic_path, write_records
 from ziya_visual.core.pictures import LIMIT_BYTES, file_extension
 from ziya_visual.core.records import Example, ImageRef, example_from_dict, to_dict
 from ziya_visual.data.formats.folder_csv import TABLE, read_folder
-from ziya_visual.data.formats.rows import LIMIT_TEXT, Parsed, Reject, attempt, lines, parse, text_of
+from ziya_visual.data.formats.rows import (
+    LIMIT_TEXT,
+    Parsed,
+    Reject,
+    attempt,
+    attempts,
+    lines,
+    parse,
+    text_of,
+)
 from ziya_visual.data.formats.webdataset import record_of, samples
 
 if TYPE_CHECKING:
@@ -43,30 +52,19 @@ WINDOW = 8  # row groups that are shuffled together: about a thousand rows, at m
 _Place = tuple[str, int]  # a Parquet file and the number of a row group; a tar or JSONL file and 0
 
 # DESIGN, "The record". ``meta`` is an Arrow map, written as the list of pairs that `datasets` supports.
+_TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
+_PROVENANCE = [(name, _TEXT) for name in ("origin", "translated_from", "model", "prompt_hash")]
 SCHEMA = pa.schema(
     [
-        ("id", pa.string()),
-        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        ("image_id", pa.string()),
-        ("lang", pa.string()),
-        ("task", pa.string()),
-        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-        ("answers", pa.list_(pa.string())),
-        ("boxes", pa.list_(pa.struct([("label", pa.string()), ("xyxy", pa.list_(pa.float64()))]))),
-        ("meta", pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())]))),
-        ("source", pa.string()),
-        (
-            "provenance",
-            pa.struct(
-                [
-                    ("origin", pa.string()),
-                    ("translated_from", pa.string()),
-                    ("model", pa.string()),
-                    ("prompt_hash", pa.string()),
-                    ("checks", pa.list_(pa.string())),
-                ]
-            ),
-        ),
+        ("id", _TEXT),
+        ("image", pa.struct([("bytes", pa.binary()), ("path", _TEXT)])),
+        *((name, _TEXT) for name in ("image_id", "lang", "task")),
+        ("messages", pa.list_(pa.struct([("role", _TEXT), ("content", _TEXT)]))),
+        ("answers", _TEXTS),
+        ("boxes", pa.list_(pa.struct([("label", _TEXT), ("xyxy", pa.list_(pa.float64()))]))),
+        ("meta", pa.list_(pa.struct([("key", _TEXT), ("value", _TEXT)]))),
+        ("source", _TEXT),
+        ("provenance", pa.struct([*_PROVENANCE, ("checks", _TEXTS)])),
     ]
 )
 
@@ -86,12 +84,11 @@ def from_row(row: Mapping[str, Any]) -> Example:
 def write_dataset(folder: Path, examples: Iterable[Example], form: Form) -> int:
     """Write records into a folder and return how many. All forms but JSONL include the images.
 
-    Raises:
-        DataError: an image cannot be read, or is held in memory and the form is JSONL.
+    ``DataError`` if an image cannot be read, or is held in memory and the form is JSONL.
     """
     rows, count = iter(examples), 0
     if form == "jsonl":
-        return _write_jsonl(folder / "records.jsonl", rows)
+        return write_records(folder / "records.jsonl", rows)
     write = {"parquet": _write_parquet, "tar": _write_tar}[form]
     for number in range(2**31):
         written = write(folder / f"records-{number:05d}.{form}", _with_bytes(rows, FILE_ROWS))
@@ -123,15 +120,6 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _write_jsonl(path: Path, examples: Iterator[Example]) -> int:
-    count = 0
-    with atomic_path(path) as aside, aside.open("w", encoding="utf-8") as file:
-        for example in examples:
-            file.write(json.dumps(to_dict(example), ensure_ascii=False, allow_nan=False) + "\n")
-            count += 1
-    return count
-
-
 def _write_parquet(path: Path, examples: Iterator[Example]) -> int:
     options: dict[str, Any] = {"compression": "zstd", "dictionary_pagesize_limit": 2 * GROUP_BYTES}
     count = 0
@@ -161,62 +149,57 @@ def _write_tar(path: Path, examples: Iterator[Example]) -> int:
         for count, example in enumerate(examples, start=1):
             data = example.image.bytes if example.image else None
             row = json.dumps(to_dict(replace(example, image=None)), ensure_ascii=False, allow_nan=False)
-            _add(tar, f"{count:08d}.json", row.encode())
-            if data is not None:
-                _add(tar, f"{count:08d}.{file_extension(data)}", data)
+            members = {"json": row.encode()} | ({} if data is None else {file_extension(data): data})
+            for extension, content in members.items():
+                member = tarfile.TarInfo(f"{count:08d}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
     return count
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
-
-
 def dataset_files(path: Path) -> list[Path]:
-    """Return the files of a dataset: the file itself, or the ``records*`` of a folder.
-
-    Raises:
-        DataError: there are none, or files of several forms.
-    """
+    """Return a dataset's files: itself, or a folder's ``records*``; ``DataError`` unless of one form."""
     if not path.is_dir():
         return [path]
     files = sorted(f for f in path.glob("records*") if f.suffix in (".parquet", ".tar", ".jsonl"))
     forms = sorted({file.suffix for file in files})
     if len(forms) != 1:
-        none = f"holds none, and there is no {TABLE}"
-        problem = f"holds several forms ({', '.join(forms)})" if forms else none
-        raise DataError(f"{path}: expected records*.parquet, .tar or .jsonl; the folder {problem}")
+        count = f"several forms ({', '.join(forms)})" if forms else f"none, and there is no {TABLE}"
+        raise DataError(f"{path}: expected records*.parquet, .tar or .jsonl; the folder holds {count}")
     return files
 
 
 def form_of(path: Path) -> Form:
     """Return the form in which a copy of a dataset is written: its own."""
-    suffix = ".jsonl" if path.is_dir() and (path / TABLE).is_file() else dataset_files(path)[0].suffix
+    if (path / TABLE).is_file():
+        return "jsonl"
     forms: dict[str, Form] = {".parquet": "parquet", ".tar": "tar"}
-    return forms.get(suffix, "jsonl")
+    return forms.get(dataset_files(path)[0].suffix, "jsonl")
 
 
 def iter_records(path: Path) -> Iterator[Parsed]:
     """Yield every row of a dataset, in order, as a record or a reject.
 
-    A folder with a ``captions.csv`` is a dataset too.
-
-    Raises:
-        DataError: there is no dataset, or a file is not of the form that its name says.
+    A folder with a ``captions.csv`` is a dataset too. ``DataError`` if there is no dataset, or a file is not
+    of the form that its name says.
     """
-    if path.is_dir() and (path / TABLE).is_file():
+    if (path / TABLE).is_file():
         table = read_folder(path)
         yield from table.examples
         yield from table.rejects
         return
     for file in dataset_files(path):
-        yield from {".parquet": _parquet, ".tar": _tar}.get(file.suffix, _jsonl)(file)
+        if file.suffix == ".parquet":
+            yield from _parquet(file)
+        elif file.suffix == ".tar":
+            yield from attempts(samples(file), _record_in_tar)
+        else:
+            yield from attempts(lines(file), _record)
 
 
-def _jsonl(path: Path) -> Iterator[Parsed]:
-    for where, line in lines(path):
-        yield line if isinstance(line, Reject) else attempt(where, _record, line)
+def valid_records(path: Path) -> Iterator[Example]:
+    """Yield the records of a dataset without its rejects; raises as :func:`iter_records`."""
+    return (row for row in iter_records(path) if isinstance(row, Example))
 
 
 def _record(line: str) -> Example:
@@ -236,13 +219,8 @@ def record_from(row: Mapping[str, Any]) -> Example:
         raise DataError(f"record {str(row.get('id', '?'))[:60]!r}: {error}") from error
 
 
-def _tar(path: Path) -> Iterator[Parsed]:
-    for where, sample in samples(path):
-        if isinstance(sample, Reject):
-            yield sample
-        else:
-            row = attempt(where, record_of, sample)
-            yield row if isinstance(row, Reject) else attempt(where, record_from, row)
+def _record_in_tar(sample: dict[str, bytes]) -> Example:
+    return record_from(record_of(sample))
 
 
 def _parquet(path: Path) -> Iterator[Parsed]:
@@ -286,14 +264,11 @@ def stream(path: Path, *, seed: int | None = None, epoch: int = 0) -> IterableDa
     """Stream the rows of a dataset (:data:`SCHEMA` as mappings) through Hugging Face ``datasets``.
 
     Args:
-        path: as for :func:`iter_records`.
+        path: as for :func:`iter_records`, which also says what raises ``DataError``. While streaming, a row
+            that is not a record does too; remove such rows with `data check --fix`.
         seed: determines the order; without it rows come in file order.
         epoch: selects another order of the same rows. Tars and JSONL files are read sequentially: their files
             are shuffled, and each thousand consecutive rows.
-
-    Raises:
-        DataError: as :func:`iter_records`; while streaming also if a row is not a record. Remove such rows
-            with `data check --fix`.
     """
     import datasets
 

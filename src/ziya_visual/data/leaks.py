@@ -145,11 +145,7 @@ def is_drawn(example: Example) -> bool:
 def fingerprints(
     examples: Iterable[Example], title: str, cache: Path | None = None
 ) -> Iterator[tuple[Example, Fingerprint]]:
-    """Yield the first record of each image file with its fingerprint, from ``cache`` where it is known.
-
-    Raises:
-        DataError: an image cannot be read.
-    """
+    """Yield the first record of each image file with its fingerprint, from ``cache`` where it is known."""
     seen: set[str] = set()
     with log.progress(f"fingerprints of {title}", None) as bar, FingerprintCache(cache) as cached:
         for example in examples:
@@ -170,7 +166,7 @@ def file_key(example: Example) -> str:
 
 
 def known_images(examples: Iterable[Example], title: str) -> KnownImages:
-    """Index the images of some records by name; raises as :func:`fingerprints`."""
+    """Index the images of some records by name; ``DataError`` if one cannot be read."""
     rows = fingerprints(examples, title)
     return KnownImages({_image_name(example): (image, is_drawn(example)) for example, image in rows})
 
@@ -218,24 +214,21 @@ def refuse_leaks(
     evaluation: Mapping[str, Sequence[Example]],
     *,
     allowed: Collection[str] = (),
-    way: str = "data.shared",
     cache: Path | None = None,
 ) -> None:
-    """Refuse to train on evaluation data.
+    """Refuse to train on evaluation data: ``DataError`` if they share images or texts.
 
     Args:
         training: records of ``data.path``.
         evaluation: records by file name.
-        allowed: names that may share data with the training set.
-        way: recipe key that allows a name, for the message.
+        allowed: names that may share data with the training set, from the recipe's ``data.shared``.
         cache: file that keeps the fingerprints of the training data, such as ``out/fingerprints.npz``.
-
-    Raises:
-        DataError: they share images or texts, or an image cannot be read.
     """
     for name, examples in evaluation.items():
         if name in allowed:
-            log.logger.warning("%s may share images with the training data, because %s allows it", name, way)
+            log.logger.warning(
+                "%s may share images with the training data, because data.shared allows it", name
+            )
             continue
         leaks = find_leaks(training, examples, cache=cache)
         for kind, rows in (("images", leaks.images), ("texts", leaks.texts)):
@@ -244,5 +237,5 @@ def refuse_leaks(
                 raise DataError(
                     f"{name}: {len(rows)} of its {kind} are in the training data (the first: "
                     f"{first.training} is {first.evaluation}, {first.how}); remove them with "
-                    f"`data check --against {name} --fix`, or allow it by {way}=[{name}]"
+                    f"`data check --against {name} --fix`, or allow it by data.shared=[{name}]"
                 )

@@ -2,8 +2,8 @@
 
 A dataset of n records has weight n ** (1 / temperature): 1 samples in proportion to size, 2 (square root)
 favours small datasets, infinity samples all alike (Arivazhagan et al. 2019, arXiv 1907.05019, for languages).
-Languages share the draws equally, or in proportion to the weights of their datasets. A draw depends only on
-the seed and its number, and every record of a dataset is drawn once before any is repeated.
+Languages share the draws equally. A draw depends only on the seed and its number, and every record of a dataset
+is drawn once before any is repeated.
 """
 
 from __future__ import annotations
@@ -31,35 +31,28 @@ class Part:
 class Mixture:
     """An endless sequence of draws, numbered from 0; each picks a dataset and a record in it."""
 
-    def __init__(
-        self, parts: Mapping[str, Part], *, seed: int, temperature: float = 2.0, balance: bool = True
-    ) -> None:
-        """Weigh the datasets; with ``balance`` every language is drawn equally often.
-
-        Raises:
-            DataError: There is no dataset, one is empty, or the temperature is below 1.
-        """
+    def __init__(self, parts: Mapping[str, Part], *, seed: int, temperature: float = 2.0) -> None:
+        """Weigh the datasets; ``DataError`` if there is none, one is empty, or the temperature is below 1."""
         empty = [name for name, part in parts.items() if part.size < 1]
         if not parts or empty:
             raise DataError(f"a mixture needs records; {empty[0] if empty else 'it'} has none")
         if not temperature >= 1:
             raise DataError(f"a mixture's temperature is {temperature}, expected 1 (by size) or more")
         self._parts, self._seed, self._names = dict(parts), seed, sorted(parts)
-        self.shares = self._shares(temperature, balance)
+        self.shares = self._shares(temperature)
         self._orders: dict[tuple[str, int], np.ndarray] = {}
         self._block: tuple[int, np.ndarray] = (-1, np.empty(0))
         self._drawn = 0
         self._counts: Counter[str] = Counter()
 
-    def _shares(self, temperature: float, balance: bool) -> dict[str, float]:
+    def _shares(self, temperature: float) -> dict[str, float]:
         """Return the share of draws that each dataset has; the shares add up to 1."""
         weights = {name: part.size ** (1 / temperature) for name, part in self._parts.items()}
         langs = Counter[str]()
         for name, weight in weights.items():
             langs[self._parts[name].lang] += weight
-        total = sum(weights.values())
         return {
-            name: weight / langs[self._parts[name].lang] / len(langs) if balance else weight / total
+            name: weight / langs[self._parts[name].lang] / len(langs)
             for name, weight in sorted(weights.items())
         }
 

@@ -86,8 +86,7 @@ class _Chat(Row):
 def message(speaker: str, text: str) -> Message:
     """Return a turn with our name of the role and without LLaVA's image placeholder.
 
-    Raises:
-        DataError: the speaker is unknown, or the turn holds nothing but the placeholder.
+    ``DataError`` if the speaker is unknown, or the turn holds nothing but the placeholder.
     """
     role = SPEAKERS.get(speaker.lower())
     if role is None:
@@ -103,9 +102,7 @@ def dialogue(
 ) -> Example:
     """Return a dialogue record; without an image its task is ``text``.
 
-    Raises:
-        DataError: after an optional system turn, user and assistant do not alternate, or the assistant does
-            not speak last.
+    ``DataError`` unless, after an optional system turn, user and assistant alternate, the assistant last.
     """
     roles = [turn.role for turn in turns]
     spoken = roles[1:] if roles[:1] == ["system"] else roles

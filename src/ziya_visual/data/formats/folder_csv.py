@@ -27,10 +27,8 @@ def read(source: Source) -> Iterator[Parsed]:
 def read_folder(folder: Path) -> Imported:
     """Read every row of ``folder/captions.csv``; an unusable row becomes a reject with its line.
 
-    Each image is decoded once, so that training meets no broken one.
-
-    Raises:
-        DataError: there is no table, a column is missing, or no row can be used.
+    Each image is decoded once, so that training meets no broken one. ``DataError`` if there is no table, a
+    column is missing, or no row can be used.
     """
     table = folder / TABLE
     if not table.is_file():

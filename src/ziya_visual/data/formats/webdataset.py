@@ -35,8 +35,7 @@ def read(source: Source) -> Iterator[Parsed]:
 def samples(path: Path) -> Iterator[tuple[str, dict[str, bytes] | Reject]]:
     """Yield (where, file extension -> content) of each sample in order, without unpacking the tar.
 
-    Raises:
-        DataError: the file cannot be opened, or does not begin as a tar.
+    ``DataError`` if the file cannot be opened, or does not begin as a tar.
     """
     try:
         tar = tarfile.open(path, "r|*")
@@ -83,11 +82,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def record_of(sample: dict[str, bytes]) -> dict[str, Any]:
-    """Return the record in a sample of our own tars with its image.
-
-    Raises:
-        DataError: there is no ``.json``, or it is not a record.
-    """
+    """Return the record in a sample of our own tars with its image; ``DataError`` if there is none."""
     row = parse(_text(sample, "json"))
     if not isinstance(row, dict) or "messages" not in row:
         raise DataError("the .json is not a record")

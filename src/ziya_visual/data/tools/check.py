@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,11 +14,11 @@ from ziya_visual.core.errors import DataError
 from ziya_visual.core.files import atomic_dir, write_jsonl
 from ziya_visual.core.pictures import open_picture, pixel_hash
 from ziya_visual.core.records import Box, Example, Message
-from ziya_visual.data.dataset import form_of, iter_records, write_dataset
+from ziya_visual.data.dataset import form_of, iter_records, valid_records
 from ziya_visual.data.fingerprints import fingerprint
 from ziya_visual.data.formats import Reject
 from ziya_visual.data.leaks import KnownImages, is_drawn, known_images
-from ziya_visual.data.tools.manifest import refuse_foreign, write_manifest
+from ziya_visual.data.tools.importing import refuse_foreign, write_counted
 
 _LANG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
@@ -31,7 +30,6 @@ class Report:
     records: int = 0
     rejects: list[dict[str, str]] = field(default_factory=list)
     fixes: list[dict[str, str]] = field(default_factory=list)
-    by_task_and_lang: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +53,7 @@ class Checker:
         self._last: tuple[Any, _Decoded] = (None, _Decoded())
 
     def check(self, example: Example) -> tuple[Example, list[str]]:
-        """Return the record, repaired if ``fix`` is set, and what was repaired.
-
-        Raises:
-            DataError: the record is rejected, with the reason.
-        """
+        """Return the record, repaired if ``fix`` is set, and the repairs; ``DataError`` if it is rejected."""
         key = example.source, example.id, example.lang
         if key in self._ids:
             raise DataError("an earlier record has the same id")
@@ -147,28 +141,25 @@ def check_dataset(path: Path, *, out: Path, fix: bool = False, against: Path | N
         DataError: there is no dataset.
     """
     refuse_foreign(out, path)
-    known = None
-    if against is not None:
-        known = known_images((row for row in iter_records(against) if isinstance(row, Example)), str(against))
+    known = None if against is None else known_images(valid_records(against), str(against))
     report = Report()
     accepted = _accepted(path, Checker(fix=fix, against=known), report)
     with atomic_dir(out) as aside:
         if fix:
-            write_dataset(aside, accepted, form_of(path))
+            command = f"data check {path} --fix" + (f" --against {against}" if against else "")
+            write_counted(
+                aside,
+                accepted,
+                form_of(path),
+                rejects=report.rejects,
+                made_by=command,
+                inputs=[path, against],
+            )
             write_jsonl(aside / "fixes.jsonl", report.fixes)
         else:
             for _ in accepted:
                 pass
         write_jsonl(aside / "rejects.jsonl", report.rejects)
-        if fix and report.records:
-            write_manifest(
-                aside,
-                records=report.records,
-                rejects=len(report.rejects),
-                by_task_and_lang=report.by_task_and_lang,
-                made_by=f"data check {path} --fix" + (f" --against {against}" if against else ""),
-                inputs=[path, against],
-            )
     return report
 
 
@@ -187,5 +178,4 @@ def _accepted(path: Path, checker: Checker, report: Report) -> Iterator[Example]
                 continue
             report.fixes += [{**place, "fix": what} for what in fixes]
             report.records += 1
-            report.by_task_and_lang[f"{example.task}/{example.lang}"] += 1
             yield example

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,9 @@ TOP_ANSWERS = 10
 
 
 def write_page(path: Path, out: Path, *, count: int = 200, seed: int = 0) -> int:
-    """Write ``out``, one self-contained HTML page of ``count`` random images with their texts, and filters.
+    """Write a self-contained HTML page of ``count`` random images with their texts; return their number.
 
     A dialogue without an image counts as one. Images and rows that cannot be read are shown as their reason.
-
-    Returns:
-        The number of images shown.
-
-    Raises:
-        DataError: there is no dataset.
     """
     cards, rejects, total = _sample(path, count, random.Random(seed))
     values = {
@@ -84,38 +77,18 @@ def _card(texts: list[Example]) -> dict[str, Any]:
 def _thumbnail(picture: Image.Image, texts: list[Example]) -> dict[str, Any]:
     """Return a data URI, and the boxes of the texts in percent of width and height."""
     width, height = picture.size
-    boxes = [
-        {"label": box.label, "style": _place(box.xyxy, width, height)} for text in texts for box in text.boxes
-    ]
+    boxes = []
+    for box in (box for text in texts for box in text.boxes):
+        x0, y0, x1, y1 = (100 * value / side for value, side in zip(box.xyxy, picture.size * 2, strict=True))
+        style = f"left:{x0:.2f}%;top:{y0:.2f}%;width:{x1 - x0:.2f}%;height:{y1 - y0:.2f}%"
+        boxes.append({"label": box.label, "style": style})
     picture = picture.copy()
     picture.thumbnail((SIDE, SIDE))
     return {"url": data_uri(picture, "JPEG", quality=80), "boxes": boxes, "size": f"{width} x {height}"}
 
 
-def _place(xyxy: tuple[float, float, float, float], width: int, height: int) -> str:
-    x0, y0, x1, y1 = (100 * value / side for value, side in zip(xyxy, (width, height) * 2, strict=True))
-    return f"left:{x0:.2f}%;top:{y0:.2f}%;width:{x1 - x0:.2f}%;height:{y1 - y0:.2f}%"
-
-
 def dataset_stats(path: Path) -> dict[str, Any]:
-    """Count the readable records and summarize their lengths; images are not decoded.
-
-    Raises:
-        DataError: there is no dataset.
-    """
-    rejects: list[Reject] = []
-    return _count(_readable(path, rejects)) | {"rejects": len(rejects)}
-
-
-def _readable(path: Path, rejects: list[Reject]) -> Iterable[Example]:
-    for row in iter_records(path):
-        if isinstance(row, Reject):
-            rejects.append(row)
-        else:
-            yield row
-
-
-def _count(examples: Iterable[Example]) -> dict[str, Any]:
+    """Count the readable records and summarize their lengths; images are not decoded."""
     by: dict[str, Counter[str]] = {
         name: Counter() for name in ("by_task_and_lang", "by_source", "by_split", "by_origin")
     }
@@ -123,8 +96,11 @@ def _count(examples: Iterable[Example]) -> dict[str, Any]:
     answers: Counter[str] = Counter()
     lengths: dict[str, list[int]] = {"user": [], "assistant": []}
     turns: list[int] = []
-    without = boxes = 0
-    for example in examples:
+    without = boxes = rejects = 0
+    for example in iter_records(path):
+        if isinstance(example, Reject):
+            rejects += 1
+            continue
         by["by_task_and_lang"][f"{example.task}/{example.lang}"] += 1
         by["by_source"][example.source] += 1
         by["by_split"][example.meta.get("split", "")] += 1
@@ -151,6 +127,7 @@ def _count(examples: Iterable[Example]) -> dict[str, Any]:
         "boxes": boxes,
         "answers": len(answers),
         "top_answers": dict(answers.most_common(TOP_ANSWERS)),
+        "rejects": rejects,
     }
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.files import atomic_dir, write_jsonl
 from ziya_visual.core.records import Example
-from ziya_visual.data.dataset import form_of, iter_records, write_dataset
+from ziya_visual.data.dataset import form_of, iter_records, valid_records
 from ziya_visual.data.fingerprints import Fingerprint
 from ziya_visual.data.formats import Reject
 from ziya_visual.data.leaks import KnownImages, file_key, fingerprints, is_drawn, question_hash
-from ziya_visual.data.tools.manifest import refuse_foreign, write_manifest
+from ziya_visual.data.tools.importing import refuse_foreign, write_counted
 
 SIDES = ("train", "heldout")
 
@@ -40,17 +39,14 @@ class Groups:
 
 
 def split_dataset(path: Path, *, out: Path, heldout: float = 0.1, seed: int = 0) -> dict[str, Any]:
-    """Write ``out/train`` and ``out/heldout``, each a dataset with a manifest, and ``out/rejects.jsonl``.
+    """Write ``out/train``, ``out/heldout`` and ``out/rejects.jsonl``; return the manifests by side.
 
     Args:
-        path: a dataset, see :func:`~ziya_visual.data.dataset.iter_records`; invalid rows go to the rejects.
+        path: a dataset, see :func:`~ziya_visual.data.dataset.iter_records`.
         out: a new folder, or an earlier split, which is replaced.
         heldout: fraction of the images (and of the dialogues without one) to hold out.
         seed: seed of the draw, which hashes the pixels: an image stays on its side wherever its file is and
             whatever other images there are, except for copies of it.
-
-    Returns:
-        Manifests by side.
 
     Raises:
         ConfigError: ``out`` holds something else.
@@ -66,32 +62,20 @@ def split_dataset(path: Path, *, out: Path, heldout: float = 0.1, seed: int = 0)
     with atomic_dir(out) as aside:
         manifests = {}
         for side in SIDES:
-            counts: Counter[str] = Counter()
-            records = write_dataset(aside / side, _of_side(path, side, side_of, counts), form_of(path))
-            if not records:
-                raise DataError(f"{path}: no record for {side}; heldout is {heldout:g}, try another seed")
-            manifests[side] = write_manifest(
+            examples = (record for record in valid_records(path) if side_of(record) == side)
+            manifests[side] = write_counted(
                 aside / side,
-                records=records,
-                rejects=0,
-                by_task_and_lang=counts,
+                examples,
+                form_of(path),
+                rejects=(),
                 made_by=f"data split {path} --heldout {heldout:g} --seed {seed}",
                 inputs=[path],
             )
-        rejects = (row for row in iter_records(path) if isinstance(row, Reject))
-        write_jsonl(aside / "rejects.jsonl", ({"where": r.where, "reason": r.reason} for r in rejects))
+            if not manifests[side]["records"]:
+                raise DataError(f"{path}: no record for {side}; heldout is {heldout:g}, try another seed")
+        rejects = (asdict(row) for row in iter_records(path) if isinstance(row, Reject))
+        write_jsonl(aside / "rejects.jsonl", rejects)
     return manifests
-
-
-def _records(path: Path) -> Iterator[Example]:
-    return (row for row in iter_records(path) if isinstance(row, Example))
-
-
-def _of_side(path: Path, side: str, side_of: Any, counts: Counter[str]) -> Iterator[Example]:
-    for example in _records(path):
-        if side_of(example) == side:
-            counts[f"{example.task}/{example.lang}"] += 1
-            yield example
 
 
 def _key(example: Example) -> str:
@@ -107,11 +91,11 @@ def _groups(path: Path) -> Groups:
     The least name represents a group, and ``content`` is less than ``file`` and ``picture``.
     """
     groups = Groups()
-    for example in _records(path):
+    for example in valid_records(path):
         if example.image is not None:
             groups.join(_key(example), f"file:{file_key(example)}")
     by_file: dict[str, tuple[Fingerprint, bool]] = {}
-    for example, image in fingerprints(_records(path), str(path)):
+    for example, image in fingerprints(valid_records(path), str(path)):
         name = f"file:{file_key(example)}"
         groups.join(name, f"content:{image.content}")
         by_file[name] = image, is_drawn(example)
