@@ -2,8 +2,8 @@
 
 A dataset of n records has weight n ** (1 / temperature): 1 samples in proportion to size, 2 (square root)
 favours small datasets, infinity samples all alike (Arivazhagan et al. 2019, arXiv 1907.05019, for languages).
-Languages share the draws equally. A draw depends only on the seed and its number, and every record of a dataset
-is drawn once before any is repeated.
+Languages share the draws equally. A draw depends only on the seed and its number, and every record of a
+dataset is drawn once before any is repeated.
 """
 
 from __future__ import annotations
