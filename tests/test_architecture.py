@@ -1,6 +1,7 @@
 """The shape of the source tree, measured: file count, imports, function lengths and docstrings.
 
-Run as a script, it prints every measure beside its limit; ``--list`` adds the names behind the numbers.
+The tests fail where a measure is over its limit. Run as a script, this file prints every measure beside its
+limit; ``--list`` adds the names behind the numbers.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 SRC = Path(__file__).parents[1] / "src"
 PACKAGE = "ziya_visual"
 MAX_FUNCTION_LINES = 60
+# Measures over their limit, which are printed and not asserted.
+NOT_YET = ("lines", "functions over 60 lines", "docstrings that do not open with a verb")
 RECIPE = f"{PACKAGE}.core.recipe"
 # The recipe stops at the builders: these may read it, everything else takes plain keyword arguments.
 RECIPE_READERS = ("core", "cli", "doctor", "quickstart", "train.run")
@@ -145,6 +150,14 @@ def measure() -> list[Measure]:
         ),
         Measure("docstrings that do not open with a verb", len(openings), 0, openings),
     ]
+
+
+@pytest.mark.parametrize("measured", measure(), ids=lambda measured: measured.name)
+def test_the_tree_stays_within_its_limits(measured: Measure) -> None:
+    if measured.name in NOT_YET and measured.value > measured.limit:
+        pytest.skip(f"{measured.value:,}, not yet {measured.limit:,}")
+    names = "".join(f"\n  {name}" for name in measured.names)
+    assert measured.value <= measured.limit, f"{measured.name}: {measured.value} > {measured.limit}{names}"
 
 
 if __name__ == "__main__":

@@ -123,18 +123,12 @@ def _forge(out: Path, parts: Path, english: list[Example]) -> list[Metric]:
 
 def _measure_forge(english: list[Example], chinese: list[Example]) -> list[Metric]:
     """Measure how many records were accepted, and how many of those are wrong by the grammar's own parser."""
-    sources = {example.id: example for example in english}
-    wrong = [
-        100.0 * (not dataset.same_meaning(_text(sources[str(e.provenance.translated_from)]), _text(e)))
-        for e in chinese
-    ]
+    texts = {e.id: "\n".join(message.content for message in e.messages) for e in [*english, *chinese]}
+    pairs = [(texts[str(e.provenance.translated_from)], texts[e.id]) for e in chinese]
+    wrong = [100.0 * (not dataset.same_meaning(source, target)) for source, target in pairs]
     accepted = [100.0] * len(chinese) + [0.0] * (len(english) - len(chinese))
     scope = Scope("forge", "train", "zh", "forge")
     return [scope.mean("accepted", accepted), scope.mean("wrong_among_accepted", wrong)]
-
-
-def _text(example: Example) -> str:
-    return "\n".join(message.content for message in example.messages)
 
 
 def _train(out: Path, parts: Path, seed: int) -> list[dict[str, Any]]:

@@ -17,9 +17,7 @@ from ziya_visual.cli.evaluation import measure
 from ziya_visual.core import log
 from ziya_visual.core.errors import ZiyaError, one_line
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Make and use bilingual vision-language models."
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.add_typer(measure)
 app.add_typer(forge, name="forge")
 app.add_typer(data, name="data")

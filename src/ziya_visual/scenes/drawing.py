@@ -50,7 +50,12 @@ def sample_scene(rng: np.random.Generator, *, held_out: bool, count: int | None 
     whats: list[Phrase] = []
     repeats = rng.random() < 0.5  # a colour or shape, in half of the scenes, to make counting interesting
     while len(whats) < count:
-        what = _sample_what(rng, held_out=len(whats) == special)
+        size = SIZES[rng.integers(2)]
+        if len(whats) == special:
+            shape, color = sorted(HELD_OUT)[rng.integers(len(HELD_OUT))]
+        else:
+            shape, color = SHAPES[rng.integers(len(SHAPES))], COLORS[rng.integers(len(COLORS))]
+        what = Phrase(size, color, shape)
         if repeats and whats and len(whats) != special and rng.random() < 0.7:
             kind = "color" if rng.random() < 0.5 else "shape"
             what = replace(what, **{kind: getattr(whats[0], kind)})
@@ -62,15 +67,6 @@ def sample_scene(rng: np.random.Generator, *, held_out: bool, count: int | None 
         Thing(what, x, y, float(rng.uniform(-0.3, 0.3))) for what, (x, y) in zip(whats, centres, strict=True)
     ]
     return Scene(tuple(sorted(things, key=lambda thing: thing.x)), int(rng.integers(2**31)))
-
-
-def _sample_what(rng: np.random.Generator, *, held_out: bool) -> Phrase:
-    size = SIZES[rng.integers(2)]
-    if held_out:
-        shape, color = sorted(HELD_OUT)[rng.integers(len(HELD_OUT))]
-    else:
-        shape, color = SHAPES[rng.integers(len(SHAPES))], COLORS[rng.integers(len(COLORS))]
-    return Phrase(size, color, shape)
 
 
 def _place(rng: np.random.Generator, radii: list[float]) -> list[tuple[float, float]] | None:
