@@ -18,6 +18,7 @@ from ziya_visual.forge.ask.client import ask_all
 from ziya_visual.forge.ask.endpoint import Sending
 from ziya_visual.forge.ask.ledger import Ledger, Outcome
 from ziya_visual.forge.checks import any_pair
+from ziya_visual.forge.checks.dictionary import phrases
 from ziya_visual.forge.checks.near_duplicates import near_duplicates
 from ziya_visual.forge.planning import Estimate, batched, estimate, vetted
 from ziya_visual.forge.prompting import language_name, load_prompt, read_json_reply, table, with_image
@@ -29,11 +30,7 @@ CHECKS = (
     "language", "refusal", "repetition", "placeholders", "mentions_source", "same_question", "boxes",
 )  # fmt: skip
 DIALOGUE_TOKENS = 250  # of one dialogue, about
-_SOURCE_WORDS = re.compile(
-    r"\bcaptions?\b|\bbounding box|\bthe descriptions?\b|\bcoordinates?\b|根据描述|描述中|标题"
-    r"|说明文字|坐标|边界框",
-    re.IGNORECASE,
-)
+_SOURCE_WORDS = phrases("source_words")
 _BOX = re.compile(r"\[\s*(-?[\d.]+)\s*,\s*(-?[\d.]+)\s*,\s*(-?[\d.]+)\s*,\s*(-?[\d.]+)\s*\]")
 
 

@@ -76,11 +76,6 @@ class Settings:
         """Return a hash of everything that the records of a run share."""
         return files.hash_json([self.to, self.model, self.prompt.hash, dict(self.params), self.shots])
 
-    @functools.cached_property
-    def language(self) -> str:
-        """Return the target language's tag without its region."""
-        return self.to.split("-")[0]
-
     def terms(self, texts: Iterable[str]) -> list[tuple[str, str]]:
         """Return the glossary's entries that occur in the texts as whole words, ignoring case."""
         joined = "\n".join(texts)
@@ -155,7 +150,7 @@ def record_of(example: Example, settings: Settings) -> Record:
 
 def refusal(record: Record, settings: Settings) -> str | None:
     """Return why a record cannot be sent at all, or None."""
-    if record.lang.split("-")[0] == settings.language:
+    if record.lang.split("-")[0] == settings.to.split("-")[0]:
         return "already_in_target_language"
     texts = [text.strip() for text in record.texts]
     if not (texts and all(texts)):

@@ -51,10 +51,8 @@ def objection(name: str, outcome: Outcome, record: Record) -> str | None:
 
 def _differs(source: str, back: str, lang: str) -> bool:
     """Return whether a back-translation has lost words or numbers of its source."""
-    if not lang.startswith("en"):
-        ours, theirs = set(source), set(back)
-    else:
-        if set(english_numbers(source).firm) - english_numbers(back).any:
-            return True
-        ours, theirs = set(content_stems(source)), set(content_stems(back))
-    return bool(ours) and len(ours & theirs) < MIN_COMMON * len(ours | theirs)
+    english = lang.startswith("en")
+    if english and set(english_numbers(source).firm) - english_numbers(back).any:
+        return True
+    before, after = (set(content_stems(text) if english else text) for text in (source, back))
+    return bool(before) and len(before & after) < MIN_COMMON * len(before | after)

@@ -75,11 +75,11 @@ def _units(text: str, lang: str) -> float:
 
 def _wrong_language(pair: Pair) -> bool:
     if pair.target_lang in _SCRIPTS:
-        ours = _letters(pair.target, pair.target_lang)
-        if not ours and _is_name_only(pair.source) and pair.source == pair.target:
+        letters = _letters(pair.target, pair.target_lang)
+        if not letters and _is_name_only(pair.source) and pair.source == pair.target:
             return False
         # A Latin word counts as one letter, so that a name inside Chinese does not outweigh the sentence.
-        return ours < 0.5 * sum(char.isalpha() for char in re.sub(rf"{_LATIN}+", "a", pair.target))
+        return letters < 0.5 * sum(char.isalpha() for char in re.sub(rf"{_LATIN}+", "a", pair.target))
     foreign = sum(len(re.findall(script, pair.target)) for lang, script in _SCRIPTS.items() if lang != "ja")
     return foreign > 0.3 * max(1, foreign + _letters(pair.target, "en"))
 
@@ -151,9 +151,6 @@ CHECKS: dict[str, Callable[[Pair], bool]] = {
     "truncated": _truncated,
     "not_a_question": _not_a_question,
 }
-
-
-# --- parts that other modules use ---
 
 
 def refuses(text: str) -> bool:

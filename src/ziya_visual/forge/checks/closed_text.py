@@ -113,20 +113,20 @@ def compare_closed(english: Reading, chinese: Reading) -> list[str]:
     reasons = [name for name in _LEXICON["categories"] if english.count(name) != chinese.count(name)]
     if english.count("negation", strong=True) != chinese.count("negation", strong=True):
         reasons.append("negation")
-    one = re.fullmatch(r"\W*(?:one|1)\W*", english.text, re.IGNORECASE)
-    if english.numbers != chinese.numbers or (one and not re.search("[一1１]", chinese.text)):
+    only_one = re.fullmatch(r"\W*(?:one|1)\W*", english.text, re.IGNORECASE)
+    if english.numbers != chinese.numbers or (only_one and not re.search("[一1１]", chinese.text)):
         reasons.append("numbers")
     reasons = reasons or _slips(english.text, chinese)
     if reasons:
         return reasons
-    ours, theirs = _groups(english), _groups(chinese)
-    if Counter(group for group, _ in ours) != Counter(group for group, _ in theirs):
+    en_groups, zh_groups = _groups(english), _groups(chinese)
+    if Counter(group for group, _ in en_groups) != Counter(group for group, _ in zh_groups):
         return ["grouping"]
-    our_grounds, their_grounds = ([g for g, ground in side if ground] for side in (ours, theirs))
-    if our_grounds and their_grounds:
-        moved = Counter(our_grounds) != Counter(their_grounds)
+    en_grounds, zh_grounds = ([g for g, ground in side if ground] for side in (en_groups, zh_groups))
+    if en_grounds and zh_grounds:
+        moved = Counter(en_grounds) != Counter(zh_grounds)
     else:
-        moved = not our_grounds and not their_grounds and [g for g, _ in ours] != [g for g, _ in theirs]
+        moved = not (en_grounds or zh_grounds) and [g for g, _ in en_groups] != [g for g, _ in zh_groups]
     return ["order"] if moved else []
 
 
@@ -150,16 +150,16 @@ def _groups(reading: Reading) -> list[tuple[frozenset[str], bool]]:
     )
     articles = r"\s+(?:the|an|a)$" if reading.lang == "en" else r"(?:一个|这个|那个)$"
     groups: list[tuple[frozenset[str], bool]] = []
-    held: list[str] = []
+    attributes_so_far: list[str] = []
     start = 0
     for mention in reading.mentions:
         for sense in mention.senses:
-            if sense.category in (*attributes, *heads) and not held:
+            if sense.category in (*attributes, *heads) and not attributes_so_far:
                 start = mention.span[0]
             if sense.category in attributes:
-                held.append(sense.concept)
+                attributes_so_far.append(sense.concept)
             elif sense.category in heads:
                 before = re.sub(articles, "", reading.text[:start].lower().rstrip())
-                groups.append((frozenset([*held, sense.concept]), before.endswith(grounds)))
-                held = []
-    return groups + [(frozenset([concept]), False) for concept in held]
+                groups.append((frozenset([*attributes_so_far, sense.concept]), before.endswith(grounds)))
+                attributes_so_far = []
+    return groups + [(frozenset([concept]), False) for concept in attributes_so_far]

@@ -128,19 +128,19 @@ def _contradictions(english: str, chinese: str) -> list[str]:
 
 def _places(english: str, chinese: str) -> list[Place]:
     """Pair sentences: one to one if both sides have as many, otherwise those at about the same position."""
-    ours = [s for s in re.split(r"(?<=[.!?])[\"'”)]*\s+(?=[\"'“(]?[A-Z\d])", english) if s.strip()]
-    theirs = [s for s in re.split(r"(?<=[。！？!?])[”’\"）]*", chinese) if s.strip()]
-    if len(ours) == len(theirs):
-        return [Place(a, b, a, b) for a, b in zip(ours, theirs, strict=True)]
-    if min(len(ours), len(theirs)) < 2:
+    sentences = [s for s in re.split(r"(?<=[.!?])[\"'”)]*\s+(?=[\"'“(]?[A-Z\d])", english) if s.strip()]
+    chinese_sentences = [s for s in re.split(r"(?<=[。！？!?])[”’\"）]*", chinese) if s.strip()]
+    if len(sentences) == len(chinese_sentences):
+        return [Place(en, zh, en, zh) for en, zh in zip(sentences, chinese_sentences, strict=True)]
+    if min(len(sentences), len(chinese_sentences)) < 2:
         return [Place(english, chinese, english, chinese)]
-    starts, ends = _spans(theirs)
+    starts, ends = _spans(chinese_sentences)
     places = []
-    for i, (start, end) in enumerate(zip(*_spans(ours), strict=True)):
-        here = [j for j in range(len(theirs)) if starts[j] < end and ends[j] > start]
-        around = theirs[max(0, here[0] - 1) : here[-1] + 2]
-        core = "".join(theirs[here[0] : here[-1] + 1])
-        places.append(Place(ours[i], core, " ".join(ours[max(0, i - 1) : i + 2]), "".join(around)))
+    for i, (start, end) in enumerate(zip(*_spans(sentences), strict=True)):
+        overlapping = [j for j in range(len(chinese_sentences)) if starts[j] < end and ends[j] > start]
+        around = chinese_sentences[max(0, overlapping[0] - 1) : overlapping[-1] + 2]
+        core = "".join(chinese_sentences[overlapping[0] : overlapping[-1] + 1])
+        places.append(Place(sentences[i], core, " ".join(sentences[max(0, i - 1) : i + 2]), "".join(around)))
     return places
 
 

@@ -22,12 +22,12 @@ def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
     buckets: dict[bytes, int] = {}
     duplicates: list[tuple[int, int]] = []
     for place, text in enumerate(texts):
-        ours = _pieces(text)
-        bands = _sketch(ours).reshape(BANDS, ROWS)
+        pieces = _pieces(text)
+        bands = _sketch(pieces).reshape(BANDS, ROWS)
         keys = [band.to_bytes(1, "big") + row.tobytes() for band, row in enumerate(bands)]
         for earlier in sorted({buckets[key] for key in keys if key in buckets}):
-            theirs = _pieces(texts[earlier])
-            if len(ours & theirs) / len(ours | theirs) >= SIMILAR:
+            earlier_pieces = _pieces(texts[earlier])
+            if len(pieces & earlier_pieces) / len(pieces | earlier_pieces) >= SIMILAR:
                 duplicates.append((earlier, place))
                 break
         for key in keys:

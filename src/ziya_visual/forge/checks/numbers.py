@@ -33,9 +33,6 @@ _ZH_NUMBER = re.compile(rf"(?:{_DIGITS})\s*[十百千万亿]*|[零〇一二两�
 Numbers = Counter[float]
 
 
-# --- literally ---
-
-
 def read_numbers(text: str, lang: str) -> tuple[Numbers, set[float]]:
     """Return the numbers of a text with their counts, and all numbers it may be read to have.
 
@@ -142,11 +139,7 @@ def _chinese_value(token: str) -> float:
 
 # --- with the readings of a free translation ---
 
-# Seventeenth, twentieth: read as seventeen and twenty. Third to tenth have a list of their own.
-_ORDINAL = re.compile(
-    r"\b(eleven|(?:thir|four|fif|six|seven|eigh|nine)teen|twent|thirt|fort|fift|sixt|sevent|eight|ninet"
-    r"|hundred|thousand|million)(th|ieth)s?\b"
-)
+_ORDINAL = phrases("ordinal")
 _NUMERIC_GLOSS = phrases("numeric_gloss")
 _PERIODS = ((r"decades?", 10), (r"dozens?", 12), (r"centur(?:y|ies)", 100), (r"weeks?", 7))
 _SPOKEN = {
@@ -167,8 +160,8 @@ class ReadNumbers(NamedTuple):
 
 def numbers_differ(english: str, chinese: str) -> bool:
     """Return whether a number of one text has no counterpart in the other."""
-    ours, theirs = english_numbers(english), chinese_numbers(chinese)
-    sides = ((ours.firm, theirs.any), (theirs.firm, ours.any))
+    english_side, chinese_side = english_numbers(english), chinese_numbers(chinese)
+    sides = ((english_side.firm, chinese_side.any), (chinese_side.firm, english_side.any))
     return any(known.isdisjoint(readings) for firm, known in sides for readings in firm.values())
 
 
