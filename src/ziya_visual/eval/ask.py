@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from PIL.Image import Image
 
 from ziya_visual.core import distributed
 from ziya_visual.core.files import atomic_path, write_json, write_jsonl, write_records
@@ -26,9 +27,6 @@ from ziya_visual.eval.retrieval import Floats, Ints, candidates, check_text2imag
 from ziya_visual.eval.suites import Pool
 from ziya_visual.eval.suites.formats import Gallery, Questions
 from ziya_visual.eval.suites.named import DataSet
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Item = TypeVar("Item")
 _IMAGES_PER_BLOCK, _TEXTS_PER_BLOCK = 64, 512

@@ -105,11 +105,6 @@ def read_contexts(path: Path) -> dict[str, Context]:
     return contexts
 
 
-def context_of(question: Question, contexts: Mapping[str, Context]) -> Context:
-    """Return the context of a question's picture; empty if there is none."""
-    return contexts.get(Path(question.image).stem, Context(question.context, False))
-
-
 def read_rules(path: Path) -> dict[str, str]:
     """Read LLaVA's rule file: category -> instruction to the judge."""
     value = read_json(path)

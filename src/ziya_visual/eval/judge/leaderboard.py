@@ -16,11 +16,9 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 import yaml
@@ -40,6 +38,7 @@ from ziya_visual.eval.judge.judgments import (
     read_judgments,
     withhold_reason,
 )
+from ziya_visual.eval.report.page import page_template
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -88,10 +87,7 @@ def leaderboard(folders: Sequence[Path], *, out: Path, seed: int = 0) -> dict[st
     }
     write_json(out / "leaderboard.json", content)
     unscored = [[j for j in judgments if j.scores is None] for judgments in groups.values()]
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(read_text(_FOLDER / "leaderboard.html.jinja"))
+    template = page_template(_FOLDER / "leaderboard.html.jinja")
     page = template.render(content, battles=list(battles.values()), unscored=unscored)
     write_text(out / "leaderboard.html", page)
     return content
@@ -219,8 +215,8 @@ def _relative(judgments: Sequence[Judgment]) -> list[dict[str, Any]]:
     for key, scores in groups.items():
         reference, candidate = (sum(side) / len(scores) for side in zip(*scores, strict=True))
         row: dict[str, Any] = dict(zip(("model", "reference", "lang", "category"), key, strict=True))
-        rows.append(row | {"value": round(100 * candidate / reference, 1) if reference else None})
-        rows[-1]["n"] = len(scores)
+        value = round(100 * candidate / reference, 1) if reference else None
+        rows.append(row | {"value": value, "n": len(scores)})
     return rows
 
 
@@ -241,8 +237,7 @@ def published_results() -> list[dict[str, Any]]:
     return tables
 
 
-@dataclass(frozen=True, slots=True)
-class Ratings:
+class Ratings(NamedTuple):
     """Ratings as float64[M] arrays; ``low`` and ``high`` bound the 95 % interval."""
 
     rating: Floats

@@ -14,14 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ziya_visual.core.errors import ConfigError, DataError
-from ziya_visual.eval.judge.files import (
-    Context,
-    ModelAnswers,
-    Question,
-    context_of,
-    read_model_answers,
-    rule_for,
-)
+from ziya_visual.eval.judge.files import Context, ModelAnswers, Question, read_model_answers, rule_for
 from ziya_visual.eval.judge.judgments import RELATIVE, RUBRIC, Judgment
 from ziya_visual.forge.prompting import Prompt, load_prompt
 
@@ -117,7 +110,8 @@ def build_requests(
             f" e.g. {questions[0].id!r} against {next(iter(matchup.models[-1].answers), 'none')!r}"
         )
     for question in answered:
-        context = context_of(question, settings.contexts)
+        own_context = Context(question.context, boxes=False)
+        context = settings.contexts.get(Path(question.image).stem, own_context)
         fields = {"protocol": settings.protocol, "judge": settings.model, "sees": settings.sees}
         judgment = new_judgment(question, matchup, context=context.text, **fields)
         body = _body(judgment, question, context, settings)

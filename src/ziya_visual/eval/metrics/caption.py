@@ -35,12 +35,9 @@ JAVA_METRICS = ("METEOR", "SPICE")
 
 @dataclass(frozen=True)
 class NGrams:
-    """The n-grams of one order in all captions, one entry for each (caption, n-gram).
+    """The n-grams of one order in all captions: int64[E], one entry for each (caption, n-gram).
 
-    Attributes:
-        caption: int64[E], index of the caption; candidates are 0..N-1, the references follow.
-        gram: int64[E], dense id of the n-gram.
-        count: int64[E], occurrences in the caption.
+    Captions and n-grams have dense numbers; captions 0 to N-1 are the candidates, the references follow.
     """
 
     caption: Ints
@@ -50,13 +47,10 @@ class NGrams:
 
 @dataclass(frozen=True)
 class Captions:
-    """Candidates and references of N images, ready for every metric.
+    """Candidates, then references, of N ``images``, ready for every metric.
 
-    Attributes:
-        image: int64[N + R], image of each caption: candidates first, then all references.
-        length: int64[N + R], number of tokens in each caption.
-        orders: n-grams of order 1 to 4.
-        images: N.
+    ``image`` and ``length`` int64[N + R] are each caption's image and number of tokens; ``orders`` holds the
+    n-grams of order 1 to 4.
     """
 
     image: Ints

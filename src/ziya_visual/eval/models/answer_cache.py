@@ -11,17 +11,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL.Image import Image
 
 from ziya_visual.core import distributed
 from ziya_visual.core.files import atomic_path, hash_bytes, hash_json
 from ziya_visual.core.records import Example
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Floats = npt.NDArray[np.float32]
 

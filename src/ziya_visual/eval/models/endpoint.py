@@ -11,16 +11,15 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL.Image import Image
 
 from ziya_visual.core.records import Example
 from ziya_visual.eval.models.answer_cache import image_hash
 from ziya_visual.forge.ask.client import ask_all
 from ziya_visual.forge.ask.endpoint import Sending
 from ziya_visual.forge.ask.ledger import Ledger, Outcome
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 CONCURRENCY = 16
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import jinja2
 import yaml
+from PIL.Image import Image
 
 from ziya_visual.core.files import read_text, write_text
 from ziya_visual.eval.report.charts import COLORS, line_chart
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Row = Mapping[str, Any]  # a row of results.json
 Cell = tuple[str, str]  # value and interval as text; empty if unknown
@@ -69,8 +67,7 @@ class Sample:
     right: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line of a benchmark table: the scores of a system, or the gap between languages."""
 
     label: str
@@ -79,13 +76,12 @@ class Line:
     ours: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Benchmark:
+class Benchmark(NamedTuple):
     """The table of one dataset and task."""
 
     title: str
     columns: tuple[str, ...]
-    lines: tuple[Line, ...]
+    lines: list[Line]
 
 
 def write_report(
@@ -106,32 +102,34 @@ def write_report(
         samples: right and wrong answers to show.
         targets: floors and aims to show beside Chat's numbers.
     """
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"duration": format_duration, "amount": format_amount}
+    filters: dict[str, Callable[..., str]] = {"duration": format_duration, "amount": format_amount}
     table = ResultTable(results["metrics"], targets)
     card = results.get("card", {})
     chat = card.get("model", MODELS["chat"])
-    path = out / "report.html"
-    write_text(
-        path,
-        environment.get_template("report.html.jinja").render(
-            results=results,
-            card=card,
-            table=table,
-            languages={lang: LANGUAGES.get(lang, lang) for lang in table.langs},
-            splits={split: name for split, name in SPLITS.items() if split in table.splits},
-            models={**MODELS, "chat": chat},
-            benchmarks=benchmark_tables(results["metrics"], model=chat, skip_splits=(*SPLITS, "train")),
-            headline=HEADLINE,
-            charts=_charts(curves),
-            line_colors=COLORS,
-            sample_groups=_sample_groups(samples),
-        ),
+    page = page_template(Path(__file__).parent / "report.html.jinja", **filters).render(
+        results=results,
+        card=card,
+        table=table,
+        languages={lang: LANGUAGES.get(lang, lang) for lang in table.langs},
+        splits={split: name for split, name in SPLITS.items() if split in table.splits},
+        models={**MODELS, "chat": chat},
+        benchmarks=benchmark_tables(results["metrics"], model=chat, skip_splits=(*SPLITS, "train")),
+        headline=HEADLINE,
+        charts=_charts(curves),
+        line_colors=COLORS,
+        sample_groups=_sample_groups(samples),
     )
-    return path
+    write_text(out / "report.html", page)
+    return out / "report.html"
+
+
+def page_template(path: Path, **filters: Callable[..., str]) -> jinja2.Template:
+    """Load the template of an HTML page, strict about undefined names."""
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= filters
+    return environment.from_string(read_text(path))
 
 
 class ResultTable:
@@ -147,13 +145,9 @@ class ResultTable:
         self.types = list(dict.fromkeys(row["name"] for row in rows if row["name"].startswith("type:")))
         self.forge = [row for row in rows if row["model"] == "forge"]
 
-    def get(self, model: str, split: str, lang: str, task: str, name: str) -> Row | None:
-        """Return the row, or ``None`` if it was not measured."""
-        return self.rows.get((model, split, lang, task, name))
-
-    def target(self, task: str, name: str, split: str) -> Target | None:
-        """Return the floor and aim of a number, if any are set."""
-        return self.targets.get((task, name, split))
+    def get(self, *key: str) -> Row | None:
+        """Return the row of (model, split, language, task, name), or ``None`` if it was not measured."""
+        return self.rows.get(key)
 
     def status(self, row: Row, target: Target | None) -> str:
         """Return ``aim``, ``floor`` or ``below``; empty without a target."""
@@ -219,7 +213,7 @@ def _benchmark(split: str, task: str, rows: Sequence[Row], model: str) -> Benchm
             scores = dict(zip(table["columns"], values, strict=True))
             cells = tuple((_score(scores[name], name) if name in scores else "", "") for name in columns)
             lines.append(Line(label, cells, note))
-    return Benchmark(f"{split}: {_TASKS[task]}", columns, tuple(lines))
+    return Benchmark(f"{split}: {_TASKS[task]}", columns, lines)
 
 
 def published_results() -> list[dict[str, Any]]:

@@ -17,18 +17,15 @@ from ziya_visual.eval.rows import read_arrays
 
 
 def measure_pools(files: Sequence[Path], scope: Scope, *, top_k: int | None = None) -> list[Metric]:
-    """Return ``i2t_r1`` ... ``t2i_r10``, each averaged over all queries of all pools.
+    """Return ``i2t_r1`` ... ``t2i_r10``, each averaged over all queries of all pools, one file per pool.
 
-    Args:
-        files: one per pool, with the arrays ``i2t``, ``text2image`` and, for ``top_k``, ``itm``.
-        scope: of the metrics.
-        top_k: rank the best k by contrastive plus matching score; ``None`` ranks by contrastive score alone.
+    The arrays are ``i2t``, ``text2image`` and ``itm``, which ranks the best ``top_k`` again; see
+    :func:`score_retrieval`.
     """
     pools = [_ranks(None, path, path if top_k else None, top_k)[1] for path in files]
     metrics = []
-    for direction, query_ranks in zip(
-        ("i2t", "t2i"), map(np.concatenate, zip(*pools, strict=True)), strict=True
-    ):
+    directions = map(np.concatenate, zip(*pools, strict=True))
+    for direction, query_ranks in zip(("i2t", "t2i"), directions, strict=True):
         for depth in retrieval.DEPTHS:
             metrics.append(scope.mean(f"{direction}_r{depth}", np.where(query_ranks < depth, 100.0, 0.0)))
     return metrics

@@ -10,7 +10,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from PIL.Image import Image, fromarray
+from PIL.Image import new as new_image
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.files import read_examples
@@ -20,9 +22,6 @@ from ziya_visual.data.templates import instruct
 from ziya_visual.scenes import dataset
 from ziya_visual.scenes.drawing import render
 from ziya_visual.scenes.parsing import keywords
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 POOL = 100
 _GREY = (127, 127, 127)
@@ -65,12 +64,10 @@ class Suite:
         return dataclasses.replace(self, images=LazyImages(self.images, self._grey))
 
     def _grey(self, name: str) -> Image:
-        from PIL import Image as Pillow
-
-        return Pillow.new("RGB", self.images[name].size, _GREY)
+        return new_image("RGB", self.images[name].size, _GREY)
 
 
-class LazyImages(Mapping[str, "Image"]):
+class LazyImages(Mapping[str, Image]):
     """Images that are opened or made when they are looked up."""
 
     def __init__(self, names: Iterable[str], make: Callable[[str], Image]) -> None:
@@ -146,13 +143,11 @@ def load_suite(path: Path) -> Suite:
 
 def build_scenes(seed: int, langs: Sequence[str] = dataset.LANGS) -> Suite:
     """Return the suite ``scenes``: new scenes and held-out pairs, in phrasings that were never trained on."""
-    from PIL import Image as Pillow
-
     sections: dict[tuple[str, str], Section] = {}
     images: dict[str, Image] = {}
     for split, held_out in (("new", False), ("unseen", True)):
         drawn = dataset.evaluation(seed=seed, held_out=held_out, langs=langs)
-        images |= {name: Pillow.fromarray(render(scene)) for name, scene in drawn.scenes.items()}
+        images |= {name: fromarray(render(scene)) for name, scene in drawn.scenes.items()}
         for lang in langs:
             captions = drawn.ranked[lang]
             sections[split, lang] = Section(
