@@ -25,7 +25,7 @@ from ziya_visual.eval.models.open import EvalModel
 from ziya_visual.eval.results import Scope
 from ziya_visual.eval.retrieval import Floats, Ints, candidates, check_text2image, similarity
 from ziya_visual.eval.suites import Pool
-from ziya_visual.eval.suites.formats import Gallery, Questions
+from ziya_visual.eval.suites.formats import CaptionedImages, Questions
 from ziya_visual.eval.suites.named import DataSet
 
 Item = TypeVar("Item")
@@ -74,7 +74,7 @@ def write_predictions(out: Path, scope: Scope, examples: Sequence[Example], answ
     return path
 
 
-def caption_questions(dataset: DataSet, content: Gallery, instruction: str) -> Questions:
+def caption_questions(dataset: DataSet, content: CaptionedImages, instruction: str) -> Questions:
     """Return one question per image that asks for a caption."""
     turns = (Message("user", instruction),)
     examples = [
@@ -215,7 +215,7 @@ def write_pools(
 
 
 def write_embeddings(
-    model: CachedRanker, content: Gallery, folder: Path, title: str, top_k: int
+    model: CachedRanker, content: CaptionedImages, folder: Path, title: str, top_k: int
 ) -> tuple[Path, Path]:
     """Write the embeddings of images and texts, and the matching logits of the best ``top_k`` of each.
 

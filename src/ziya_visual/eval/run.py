@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ from ziya_visual.eval.score.answers import measure_answers
 from ziya_visual.eval.score.captions import measure_captions
 from ziya_visual.eval.score.retrieval import measure_pools
 from ziya_visual.eval.suites import Suite, build_scenes, load_suite
-from ziya_visual.eval.suites.formats import read_gallery, read_questions
+from ziya_visual.eval.suites.formats import read_captioned, read_questions
 from ziya_visual.eval.suites.named import SCENES, DataSet, NamedSuite, Prompt, load_named
 from ziya_visual.infer.quantized import Dtype
 
@@ -180,7 +181,7 @@ class EvalRun:
 
     def _retrieve(self, dataset: DataSet, ranker: CachedRanker) -> None:
         """Measure retrieval by contrastive score, then by contrastive plus matching score in the top k."""
-        content, folder, top_k = read_gallery(dataset, self.data), self.out / "retrieval", dataset.top_k
+        content, folder, top_k = read_captioned(dataset, self.data), self.out / "retrieval", dataset.top_k
         embeddings, logits = ask.write_embeddings(ranker, content, folder, dataset.label, top_k)
         if distributed.rank() == 0:
             self.files += [str(embeddings), str(logits)]
@@ -193,7 +194,7 @@ class EvalRun:
         model, out = self.model, self.out
         if dataset.task == "caption":
             instruction = prompt.ask("", plain=model.plain)
-            questions = ask.caption_questions(dataset, read_gallery(dataset, self.data), instruction)
+            questions = ask.caption_questions(dataset, read_captioned(dataset, self.data), instruction)
         else:
             questions = read_questions(dataset, self.data, prompt, plain=model.plain)
         answers = ask.answer_questions(
@@ -284,7 +285,7 @@ def run_suite(
         if distributed.rank() > 0:
             log.logger.setLevel(logging.ERROR)
         run = EvalRun(model, out if distributed.rank() == 0 else Path(scratch), data, seed)
-        for line in (line for suite in loaded for line in _missing(suite, data)):
+        for line in chain.from_iterable(_missing(suite, data) for suite in loaded):
             run.leave_out(line)
         for suite in loaded:
             if isinstance(suite, Suite):

@@ -190,14 +190,11 @@ def compare_judges(first: Sequence[Battle], second: Sequence[Battle]) -> dict[st
     def lead(battle: Battle) -> float:
         return battle.margin if battle.a <= battle.b else -battle.margin
 
-    others = {(b.lang, b.question_id, *sorted((b.a, b.b))): b for b in second}
-    margins = np.array(
-        [
-            (lead(battle), lead(other))
-            for battle in first
-            if (other := others.get((battle.lang, battle.question_id, *sorted((battle.a, battle.b)))))
-        ]
-    )
+    def key(battle: Battle) -> tuple[str, ...]:
+        return battle.lang, battle.question_id, *sorted((battle.a, battle.b))
+
+    others = {key(battle): lead(battle) for battle in second}
+    margins = np.array([(lead(battle), others[key(battle)]) for battle in first if key(battle) in others])
     if not len(margins):
         return None
     verdicts = np.sign(margins)

@@ -5,15 +5,14 @@ Pairwise shows every two answers in both orders. A Chinese question is judged wi
 
 from __future__ import annotations
 
-import base64
 import itertools
-import mimetypes
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ziya_visual.core.errors import ConfigError, DataError
+from ziya_visual.core.pictures import file_data_uri
 from ziya_visual.eval.judge.files import Context, ModelAnswers, Question, read_model_answers, rule_for
 from ziya_visual.eval.judge.judgments import RELATIVE, RUBRIC, Judgment
 from ziya_visual.forge.prompting import Prompt, load_prompt
@@ -142,7 +141,12 @@ def _body(
         values |= dict(zip(("first", "second"), judgment.answers, strict=True))
     content: Any = load_judge_prompt(settings.protocol, question.lang).render(values)
     if settings.images is not None:
-        url = _data_url(settings.images, question)
+        path = settings.images / question.image
+        if not question.image or not path.is_file():
+            raise DataError(
+                f"question {question.id}: no picture {path}; a judge that sees needs every picture"
+            )
+        url = file_data_uri(path, limit_bytes=LIMIT_BYTES)
         content = [{"type": "text", "text": content}, {"type": "image_url", "image_url": {"url": url}}]
     return {
         "model": settings.model,
@@ -150,16 +154,3 @@ def _body(
         "temperature": TEMPERATURE,
         "max_tokens": 1024,
     }
-
-
-def _data_url(folder: Path, question: Question) -> str:
-    """Return the picture file in a data URL, without decoding it."""
-    path = folder / question.image
-    kind = mimetypes.guess_type(path.name)[0] or ""
-    if not question.image or not path.is_file():
-        raise DataError(f"question {question.id}: no picture {path}; a judge that sees needs every picture")
-    if not kind.startswith("image/") or path.stat().st_size > LIMIT_BYTES:
-        raise DataError(
-            f"{path}: {kind or 'not a picture'}, {path.stat().st_size} bytes; expected a picture below 20 MB"
-        )
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -6,8 +6,6 @@ pixels are put into the request as a PNG ``data:`` URI when it is sent.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from ziya_visual.core.pictures import data_uri
 from ziya_visual.core.records import Example
 from ziya_visual.eval.models.answer_cache import image_hash
 from ziya_visual.forge.ask.client import ask_all
@@ -87,9 +86,7 @@ class _ImageLedger(Ledger):
         """Return the name by which requests refer to an image from now on."""
         name = f"sha256:{image_hash(image)}"
         if name not in self.uris:
-            buffer = io.BytesIO()
-            image.save(buffer, "PNG")
-            self.uris[name] = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+            self.uris[name] = data_uri(image)
         return name
 
     def body(self, key: str) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import yaml
 from PIL.Image import Image
 
 from ziya_visual.core.files import read_text, write_text
+from ziya_visual.core.pictures import data_uri
 from ziya_visual.eval.report.charts import COLORS, line_chart
 
 Row = Mapping[str, Any]  # a row of results.json
@@ -278,13 +277,7 @@ def _sample_groups(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     groups = []
     for lang in dict.fromkeys(sample.lang for sample in samples):
         members = sorted((sample for sample in samples if sample.lang == lang), key=lambda s: s.right)
-        cards = [{"sample": sample, "src": _data_uri(sample.image)} for sample in members]
+        cards = [{"sample": s, "src": data_uri(s.image.convert("RGB"), optimize=True)} for s in members]
         wrong = sum(not sample.right for sample in members)
         groups.append({"lang": lang, "name": LANGUAGES.get(lang, lang), "cards": cards, "wrong": wrong})
     return groups
-
-
-def _data_uri(image: Image) -> str:
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

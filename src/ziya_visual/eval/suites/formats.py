@@ -1,17 +1,18 @@
-"""Published datasets as questions and galleries.
+"""Published datasets as questions and as images with captions.
 
 ``data/formats`` knows the files. A question here becomes a record and a row of the file that its official
-tool reads; a gallery is images with their captions, for captioning and retrieval.
+tool reads; images with their captions serve captioning and retrieval.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL.Image import Image
 
 from ziya_visual.core.errors import ConfigError, DataError, nearest
 from ziya_visual.core.pictures import load_image
@@ -22,39 +23,28 @@ from ziya_visual.eval.retrieval import Ints
 from ziya_visual.eval.suites import LazyImages, image_files
 from ziya_visual.eval.suites.named import DataSet, Prompt
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 
 @dataclass(frozen=True)
 class Questions:
-    """The questions of a dataset.
+    """The questions of a dataset, one record each, with an ``image_id``.
 
-    Attributes:
-        examples: one record per question, each with an ``image_id``.
-        images: images by id.
-        rows: row of the official answers file for each example, without the answer.
-        key: field of a row that takes the answer.
-        inputs: what else ``score`` reads: files as they are, or rows to write; empty for secret answers.
+    Each also has a row of the official answers file, whose field ``key`` takes the answer. ``inputs`` is what
+    else ``score`` reads: files as they are, or rows to write; empty for secret answers.
     """
 
     examples: list[Example]
     images: Mapping[str, Image]
     rows: list[dict[str, Any]]
     key: str
-    inputs: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Gallery:
-    """Images and their captions.
+class CaptionedImages:
+    """N images and their M captions.
 
-    Attributes:
-        image_ids: N images.
-        images: images by id.
-        texts: M captions.
-        text2image: int64[M], or [M, K] padded with -1 where a text has several images.
-        references: file that ``score caption`` reads, or None to write one.
+    ``text2image`` is int64[M], or [M, K] padded with -1 where a text has several images; ``references`` is
+    the file that ``score caption`` reads, or None to write one.
     """
 
     image_ids: list[Any]
@@ -72,19 +62,12 @@ class Gallery:
         return groups
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """What a reader of questions returns.
-
-    Attributes:
-        questions: for each its fields (``question_id``, ``image_id``, ``question`` and those that
-            ``image_name`` may name) and its row of the official answers file.
-        key, inputs: as in :class:`Questions`.
-    """
+class _Layout(NamedTuple):
+    """The questions of a file, each with its fields, also for ``image_name``, and its official answer row."""
 
     questions: list[tuple[dict[str, Any], dict[str, Any]]]
     key: str
-    inputs: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any]
 
 
 class _Paths(dict[str, Path]):
@@ -95,12 +78,7 @@ class _Paths(dict[str, Path]):
 
 
 def read_questions(dataset: DataSet, folder: Path, prompt: Prompt, *, plain: bool) -> Questions:
-    """Read the questions of a dataset.
-
-    Raises:
-        ConfigError: its format holds no questions.
-        DataError: a file is malformed.
-    """
+    """Read the questions of a dataset."""
     reader = _reader(_QUESTIONS, dataset)
     layout: _Layout = reader(_Paths({name: folder / path for name, path in dataset.files.items()}))
     examples, rows, paths = [], [], {}
@@ -115,13 +93,13 @@ def read_questions(dataset: DataSet, folder: Path, prompt: Prompt, *, plain: boo
     return Questions(examples, image_files(paths), rows, layout.key, layout.inputs)
 
 
-def read_gallery(dataset: DataSet, folder: Path) -> Gallery:
-    """Read the images and captions of a dataset; raises as :func:`read_questions`."""
+def read_captioned(dataset: DataSet, folder: Path) -> CaptionedImages:
+    """Read the images and captions of a dataset."""
     files = _Paths({name: folder / path for name, path in dataset.files.items()})
-    gallery: Gallery = _reader(_GALLERIES, dataset)(files, folder / dataset.images, dataset)
-    if not gallery.texts:
+    captioned: CaptionedImages = _reader(_CAPTIONED, dataset)(files, folder / dataset.images, dataset)
+    if not captioned.texts:
         raise DataError(f"{next(iter(files.values()))}: holds no captions to test on")
-    return gallery
+    return captioned
 
 
 def _reader(readers: Mapping[str, Callable[..., Any]], dataset: DataSet) -> Callable[..., Any]:
@@ -182,14 +160,11 @@ def _gqa(files: _Paths) -> _Layout:
     """Read the balanced questions of GQA, which are those that count."""
     rows = list(vqa.keyed_rows(files["annotations"]))
     parsed = checked([(where, row) for where, _, row in rows], vqa.GqaQuestion)
-    questions = [
-        (
-            {"question_id": key, "image_id": row["imageId"], "question": row["question"]},
-            {"questionId": key},
-        )
-        for (_, key, row), (_, question) in zip(rows, parsed, strict=True)
-        if question.isBalanced
-    ]
+    questions: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for (_, key, row), (_, question) in zip(rows, parsed, strict=True):
+        if question.isBalanced:
+            fields = {"question_id": key, "image_id": row["imageId"], "question": row["question"]}
+            questions.append((fields, {"questionId": key}))
     return _Layout(questions, "prediction", {"annotations": files["annotations"]})
 
 
@@ -201,10 +176,10 @@ def _llava(files: _Paths) -> _Layout:
         answer_row |= {"category": row["category"]} if "category" in row else {}
         ids = {"image_id": row["image"], "image_stem": Path(question.image).stem}
         questions.append(({**row, **ids, "question": row["text"]}, answer_row))
-    return _Layout(questions, "text")
+    return _Layout(questions, "text", {})
 
 
-def _coco(files: _Paths, images: Path, dataset: DataSet) -> Gallery:
+def _coco(files: _Paths, images: Path, dataset: DataSet) -> CaptionedImages:
     """Read caption annotations of COCO or NoCaps, which ``score caption`` reads as they are."""
     path = files["annotations"]
     entries = [row for row, _ in captions.COCO_IMAGES.checked(path)]
@@ -212,10 +187,10 @@ def _coco(files: _Paths, images: Path, dataset: DataSet) -> Gallery:
     paths = {str(row["id"]): images / _file_name(dataset, {**row, "image_id": row["id"]}) for row in entries}
     rows = [row for row, _ in captions.COCO_CAPTIONS.checked(path) if row["image_id"] in numbers]
     owners = np.array([numbers[row["image_id"]] for row in rows], np.int64)
-    return Gallery(list(numbers), image_files(paths), [row["caption"] for row in rows], owners, path)
+    return CaptionedImages(list(numbers), image_files(paths), [row["caption"] for row in rows], owners, path)
 
 
-def _karpathy(files: _Paths, images: Path, dataset: DataSet) -> Gallery:
+def _karpathy(files: _Paths, images: Path, dataset: DataSet) -> CaptionedImages:
     """Read Karpathy's test split of COCO or Flickr30k, the first five sentences of each image."""
     path = files["dataset"]
     ids: list[Any] = []
@@ -234,10 +209,10 @@ def _karpathy(files: _Paths, images: Path, dataset: DataSet) -> Gallery:
         texts += [row["raw"] for row, _ in sentences]
         owners += [len(ids)] * len(sentences)
         ids.append(image_id)
-    return Gallery(ids, image_files(paths), texts, np.asarray(owners, np.int64))
+    return CaptionedImages(ids, image_files(paths), texts, np.asarray(owners, np.int64))
 
 
-def _chinese_clip(files: _Paths, images: Path, dataset: DataSet) -> Gallery:
+def _chinese_clip(files: _Paths, images: Path, dataset: DataSet) -> CaptionedImages:
     """Read MUGE, Flickr30k-CN or COCO-CN in Chinese-CLIP's layout: a TSV of images and a JSONL of texts."""
     table = captions.ImageTable(files["images"])
     if table.malformed is not None:
@@ -259,7 +234,7 @@ def _chinese_clip(files: _Paths, images: Path, dataset: DataSet) -> Gallery:
         except DataError as error:
             raise DataError(f"{files['images']}: image {name}: {error}") from error
 
-    return Gallery(
+    return CaptionedImages(
         list(numbers), LazyImages(table, load), texts, owners if owners.shape[1] > 1 else owners[:, 0]
     )
 
@@ -271,7 +246,7 @@ _QUESTIONS: dict[str, Callable[[_Paths], _Layout]] = {
     "gqa": _gqa,
     "llava": _llava,
 }
-_GALLERIES: dict[str, Callable[[_Paths, Path, DataSet], Gallery]] = {
+_CAPTIONED: dict[str, Callable[[_Paths, Path, DataSet], CaptionedImages]] = {
     "coco": _coco,
     "karpathy": _karpathy,
     "chinese-clip": _chinese_clip,

@@ -1,6 +1,6 @@
-"""Suites by name: YAML that says which published data sets are asked, how, and by which rule they are scored.
+"""Suites by name: YAML files that list published data sets, their prompts and the rules that score them.
 
-The data are the user's own copies, in the formats that their publishers give them out in, under one folder.
+The data are the user's own copies, as they were published, under one folder.
 """
 
 from __future__ import annotations
@@ -25,12 +25,9 @@ class _Strict(BaseModel):
 
 
 class Prompt(_Strict):
-    """How something is asked: ``{question}`` stands for the question.
+    """A prompt, in which ``{question}`` stands for the question, and who published it.
 
-    Attributes:
-        chat: of a model with a chat template.
-        plain: of one without; by default the same.
-        source: who published it so.
+    A model without a chat template gets ``plain``, by default the same as ``chat``.
     """
 
     chat: str = "{question}"
@@ -38,25 +35,24 @@ class Prompt(_Strict):
     source: str = ""
 
     def ask(self, question: str, *, plain: bool) -> str:
-        """The text of the user's turn."""
-        wanted = self.plain if plain and self.plain is not None else self.chat
-        return wanted.replace("{question}", question)
+        """Return the text of the user's turn."""
+        template = self.plain if plain and self.plain is not None else self.chat
+        return template.replace("{question}", question)
 
 
 class DataSet(_Strict):
-    """One published data set and what is done with it.
+    """One published data set and how it is measured.
 
     Attributes:
-        name: the ``split`` of its rows in ``results.json``; the same set in another language has the same.
-        title: for people.
-        format: of :data:`~.formats.FORMATS`.
-        files: what the format calls a file -> its path under the suite's folder.
-        images: folder of the pictures, under the suite's folder; "" where they are in ``files``.
-        image_name: file of a picture, with fields of the format in braces.
+        name: the ``split`` of its rows in ``results.json``, the same in every language.
+        format: name of a reader in ``formats``.
+        files: the format's name of a file -> its path under the suite's folder.
+        images: folder of the images, under the suite's folder; empty if ``files`` hold them.
+        image_name: file name of an image, with fields of the format in braces.
         prompt: by default the suite's for the task.
-        rules: of ``score``; the first is the one of plain names, others stand in brackets.
-        top_k: how many of each row and column the matching head ranks again.
-        submission: the server that takes the answers, where it has a format.
+        rules: rules of ``score``; the names of scores by any but the first carry the rule in brackets.
+        top_k: number of candidates per row and column that the matching head ranks again.
+        submission: the evaluation server that takes the answers.
         get: where the files come from.
     """
 
@@ -77,13 +73,13 @@ class DataSet(_Strict):
 
     @property
     def label(self) -> str:
-        """For files and messages."""
+        """Return the name for files and messages."""
         return f"{self.name}.{self.lang}.{self.task}"
 
     def missing(self, folder: Path) -> str:
-        """One line that says what to put where; empty where all is there."""
-        wanted = [*self.files.values(), *([self.images] if self.images else [])]
-        absent = [name for name in wanted if not (folder / name).exists()]
+        """Return one line that says what to put where; empty if nothing is missing."""
+        names = [*self.files.values(), *([self.images] if self.images else [])]
+        absent = [name for name in names if not (folder / name).exists()]
         if not absent:
             return ""
         return f"{self.title}: not measured; put {', '.join(absent)} into {folder} (from {self.get})"
@@ -97,22 +93,17 @@ class NamedSuite(_Strict):
     datasets: tuple[DataSet, ...]
 
     def prompt(self, dataset: DataSet) -> Prompt:
-        """How a data set is asked."""
+        """Return the prompt of a data set."""
         return dataset.prompt or self.prompts.get(dataset.task, Prompt())
 
 
 def names() -> list[str]:
-    """The suites that come with the package."""
+    """Return the suites that come with the package."""
     return sorted([SCENES, *(path.stem for path in FOLDER.glob("*.yaml"))])
 
 
 def load_named(suite: str) -> NamedSuite:
-    """A suite of the package by name, or one's own YAML file of the same form.
-
-    Raises:
-        ConfigError: an unknown name.
-        DataError: the file is of another form; the message names the first wrong entry.
-    """
+    """Load a suite of the package by name, or a YAML file of the same form."""
     path = Path(suite) if suite.endswith((".yaml", ".yml")) else FOLDER / f"{suite}.yaml"
     if not path.is_file():
         raise ConfigError(f"--suite {suite}: no such file and no suite of that name{nearest(suite, names())}")
@@ -122,5 +113,4 @@ def load_named(suite: str) -> NamedSuite:
         raise DataError(f"{path}: is no YAML ({' '.join(str(error).split())[:160]})") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}: {where}: {first['msg']}") from error
+        raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
