@@ -67,8 +67,7 @@ class Scored:
 
     Attributes:
         failures: reason -> count.
-        items: score name -> item -> value, for scores that are means over items. Intervals, ``--compare`` and
-            ``--per-item`` use it.
+        items: score name -> item -> value, for scores that are means over items.
         rule: the rule or segmenter behind the numbers, for the card.
         not_computed: score name -> why it is missing.
         notes: further entries of the card.

@@ -51,13 +51,8 @@ def evaluate(
 ) -> list[Metric]:
     """Ask every section of ``suite``, write prediction files, and return the metrics scored from them.
 
-    Args:
-        model: a :class:`Ranker` where ``tasks`` include retrieval.
-        suite: the questions; ``suite.blank()`` asks them about grey images.
-        name: name of the model in metric rows and file names: ``base``, ``chat``, ``blank`` ...
-        out: gets ``predictions/<name>.<split>.<lang>.<task>.jsonl`` and ``retrieval/*.npz``.
-        tasks: :data:`TASKS` and :data:`RERANK`; tasks that a section lacks are skipped.
-        seed: seed of the bootstrap of answers.
+    ``out`` gets ``predictions/<name>.<split>.<lang>.<task>.jsonl`` and ``retrieval/*.npz``. ``tasks`` may be
+    :data:`TASKS` and :data:`RERANK`, which need a :class:`Ranker`; those that a section lacks are skipped.
     """
     metrics: list[Metric] = []
     retrieval = ask.Retrieval(cast(Ranker, model), suite.images)

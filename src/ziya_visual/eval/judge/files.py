@@ -10,10 +10,11 @@ import csv
 import io
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.core.files import read_json, read_text
@@ -45,16 +46,14 @@ class Question:
     task: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelAnswers:
+class ModelAnswers(NamedTuple):
     """A model's name and its answers by question id."""
 
     name: str
     answers: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """Text about a picture for a judge; ``boxes`` says whether it lists any."""
 
     text: str
@@ -107,12 +106,11 @@ def read_contexts(path: Path) -> dict[str, Context]:
 
 def read_rules(path: Path) -> dict[str, str]:
     """Read LLaVA's rule file: category -> instruction to the judge."""
-    value = read_json(path)
-    if not isinstance(value, dict) or not all(
-        isinstance(rule, dict) and isinstance(rule.get("prompt"), str) for rule in value.values()
-    ):
-        raise DataError(f"{path}: not a rule file; expected {{category: {{'role': ..., 'prompt': ...}}}}")
-    return {category: rule["prompt"].strip() for category, rule in value.items()}
+    try:
+        return {category: rule["prompt"].strip() for category, rule in read_json(path).items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        shape = "{category: {'role': ..., 'prompt': ...}}"
+        raise DataError(f"{path}: not a rule file; expected {shape}") from error
 
 
 def rule_for(question: Question, rules: Mapping[str, str], *, boxes: bool, path: Path) -> str:
@@ -170,8 +168,6 @@ def _first(row: Row, keys: tuple[str, ...], path: Path) -> str:
 
 
 def _check_unique(ids: Sequence[str], path: Path) -> None:
-    seen: set[str] = set()
-    for item in ids:
-        if item in seen:
+    for item, count in Counter(ids).items():
+        if count > 1:
             raise DataError(f"{path}: duplicate question id {item}; ids must be unique")
-        seen.add(item)

@@ -57,17 +57,9 @@ _POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}
 def leaderboard(folders: Sequence[Path], *, out: Path, seed: int = 0) -> dict[str, Any]:
     """Write ``leaderboard.json`` and a self-contained ``leaderboard.html`` in which every verdict opens.
 
-    Args:
-        folders: output folders of ``judge``.
-        out: folder to write into.
-        seed: seed of the bootstrap.
-
-    Returns:
-        The content of the JSON file: ``judges`` with tables, controls and warnings, ``agreement`` between
-        them, and ``published`` numbers.
-
-    Raises:
-        DataError: a folder has no reviews, or none of them compares two models.
+    ``folders`` are output folders of ``judge``; at least one must compare two models. ``seed`` is that of the
+    bootstrap. Returns the content of the JSON file: ``judges`` with tables, controls and warnings,
+    ``agreement`` between them, and ``published`` numbers.
     """
     groups: dict[JudgeKey, list[Judgment]] = {}
     for folder in folders:

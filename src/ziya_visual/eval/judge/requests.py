@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ziya_visual.core.errors import ConfigError, DataError
 from ziya_visual.core.pictures import file_data_uri
@@ -22,8 +22,7 @@ TEMPERATURE = 0.2  # as LLaVA's judge
 _PROMPTS = Path(__file__).parent / "prompts"
 
 
-@dataclass(frozen=True, slots=True)
-class Matchup:
+class Matchup(NamedTuple):
     """The models of a request, in the order shown to the judge: one for a rubric, else two."""
 
     models: tuple[ModelAnswers, ...]

@@ -74,8 +74,7 @@ def judge(
         repeats: how often to send each request, to measure the judge's agreement with itself.
         concurrency: requests in flight at once, which is what a kill can cost.
 
-    Raises:
-        ConfigError, DataError, EndpointError: bad input or endpoint; answered requests are never lost.
+    Bad input or a failing endpoint raises; answered requests are never lost.
     """
     started = time.monotonic()
     if protocol not in PROTOCOLS:
@@ -188,12 +187,11 @@ def _ask(
 
 def _complete(judgment: Judgment, outcome: Outcome) -> Judgment:
     """Add the reply and its scores to a pending judgment, and put its models into file order."""
-    text, failure = outcome.answer or "", ""
+    text = outcome.answer or ""
     scores = read_scores(text, rubric=judgment.protocol == RUBRIC)
+    failure = "no scores in the text" if scores is None else ""
     if not text.strip():
         failure = outcome.reason or f"empty reply ({outcome.finish_reason})"
-    elif scores is None:
-        failure = "no scores in the text"
     judgment = replace(judgment, text=text, scores=scores, stored_scores=scores, failure=failure)
     return reverse_order(judgment) if judgment.swapped else judgment
 

@@ -9,14 +9,16 @@ marks as scores (years, counts, percentages, dates, ranges, lists) are ignored.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 HIGHEST = 10.0
 
 _FLAGS = re.IGNORECASE
+_compile = functools.partial(re.compile, flags=_FLAGS)
 _DIGITS = {digit: str(value) for value, digit in enumerate("零一二三四五六七八九十")} | {"两": "2"}
 _CHINESE = re.compile(r"([零一二两三四五六七八九十])(?:点([零一二三四五六七八九]))?分(?=[\s,;。、)!]|$)")
 # A number on the scale of 10 that is not part of a longer number, date, time, range, fraction or percentage.
@@ -46,20 +48,18 @@ _END = (
 )
 
 _PAIR = rf"[(\[<]?\s*{_NUMBER}{_UNIT}(?:\s*[,;、|&]\s*|\s+and\s+|\s*和\s*|\s+){_NUMBER}{_UNIT}\s*[)\]>]?"
-_PAIR_LINE = re.compile(
-    rf"(?P<word>[^\d\n]{{0,60}}(?:{_SCORE}|output|evaluation)[^\d\n]{{0,40}}?(?:[:=]|\bis|\bare|为|是)\s*)?{_PAIR}\s*[.。]?",
-    _FLAGS,
+_PAIR_LINE = _compile(
+    rf"(?P<word>[^\d\n]{{0,60}}(?:{_SCORE}|output|evaluation)[^\d\n]{{0,40}}?(?:[:=]|\bis|\bare|为|是)\s*)?{_PAIR}\s*[.。]?"
 )
-_TUPLE_END = re.compile(
-    rf"(?:scores?|ratings?|tuple|评分|得分|分数)[^\n]*?[(\[]\s*{_NUMBER}\s*,\s*{_NUMBER}\s*[)\]]\s*[.。]?$",
-    _FLAGS,
+_TUPLE_END = _compile(
+    rf"(?:scores?|ratings?|tuple|评分|得分|分数)[^\n]*?[(\[]\s*{_NUMBER}\s*,\s*{_NUMBER}\s*[)\]]\s*[.。]?$"
 )
 _ONE, _OTHER = _LABEL.format("a"), _LABEL.format("b")
-_ITEM = re.compile(rf"{_ONE}\s*(?:[:=]|[-–]\s)\s*{_NUMBER}{_UNIT}{_END}", _FLAGS)
+_ITEM = _compile(rf"{_ONE}\s*(?:[:=]|[-–]\s)\s*{_NUMBER}{_UNIT}{_END}")
 _GIVE = r"(?:give|gave|giving|rate|rated|award|assign|grade)\b"
 # Statements about one answer in which the text itself marks the number as a score.
 _ABOUT = [
-    re.compile(pattern, _FLAGS)
+    _compile(pattern)
     for pattern in (
         # Assistant 1 receives a score of 8; Assistant 1's score is 8; 助手1的总体评分为8
         rf"{_ONE}{_OF}\s*(?:{_VERB}\s*)?{_A}{_SCORE}\s*(?:of|is|was|[:=为是])\s*(?:an?\s+)?{_NUMBER}",
@@ -82,35 +82,31 @@ _SAME = (
     rf"[^.。\n\d]{{0,60}}?{_SCORE}\s*(?:of|is|are|为|是|[:=])\s*(?:an?\s+)?{_NUMBER}{_UNIT}"
     r"(?!\s*(?:and|,|和|、)\s*\d)"
 )
-_BOTH = re.compile(
+_BOTH = _compile(
     r"(?:\bboth\s+(?:of\s+)?(?:the\s+)?(?:ai\s+|two\s+)?"
     r"(?:assistants|answers|responses|models|solutions|submissions|receive|get|deserve|earn)\b"
     rf"|{_ONE}\s*(?:and|&|和|与|、)\s*{_OTHER}"
     r"|(?:两个|两位|两者|双方)[^.。\n\d]{0,8}(?:助手|助理|回答|答案|模型))"
-    rf"(?:{_SAME}|[^.。\n\d]{{0,20}}?(?:都|均)(?:是|为|得|得到|获得)\s*{_NUMBER}\s*分)",
-    _FLAGS,
+    rf"(?:{_SAME}|[^.。\n\d]{{0,20}}?(?:都|均)(?:是|为|得|得到|获得)\s*{_NUMBER}\s*分)"
 )
-_TWO = re.compile(
+_TWO = _compile(
     rf"{_ONE}\s*(?:and|&|和|与|,|、)\s*(?:{_OTHER}|2|B)(?=\D)[^.\n\d]{{0,60}}?"
-    rf"{_NUMBER}{_UNIT}\s*(?:and|,|和|、)\s*{_NUMBER}{_UNIT}{_END}",
-    _FLAGS,
+    rf"{_NUMBER}{_UNIT}\s*(?:and|,|和|、)\s*{_NUMBER}{_UNIT}{_END}"
 )
-_HEADING = re.compile(rf"[^\d\n]{{0,40}}{_ONE}[^\d\n]{{0,40}}?[:\]]?", _FLAGS)
-_SECTION_SCORE = re.compile(
-    rf"(?:[^\d\n]{{0,20}}\s)?{_A}{_SCORE}\s*(?:[:=]|is|为|是)\s*{_NUMBER}{_OUT_OF}?\s*[.。]?", _FLAGS
+_HEADING = _compile(rf"[^\d\n]{{0,40}}{_ONE}[^\d\n]{{0,40}}?[:\]]?")
+_SECTION_SCORE = _compile(
+    rf"(?:[^\d\n]{{0,20}}\s)?{_A}{_SCORE}\s*(?:[:=]|is|为|是)\s*{_NUMBER}{_OUT_OF}?\s*[.。]?"
 )
-_RATES = re.compile(rf"{_SCORE}|evaluat|\brat(?:e|ed|ing)|assess|judg|feedback|评|打分", _FLAGS)
-_COUNTS = re.compile(r"number of|how many|count|amount|数量|个数|多少", _FLAGS)
-_SUMS_UP = re.compile(r"\bfinal|overall|\btotal|conclu|最终|总体|综合|总分|总的", _FLAGS)
-_GRADE = re.compile(
+_RATES = _compile(rf"{_SCORE}|evaluat|\brat(?:e|ed|ing)|assess|judg|feedback|评|打分")
+_COUNTS = _compile(r"number of|how many|count|amount|数量|个数|多少")
+_SUMS_UP = _compile(r"\bfinal|overall|\btotal|conclu|最终|总体|综合|总分|总的")
+_GRADE = _compile(
     rf"(?:[^\d\n]{{0,30}}(?:{_SCORE}|correctness|正确性|正确度|正确程度)[^\d\n]{{0,10}}?(?:[:=]|is|为|是)\s*)?"
-    r"(\d(?:\.\d+)?)(?:\s*/\s*1(?:\.0)?)?\s*[.。]?",
-    _FLAGS,
+    r"(\d(?:\.\d+)?)(?:\s*/\s*1(?:\.0)?)?\s*[.。]?"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Statement:
+class _Statement(NamedTuple):
     """A statement that answer 0 or 1 has a score.
 
     It is ``final`` if its line sums up. An uncertain number need not be a score and can only contradict.

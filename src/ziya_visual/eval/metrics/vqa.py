@@ -19,10 +19,8 @@ from collections.abc import Sequence
 
 RULES = ("vqav2", "evalai", "lavis", "zh")
 
-_NUMBERS = dict(
-    zip("none zero one two three four five six seven eight nine ten".split(),
-        "0 0 1 2 3 4 5 6 7 8 9 10".split(), strict=True)
-)  # fmt: skip
+_DIGIT_WORDS = "zero one two three four five six seven eight nine ten".split()
+_NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_DIGIT_WORDS)}
 _ARTICLES = {"a", "an", "the"}
 # The official table restores exactly one missing apostrophe in each of these.
 _APOSTROPHES = (

@@ -7,8 +7,7 @@ terms: a task provides messages. Questions about the same image share its prefix
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
@@ -26,8 +25,7 @@ MAX_NEW_TOKENS = 256  # for tasks that set none
 _BATCH = 256
 
 
-@dataclass(frozen=True)
-class _Request:
+class _Request(NamedTuple):
     """A request of a task: the turns with the positions of their images, and how the answer ends."""
 
     turns: tuple[Turn, ...]

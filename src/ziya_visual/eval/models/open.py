@@ -47,13 +47,10 @@ class EvalModel:
 def open_model(
     checkpoint: str, *, out: Path, concurrency: int = CONCURRENCY, dtype: Dtype = "auto"
 ) -> Iterator[EvalModel]:
-    """Open the model that ``checkpoint`` names: a folder or hub id, or ``MODEL@URL``.
+    """Open the model that ``checkpoint`` names: a folder or hub id, or ``MODEL@URL`` without ``torchrun``.
 
-    Args:
-        checkpoint: the model; an endpoint cannot be asked under ``torchrun``.
-        out: folder that keeps the answers.
-        concurrency: maximum number of requests to an endpoint in flight.
-        dtype: see :meth:`ZiyaVisual.from_pretrained`; only for our checkpoints.
+    ``out`` keeps the answers, and ``concurrency`` limits the requests in flight. ``dtype`` is for our
+    checkpoints only, see :meth:`ZiyaVisual.from_pretrained`.
     """
     endpoint = split_endpoint(checkpoint)
     folder = Path() if endpoint else local_folder(checkpoint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,8 +40,7 @@ _COLUMNS = ("overall", "accuracy", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPIC
 _RECALLS = tuple(f"{way}_r{depth}" for way in ("i2t", "t2i") for depth in (1, 5, 10))
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Thresholds for one of Chat's numbers on a split: the floor that gates CI, and the aim."""
 
     task: str
@@ -52,8 +50,7 @@ class Target:
     aim: float
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """An image of the report with its question, the model's answer and the reference."""
 
     image: Image

@@ -127,12 +127,8 @@ def write_submission(
     Answers are normalized by EvalAI's processor, as users of both leaderboards do before the upload.
     A question without an answer gets an empty one and is counted.
 
-    Args:
-        kind: ``vqav2`` for rows of ``question_id`` and ``answer``, ``vizwiz`` for ``image`` and ``answer``.
-        out: the file to write.
-        questions: VQA's JSON, or rows with ``question_id`` and, for VizWiz, ``image`` (the file name).
-        predictions: rows of ``question_id`` (VizWiz: or ``image``) and the model's raw ``answer``.
-        duplicates: see :func:`~ziya_visual.eval.rows.by_id`.
+    The rows have ``question_id`` (vqav2) or ``image`` (vizwiz). ``questions`` are VQA's JSON, or rows
+    with ``question_id`` and, for VizWiz, ``image`` (the file name); ``predictions`` name them by either.
     """
     check_choice("--submission", kind, SUBMISSIONS)
     failures: Counter[str] = Counter()

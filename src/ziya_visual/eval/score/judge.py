@@ -23,10 +23,8 @@ def score_judge(*, reviews: Path, stored: bool = False) -> Scored:
     Both orders of a pairwise file count alike. Rubric grades (0 to 1) become means in percent. A review
     without scores is a failure: it is counted and named in the notes, and never becomes a number.
 
-    Args:
-        reviews: LLaVA review rows or ours, of one protocol and pair of models; answer 1 is the reference
-            unless the row says otherwise.
-        stored: use the stored ``tuple`` or ``score`` instead of reading the text again.
+    ``reviews`` are LLaVA's rows or ours, of one protocol and pair of models; answer 1 is the reference unless
+    the row says otherwise. ``stored`` takes their ``tuple`` or ``score`` instead of reading the text again.
     """
     rows = read_judgments(reviews)
     _refuse_mixtures(rows, reviews)

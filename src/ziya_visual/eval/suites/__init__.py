@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL.Image import Image, fromarray
 from PIL.Image import new as new_image
@@ -27,16 +28,14 @@ POOL = 100
 _GREY = (127, 127, 127)
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(NamedTuple):
     """Images and captions to rank against each other: caption ``i`` belongs to image ``i``, all differ."""
 
     image_ids: tuple[str, ...]
     captions: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """The questions, captions and pools of one split in one language."""
 
     vqa: Sequence[Example] = ()
