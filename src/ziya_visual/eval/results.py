@@ -50,9 +50,8 @@ class Scope:
     ) -> Metric:
         """Return the mean of ``values``, or the mean of the means of ``groups``, with its interval."""
         array = np.asarray(values, np.float64)
-        if groups is None:
-            value = float(array.mean())
-        else:
+        value = float(array.mean())
+        if groups is not None:
             members: dict[Hashable, list[float]] = {}
             for group, item in zip(groups, array, strict=True):
                 members.setdefault(group, []).append(float(item))

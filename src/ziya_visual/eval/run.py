@@ -192,12 +192,9 @@ class EvalRun:
             questions = ask.caption_questions(dataset, read_captioned(dataset, self.data), instruction)
         else:
             questions = read_questions(dataset, self.data, prompt, plain=model.plain)
+        limit, title = dataset.max_new_tokens, dataset.label
         answers = ask.answer_questions(
-            model.answerer,
-            questions.examples,
-            questions.images,
-            max_new_tokens=dataset.max_new_tokens,
-            title=dataset.label,
+            model.answerer, questions.examples, questions.images, max_new_tokens=limit, title=title
         )
         if distributed.rank() > 0:
             return
@@ -295,13 +292,9 @@ def run_suite(
     options += "" if dtype == "auto" else f" --dtype {dtype}"
     title = f"{model.name} on {', '.join(suite.name for suite in loaded)}"
     command = f"ziya-visual eval {checkpoint} {options} --out {out}"
-    content = results(
-        run.metrics,
-        seconds=seconds,
-        seed=seed,
-        versions={name: version(name) for name in ("ziya-visual", "torch", "transformers")},
-        card=run.card(title, command, processes.num_processes),
-    )
+    versions = {name: version(name) for name in ("ziya-visual", "torch", "transformers")}
+    card = run.card(title, command, processes.num_processes)
+    content = results(run.metrics, seconds=seconds, seed=seed, versions=versions, card=card)
     if processes.is_main_process:
         write_json(out / "results.json", content)
         write_report(out, content, (), run.samples)

@@ -13,8 +13,9 @@ from ziya_visual.core.errors import DataError
 from ziya_visual.core.files import read_json, write_jsonl, write_records
 from ziya_visual.core.records import Prediction
 from ziya_visual.eval.judge.judgments import Battle, decide_battles, read_judgments
-from ziya_visual.eval.judge.leaderboard import leaderboard, published_results, rank_models
+from ziya_visual.eval.judge.leaderboard import PUBLISHED, leaderboard, rank_models
 from ziya_visual.eval.judge.run import judge_predictions
+from ziya_visual.eval.report.page import published_results
 
 Scores = Callable[[int, str, str], tuple[int, int]]  # question, first shown, second shown
 
@@ -106,7 +107,7 @@ def test_published_numbers_stand_apart(tmp_path: Path) -> None:
     content = leaderboard([folder(tmp_path / "j", rows)], out=tmp_path)
     ranked = {r["model"] for t in content["judges"][0]["tables"] for r in t["rows"]}
     assert ranked == {"Ziya-Visual", "y"}
-    english, chinese = published_results()
+    english, chinese = published_results(PUBLISHED)
     assert (english["lang"], chinese["lang"]) == ("en", "zh")
     assert english["rows"]["Ziya-Visual"] == [82.7, 69.9, 92.1, 81.7]
     assert chinese["rows"]["Ziya-Visual"] == [85.0, 74.7, 82.4, 80.8]

@@ -1,8 +1,7 @@
 """``leaderboard``: turn judged folders into one table for each judge, by language and category.
 
-Only comparable things are compared. Judges, protocols and what a judge sees have separate tables, models that
-no chain of battles connects are not ranked against each other, a judge whose controls fail ranks nobody, and
-published numbers are listed apart.
+Judges, protocols and what a judge sees have separate tables. Models that no chain of battles connects are not
+ranked against each other, and a judge whose controls fail ranks nobody.
 
 Ratings are Bradley-Terry strengths on the Elo scale: their mean is 1000 and 400 points are odds of ten to
 one, so ``a`` beats ``b`` with probability ``1 / (1 + 10 ** ((b - a) / 400))``. A tie is half a win for each.
@@ -21,11 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 from scipy.sparse.csgraph import connected_components
 
 from ziya_visual.core.errors import DataError
-from ziya_visual.core.files import read_text, write_json, write_text
+from ziya_visual.core.files import write_json, write_text
 from ziya_visual.eval.judge import diagnostics
 from ziya_visual.eval.judge.judgments import (
     LIMITS,
@@ -38,7 +36,7 @@ from ziya_visual.eval.judge.judgments import (
     read_judgments,
     withhold_reason,
 )
-from ziya_visual.eval.report.page import page_template
+from ziya_visual.eval.report.page import page_template, published_results
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -51,6 +49,7 @@ _PRIOR = 0.02  # of a tie between every two models, so that a resample in which 
 _STEPS = 60
 _TOLERANCE = 1e-6
 _FOLDER = Path(__file__).parent
+PUBLISHED = _FOLDER / "published.yaml"  # published judge scores, never ranked with ours
 _POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}
 
 
@@ -72,11 +71,9 @@ def leaderboard(folders: Sequence[Path], *, out: Path, seed: int = 0) -> dict[st
         raise DataError(
             f"{', '.join(map(str, folders))}: no battle of two models; judge two, or give the folders of both"
         )
-    content = {
-        "judges": [_judge_entry(key, groups[key], battles[key], seed) for key in groups],
-        "agreement": _agreements(battles),
-        "published": published_results(),
-    }
+    judges = [_judge_entry(key, groups[key], battles[key], seed) for key in groups]
+    published = published_results(PUBLISHED)
+    content = {"judges": judges, "agreement": _agreements(battles), "published": published}
     write_json(out / "leaderboard.json", content)
     unscored = [[j for j in judgments if j.scores is None] for judgments in groups.values()]
     template = page_template(_FOLDER / "leaderboard.html.jinja")
@@ -141,8 +138,8 @@ def rank_models(battles: Sequence[Battle], *, seed: int = 0) -> dict[str, Any]:
         won, played = float(total[index].sum()), float(total[index].sum() + total[:, index].sum())
         row: dict[str, Any] = {"model": model, "rank": None}
         row["equal_length"] = None if equal is None else round(equal[index], 1)
-        for name in ("rating", "low", "high"):
-            row[name] = None if apart else round(float(getattr(ratings, name)[index]), 1)
+        for name, values in ratings._asdict().items():
+            row[name] = None if apart else round(float(values[index]), 1)
         rows.append(row | {"wins": won, "battles": int(played), "share": round(100 * won / played, 1)})
     rows.sort(key=lambda row: (-(row["rating"] or 0), -row["share"]))
     if not apart:
@@ -221,12 +218,6 @@ def _agreements(battles: Mapping[JudgeKey, list[Battle]]) -> list[dict[str, Any]
             names = {"first": " / ".join(first[:2]), "second": " / ".join(second[:2])}
             rows.append({**names, "calibration": first[1] == RULE, **numbers})
     return rows
-
-
-def published_results() -> list[dict[str, Any]]:
-    """Return published judge scores from ``published.yaml``; they are never ranked with ours."""
-    tables: list[dict[str, Any]] = yaml.safe_load(read_text(_FOLDER / "published.yaml"))
-    return tables
 
 
 class Ratings(NamedTuple):

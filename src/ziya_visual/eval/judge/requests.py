@@ -147,9 +147,5 @@ def _body(
             )
         url = file_data_uri(path, limit_bytes=LIMIT_BYTES)
         content = [{"type": "text", "text": content}, {"type": "image_url", "image_url": {"url": url}}]
-    return {
-        "model": settings.model,
-        "messages": [{"role": "user", "content": content}],
-        "temperature": TEMPERATURE,
-        "max_tokens": 1024,
-    }
+    messages = [{"role": "user", "content": content}]
+    return {"model": settings.model, "messages": messages, "temperature": TEMPERATURE, "max_tokens": 1024}

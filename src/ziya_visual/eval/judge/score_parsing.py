@@ -1,10 +1,9 @@
 r"""Parsing of scores from a judge's free text, which accepts many phrasings and refuses ambiguous ones.
 
 LLaVA's own script reads only the first line and gives -1 to every other review, which then enters the means.
-Judges also write "Assistant 1: 8/10" on separate lines, "I would give Assistant 1 a 7 and Assistant 2 a 9",
-"both receive a score of 10", a tuple at the end, and the same in Chinese. We collect every statement of a
-score with its answer; a text yields scores only if each answer has exactly one value. Numbers that nothing
-marks as scores (years, counts, percentages, dates, ranges, lists) are ignored.
+Judges also write "Assistant 1: 8/10" on separate lines, "both receive a score of 10", a tuple at the end, and
+the same in Chinese. We collect every statement of a score with its answer; a text yields scores only if each
+answer has exactly one value. Numbers that nothing marks as scores (years, counts, dates, ranges) are ignored.
 """
 
 from __future__ import annotations

@@ -95,8 +95,7 @@ def interval(
     rows[np.arange(len(values)), kinds + group] = 1
 
     def mean_of_means(sums: Floats) -> Floats:
-        group_means: Floats = np.nanmean(ratios(sums), axis=1, keepdims=True)
-        return group_means
+        return np.asarray(np.nanmean(ratios(sums), axis=1, keepdims=True))
 
     low, high = intervals(rows, mean_of_means, clusters=clusters, seed=seed, resamples=resamples)[0]
     return float(low), float(high)

@@ -6,10 +6,8 @@ file separates them, ``char`` takes every character, ``jieba`` uses jieba 0.42.1
 the Penn Treebank rules where they put spaces between words.
 
 The second half of this file reproduces pycocoevalcap's PTBTokenizer (Stanford CoreNLP 3.4.1, then punctuation
-dropped) without Java. It was matched by comparing outputs on captions: at each position the rule that reaches
-furthest wins, counting its lookahead, and among equals the first. Rare text (phone numbers across spaces,
-entities) is followed where captions may contain it. ``tests/eval/metrics/test_tokenization.py`` compares the
-two where Java is installed.
+dropped) without Java. At each position the rule that reaches furthest wins, counting its lookahead, and among
+equals the first. ``tests/eval/metrics/test_tokenization.py`` compares the two where Java is installed.
 """
 
 from __future__ import annotations

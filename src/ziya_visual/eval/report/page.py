@@ -212,9 +212,9 @@ def _benchmark(split: str, task: str, rows: Sequence[Row], model: str) -> Benchm
     return Benchmark(f"{split}: {_TASKS[task]}", columns, lines)
 
 
-def published_results() -> list[dict[str, Any]]:
-    """Return the published numbers of datasets from ``published.yaml``."""
-    tables: list[dict[str, Any]] = yaml.safe_load(read_text(Path(__file__).parent / "published.yaml"))
+def published_results(path: Path = Path(__file__).parent / "published.yaml") -> list[dict[str, Any]]:
+    """Return the tables of published numbers in a YAML file, by default those of datasets."""
+    tables: list[dict[str, Any]] = yaml.safe_load(read_text(path))
     return tables
 
 

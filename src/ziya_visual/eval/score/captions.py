@@ -29,10 +29,8 @@ def measure_captions(
     texts, references = [row["prediction"] for row in rows], [row["answers"] for row in rows]
     images = [row["image_id"] for row in rows]
     segmenter = tokenization.choose_segmenters(scope.lang, None)[0][0]
-    counted = caption.prepare(
-        tokenization.tokenize(texts, segmenter),
-        [tokenization.tokenize(group, segmenter) for group in references],
-    )
+    tokenized = [tokenization.tokenize(group, segmenter) for group in references]
+    counted = caption.prepare(tokenization.tokenize(texts, segmenter), tokenized)
     metrics = [scope.mean("cider", caption.cider(counted), clusters=images)]
     if keywords is not None:
         f1 = caption.keyword_f1(texts, references, lambda text: keywords(text, scope.lang))

@@ -104,10 +104,8 @@ def read_captioned(dataset: DataSet, folder: Path) -> CaptionedImages:
 
 def _reader(readers: Mapping[str, Callable[..., Any]], dataset: DataSet) -> Callable[..., Any]:
     if dataset.format not in readers:
-        raise ConfigError(
-            f"{dataset.label}: format {dataset.format!r} serves no {dataset.task}"
-            f"{nearest(dataset.format, readers)}"
-        )
+        hint = nearest(dataset.format, readers)
+        raise ConfigError(f"{dataset.label}: format {dataset.format!r} serves no {dataset.task}{hint}")
     return readers[dataset.format]
 
 
@@ -115,9 +113,8 @@ def _file_name(dataset: DataSet, fields: Mapping[str, Any]) -> str:
     try:
         return dataset.image_name.format_map(fields)
     except (KeyError, ValueError) as error:
-        raise DataError(
-            f"{dataset.label}: image_name {dataset.image_name!r} does not fit ({error})"
-        ) from error
+        name = dataset.image_name
+        raise DataError(f"{dataset.label}: image_name {name!r} does not fit ({error})") from error
 
 
 def _vqa(files: _Paths) -> _Layout:
@@ -202,10 +199,8 @@ def _karpathy(files: _Paths, images: Path, dataset: DataSet) -> CaptionedImages:
             continue
         image_id = row.get("cocoid", row["imgid"])
         paths[str(image_id)] = images / _file_name(dataset, row)
-        sentences = checked(
-            ((f"{path.name}:{image_id}", sentence) for sentence in image.sentences[:5]),
-            captions.KarpathySentence,
-        )
+        located = ((f"{path.name}:{image_id}", sentence) for sentence in image.sentences[:5])
+        sentences = checked(located, captions.KarpathySentence)
         texts += [row["raw"] for row, _ in sentences]
         owners += [len(ids)] * len(sentences)
         ids.append(image_id)
@@ -239,15 +234,5 @@ def _chinese_clip(files: _Paths, images: Path, dataset: DataSet) -> CaptionedIma
     )
 
 
-_QUESTIONS: dict[str, Callable[[_Paths], _Layout]] = {
-    "vqa": _vqa,
-    "textvqa": _textvqa,
-    "vizwiz": _vizwiz,
-    "gqa": _gqa,
-    "llava": _llava,
-}
-_CAPTIONED: dict[str, Callable[[_Paths, Path, DataSet], CaptionedImages]] = {
-    "coco": _coco,
-    "karpathy": _karpathy,
-    "chinese-clip": _chinese_clip,
-}
+_QUESTIONS = {"vqa": _vqa, "textvqa": _textvqa, "vizwiz": _vizwiz, "gqa": _gqa, "llava": _llava}
+_CAPTIONED = {"coco": _coco, "karpathy": _karpathy, "chinese-clip": _chinese_clip}
