@@ -85,8 +85,8 @@ def _summary(pairs: dict[str, list[tuple[float, ...]]], *, graded: bool) -> dict
 def _notes(rows: Sequence[Judgment], pairs: Sequence[tuple[float, ...]]) -> dict[str, Any]:
     """Return the interval, controls of the judge's biases, and warnings."""
     controls = compute_controls(rows)
-    warnings = list_warnings(controls, rows[0].protocol)
-    notes = {"interval": _interval(np.array(pairs)), "controls": controls, "warnings": warnings}
+    notes: dict[str, Any] = {"interval": _interval(np.array(pairs)), "controls": controls}
+    notes["warnings"] = list_warnings(controls, rows[0].protocol)
     if rows[0].protocol != RUBRIC:
         notes["length_adjusted"] = length_adjusted_score(rows)
     return notes
