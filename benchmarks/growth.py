@@ -6,7 +6,7 @@ python benchmarks/growth.py
 from pathlib import Path
 
 from ziya_visual.core.files import read_json, write_text
-from ziya_visual.eval.report.charts import line_chart
+from ziya_visual.eval.report.page import line_chart
 
 STYLE = """<style>
 svg { background: white; font: 11px sans-serif; }

@@ -1,15 +1,19 @@
-"""Scores with 95 % bootstrap intervals, and the rows of ``results.json``."""
+"""Scores with 95 % bootstrap intervals, the rows of ``results.json``, and what its pages are made from."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import numpy.typing as npt
+import yaml
 
+from ziya_visual.core.files import read_text
 from ziya_visual.eval.metrics.bootstrap import Floats, Statistic, interval, intervals, means
 
 INTERVAL_RULE = "95 % percentile bootstrap, 1000 draws, seed 0"
@@ -67,9 +71,8 @@ class Scored:
     Attributes:
         failures: reason -> count.
         items: score name -> item -> value, for scores that are means over items.
-        rule: the rule or segmenter behind the numbers, for the card.
+        rule: the rule or segmenter behind the numbers, for the card; ``notes`` are further entries.
         not_computed: score name -> why it is missing.
-        notes: further entries of the card.
         statistics: scores that have an interval but are not means over items.
         clusters: item -> the cluster it is resampled with (a question's image); by default the item.
         packages: packages whose versions determine the numbers.
@@ -152,3 +155,18 @@ def results(
         row.update({key: round(row[key], 4) for key in ("value", "low", "high")})
     times = {name: round(value, 2) for name, value in seconds.items()}
     return {"metrics": rows, "seconds": times, "seed": seed, "versions": dict(versions), "card": dict(card)}
+
+
+def published_results(path: Path) -> list[dict[str, Any]]:
+    """Return the tables of published numbers in a YAML file."""
+    tables: list[dict[str, Any]] = yaml.safe_load(read_text(path))
+    return tables
+
+
+def page_template(path: Path, **filters: Callable[..., str]) -> jinja2.Template:
+    """Load the template of an HTML page, strict about undefined names."""
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= filters
+    return environment.from_string(read_text(path))

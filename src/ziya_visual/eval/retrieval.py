@@ -66,8 +66,8 @@ def check_text2image(scores: npt.NDArray[np.floating], text2image: npt.NDArray[n
     images, texts = scores.shape
     several = text2image.ndim == 2
     if text2image.shape[:1] != (texts,) or text2image.ndim > 2 or text2image.dtype.kind not in "iu":
-        found = f"{text2image.dtype}{list(text2image.shape)}"
-        raise DataError(f"text2image is {found}, expected integers [{texts}], one per text (or [{texts}, K])")
+        shape = f"{text2image.dtype}{list(text2image.shape)}"
+        raise DataError(f"text2image is {shape}, expected integers [{texts}], one per text (or [{texts}, K])")
     if text2image.size == 0 or images == 0:
         raise DataError(f"nothing to score: {images} images, {texts} texts")
     least = text2image.max(axis=1).min() if several else text2image.min()

@@ -48,8 +48,8 @@ def read_object(path: Path, key: str) -> list[Row]:
     value = read_value(path)
     rows = value.get(key) if isinstance(value, Mapping) else None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, Mapping) for row in rows):
-        found = f"keys {sorted(value)[:6]}" if isinstance(value, Mapping) else type(value).__name__
-        raise DataError(f"{path}: found {found}, expected an object with a non-empty list {key!r}")
+        content = f"keys {sorted(value)[:6]}" if isinstance(value, Mapping) else type(value).__name__
+        raise DataError(f"{path}: found {content}, expected an object with a non-empty list {key!r}")
     return rows
 
 
@@ -64,8 +64,8 @@ def text_of(row: Row, key: str, path: Path) -> str:
     """Return a field that must be text; numbers are taken as they are written."""
     value = need(row, key, path)
     if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
-        found = "NaN" if isinstance(value, float) else type(value).__name__
-        raise DataError(f"{path}: {key!r} is {found}, expected text")
+        content = "NaN" if isinstance(value, float) else type(value).__name__
+        raise DataError(f"{path}: {key!r} is {content}, expected text")
     return str(value)
 
 

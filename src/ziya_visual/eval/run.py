@@ -24,8 +24,7 @@ from ziya_visual.core.files import read_jsonl, write_json
 from ziya_visual.eval import ask, score
 from ziya_visual.eval.metrics.vqa import same_answer
 from ziya_visual.eval.models.answer_cache import Answerer, CachedRanker, Ranker
-from ziya_visual.eval.models.endpoint import CONCURRENCY
-from ziya_visual.eval.models.open import EvalModel, open_model
+from ziya_visual.eval.models.open import CONCURRENCY, EvalModel, open_model
 from ziya_visual.eval.report.page import Sample, write_report
 from ziya_visual.eval.results import Metric, Scope, results
 from ziya_visual.eval.score.answers import measure_answers
@@ -260,11 +259,8 @@ def run_suite(
         dtype: see :func:`~.models.open.open_model`.
 
     Returns:
-        The content of ``results.json``. Under ``torchrun`` only rank 0 writes it.
-
-    Raises:
-        CheckpointError, DataError, EndpointError: an unusable checkpoint, suite or endpoint; answers so far
-            are kept.
+        The content of ``results.json``. Under ``torchrun`` only rank 0 writes it. After an error, the answers
+        so far are kept.
     """
     loaded = [_load(str(suite), data, seed) for suite in suites]
     seconds: dict[str, float] = {}

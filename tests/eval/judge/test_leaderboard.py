@@ -15,7 +15,7 @@ from ziya_visual.core.records import Prediction
 from ziya_visual.eval.judge.judgments import Battle, decide_battles, read_judgments
 from ziya_visual.eval.judge.leaderboard import PUBLISHED, leaderboard, rank_models
 from ziya_visual.eval.judge.run import judge_predictions
-from ziya_visual.eval.report.page import published_results
+from ziya_visual.eval.results import published_results
 
 Scores = Callable[[int, str, str], tuple[int, int]]  # question, first shown, second shown
 

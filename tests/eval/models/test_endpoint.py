@@ -19,7 +19,7 @@ from PIL import Image
 from ziya_visual.core.errors import ConfigError, EndpointError
 from ziya_visual.core.files import read_json, read_jsonl
 from ziya_visual.eval import run
-from ziya_visual.eval.models import endpoint
+from ziya_visual.eval.models import open as models
 from ziya_visual.eval.run import run_suite
 from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.serve.api import create_app
@@ -126,7 +126,7 @@ def test_an_endpoint_that_is_not_there_is_one_line(
 ) -> None:
     server = Picky()
     server.close()
-    monkeypatch.setattr(endpoint, "Sending", partial(endpoint.Sending, backoff_seconds=0.01))
+    monkeypatch.setattr(models, "Sending", partial(models.Sending, backoff_seconds=0.01))
     with pytest.raises(EndpointError, match="run the same command again") as told:
         run_suite(f"m@{server.url}", suite, out=tmp_path)
     assert "\n" not in str(told.value)

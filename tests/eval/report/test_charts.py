@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 
-from ziya_visual.eval.report.charts import line_chart, thin, ticks
+from ziya_visual.eval.report.page import line_chart, thin, ticks
 
 
 def test_ticks_are_round_and_span() -> None:

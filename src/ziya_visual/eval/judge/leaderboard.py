@@ -36,7 +36,7 @@ from ziya_visual.eval.judge.judgments import (
     read_judgments,
     withhold_reason,
 )
-from ziya_visual.eval.report.page import page_template, published_results
+from ziya_visual.eval.results import page_template, published_results
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -81,26 +81,26 @@ def judge(
         raise ConfigError(f"--protocol {protocol!r} is unknown{nearest(protocol, PROTOCOLS)}")
     if judge == RULE and protocol != PAIRWISE:
         raise ConfigError("--judge rule compares two models by the truth; use --protocol pairwise")
-    asked = files.read_questions(questions)
+    parsed = files.read_questions(questions)
     if protocol == RUBRIC and reference is not None:
         truths = files.read_model_answers(reference).answers
-        asked = [replace(question, truth=truths.get(question.id, question.truth)) for question in asked]
-    matchups = requests.plan_matchups(asked, answers, protocol, reference)
+        parsed = [replace(question, truth=truths.get(question.id, question.truth)) for question in parsed]
+    matchups = requests.plan_matchups(parsed, answers, protocol, reference)
     if judge == RULE:
-        judgments = [j for matchup in matchups if not matchup.swapped for j in judge_by_rule(asked, matchup)]
+        judgments = [j for matchup in matchups if not matchup.swapped for j in judge_by_rule(parsed, matchup)]
         spent: dict[str, Any] = {}
     else:
         sending = judge if isinstance(judge, Sending) else _parse_judge(judge, concurrency)
-        sees = "picture" if images else "text" if context or any(q.context for q in asked) else "nothing"
+        sees = "picture" if images else "text" if context or any(q.context for q in parsed) else "nothing"
         contexts = files.read_contexts(context) if context else {}
         instructions = files.read_rules(rules) if rules else None
         settings = requests.JudgeSettings(
             sending.model, protocol, contexts, instructions, rules or Path(), images, repeats, sees
         )
-        judgments, spent = _ask(asked, matchups, settings, out, sending)
+        judgments, spent = _ask(parsed, matchups, settings, out, sending)
     inputs = {"questions": questions, "reference": reference, "context": context, "rules": rules}
     inputs |= {f"answers {number}": path for number, path in enumerate(answers, start=1)}
-    card = _card(judgments, inputs) | {"unanswered": _count_unanswered(asked, matchups), **spent}
+    card = _card(judgments, inputs) | {"unanswered": _count_unanswered(parsed, matchups), **spent}
     return _write(judgments, card | {"seconds": round(time.monotonic() - started, 3)}, out)
 
 

@@ -144,8 +144,8 @@ def parse_scores(text: str) -> tuple[float, float] | None:
         return None
     first = _PAIR_LINE.fullmatch(lines[0])
     statements = _pair(first, lines[0]) if first else list(_statements(lines))
-    one, two = (_unique_value([s for s in statements if s.answer == answer]) for answer in (0, 1))
-    return None if one is None or two is None or max(one, two) > HIGHEST else (one, two)
+    a, b = (_unique_value([s for s in statements if s.answer == answer]) for answer in (0, 1))
+    return None if a is None or b is None or max(a, b) > HIGHEST else (a, b)
 
 
 def parse_grade(text: str) -> float | None:

@@ -1,5 +1,5 @@
 """``report.html``: a self-contained page of results, learning curves and sample answers.
 
-Start with ``write_report`` in ``page.py``; ``charts.py`` draws the SVG charts and ``published.yaml`` holds
-published numbers. This package imports only ``core`` and takes the rows of ``results.json`` unchanged.
+Start with ``write_report`` in ``page.py``; ``published.yaml`` holds published numbers. This
+package imports only ``core`` and ``eval/results``, and takes the rows of ``results.json`` unchanged.
 """

@@ -62,9 +62,7 @@ def compute(
             nothing else is computed.
         **inputs: files and options of the form; ``None`` means that an option was not set.
 
-    Raises:
-        ConfigError: an unknown form or option, or a missing one.
-        DataError: a file that cannot be scored.
+    An unknown or missing option raises ``ConfigError``, a file that cannot be scored ``DataError``.
     """
     inputs = {name: value for name, value in inputs.items() if value is not None}
     if submission is not None:

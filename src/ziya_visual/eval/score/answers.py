@@ -28,8 +28,7 @@ from ziya_visual.eval.rows import (
 
 ANNOTATORS = 10
 SUBMISSIONS = ("vizwiz", "vqav2")
-# Decimals that the official tool prints; None means unrounded.
-_DECIMALS = {"vqav2": 2, "lavis": 2, "evalai": None, "zh": None}
+_ROUNDED = ("vqav2", "lavis")  # rules whose official tools print two decimals
 
 
 def measure_answers(predictions: Path, scope: Scope, *, seed: int = 0) -> list[Metric]:
@@ -73,8 +72,7 @@ def score_vqa(
     for name, members in groups.items():
         # In the official order of operations, which can decide the second decimal.
         percent = 100 * sum(accuracies[item] for item in members) / len(members)
-        decimals = _DECIMALS[rule]
-        scores[name] = percent if decimals is None else round(percent, decimals)
+        scores[name] = round(percent, 2) if rule in _ROUNDED else percent
     items = {name: {item: 100 * accuracies[item] for item in members} for name, members in groups.items()}
     clusters = _images(truths, "image_id") | _images(questions_by_id, "image_id")
     return Scored(scores, +failures, items, rule, clusters=clusters)

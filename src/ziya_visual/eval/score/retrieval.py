@@ -87,8 +87,8 @@ def _ranks(
 def _matrix(values: npt.NDArray[np.floating], name: str, path: Path) -> npt.NDArray[np.floating]:
     """Return a matrix of 32- or 64-bit floats as it is, any other as float32."""
     if values.ndim != 2 or values.dtype.kind not in "fiu":
-        found = f"{values.dtype}{list(values.shape)}"
-        raise DataError(f"{path}: {name} is {found}, expected numbers [images, texts]")
+        shape = f"{values.dtype}{list(values.shape)}"
+        raise DataError(f"{path}: {name} is {shape}, expected numbers [images, texts]")
     return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
 
 
