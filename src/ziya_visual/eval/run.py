@@ -103,8 +103,6 @@ class EvalRun:
 
     Attributes:
         out: gets ``predictions/``, ``official/`` and ``retrieval/``.
-        data: folder with the files of published data sets.
-        seed: seed of the bootstrap of answers and of the sample answers.
         failures: data set -> reason -> count.
         not_measured: one line per thing that was left out.
         files: files for other tools: answers, uploads, embeddings.

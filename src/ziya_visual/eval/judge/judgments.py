@@ -41,9 +41,7 @@ class Judgment:
     """One reply of a judge.
 
     Attributes:
-        text: the reply; empty if the endpoint gave none.
-        scores: scores read from the text, in the order of ``models``: two of 0 to 10, or one of 0 to 1
-            (rubric).
+        scores: read from the text, in the order of ``models``: two of 0 to 10, or a rubric's of 0 to 1.
         stored_scores: scores from the row's ``tuple`` or ``score``.
         models: names, the reference first; one for a rubric.
         answers: answers in the order of ``models``; empty if the row has none.

@@ -250,8 +250,7 @@ def fit_ratings(wins: Floats, *, seed: int = 0, resamples: int = RESAMPLES) -> R
 def comparable_groups(total: Floats) -> Ints:
     """Return int64[M], group numbers: models of one group are linked by points both ways.
 
-    Between two groups the likelihood has no maximum (Ford, 1957): one side never took a point from the other,
-    or they never met.
+    Between two groups the likelihood has no maximum (Ford, 1957).
     """
     groups: Ints = connected_components(total > 0, connection="strong")[1]
     return groups
@@ -260,13 +259,9 @@ def comparable_groups(total: Floats) -> Ints:
 def fit_at_equal_length(a: Ints, b: Ints, points: Floats, longer: Floats, size: int) -> tuple[Floats, float]:
     """Fit ratings as if all answers had one length: logistic regression with length as another predictor.
 
-    Args:
-        a: int64[N], first model of each battle; ``b`` is the second.
-        points: float64[N], points of ``a``: 1, 0.5 or 0.
-        longer: float64[N], log length of a's answer minus that of b's.
-        size: number of models.
-
-    Returns the ratings float64[M], and the Elo points that an answer twice as long is worth.
+    In each of N battles, ``a`` took ``points`` (1, 0.5 or 0) from ``b``, and the log length of its answer was
+    greater by ``longer``. Returns the ratings float64[M] of ``size`` models, and the Elo points that an answer
+    twice as long is worth.
     """
     rows = np.arange(len(a))
     design = np.zeros((len(a), size + 1))

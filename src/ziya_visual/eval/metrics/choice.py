@@ -31,7 +31,6 @@ def gqa_correct(prediction: str, answer: str, rule: str) -> bool:
     """Return whether a GQA answer is right by exact match.
 
     ``llava`` lower-cases the prediction and drops its full stop; ``lavis`` normalizes both sides.
-
     Sources: GQA ``eval.py``; LLaVA ``convert_gqa_for_eval.py``; LAVIS ``GQATask``.
     """
     if rule == "llava":

@@ -53,8 +53,9 @@ class ZiyaVisualLmms(lmms):  # type: ignore[misc]
         answers: list[str] = []
         for start in range(0, len(requests), _BATCH):
             batch = [self._read(*request.args) for request in requests[start : start + _BATCH]]
-            texts = self._answer(batch)
-            answers += [_cut(text, request.until) for text, request in zip(texts, batch, strict=True)]
+            for text, request in zip(self._answer(batch), batch, strict=True):
+                ends = [at for end in request.until if end and (at := text.find(end)) >= 0]
+                answers.append(text[: min(ends, default=len(text))])
         return answers
 
     def _answer(self, requests: Sequence[_Request]) -> list[str]:
@@ -118,7 +119,3 @@ def _examples(requests: Sequence[_Request]) -> tuple[list[Example], dict[str, Im
         turns = tuple(Message(turn.role, turn.content) for turn in request.turns)  # type: ignore[arg-type]
         examples.append(Example(str(number), "", "vqa", turns, image_id=name))
     return examples, images
-
-
-def _cut(text: str, until: Sequence[str]) -> str:
-    return text[: min((at for end in until if end and (at := text.find(end)) >= 0), default=len(text))]

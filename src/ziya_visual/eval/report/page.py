@@ -186,9 +186,7 @@ def _benchmark(split: str, task: str, rows: Sequence[Row], model: str) -> Benchm
     by_lang: dict[str, dict[str, Row]] = {}
     for row in rows:
         by_lang.setdefault(row["lang"], {})[_column(row)] = row
-    published = [
-        table for table in published_results(PUBLISHED) if (table["split"], table["task"]) == (split, task)
-    ]
+    published = [t for t in published_results(PUBLISHED) if (t["split"], t["task"]) == (split, task)]
     names = [*map(_column, rows), *(name for table in published for name in table["columns"])]
     columns = tuple(
         name

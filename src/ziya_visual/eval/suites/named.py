@@ -45,11 +45,9 @@ class DataSet(_Strict):
 
     Attributes:
         name: the ``split`` of its rows in ``results.json``, the same in every language.
-        format: name of a reader in ``formats``.
         files: the format's name of a file -> its path under the suite's folder.
         images: folder of the images, under the suite's folder; empty if ``files`` hold them.
         image_name: file name of an image, with fields of the format in braces.
-        prompt: by default the suite's for the task.
         rules: rules of ``score``; the names of scores by any but the first carry the rule in brackets.
         top_k: number of candidates per row and column that the matching head ranks again.
         submission: the evaluation server that takes the answers.
