@@ -260,8 +260,8 @@ def fit_at_equal_length(a: Ints, b: Ints, points: Floats, longer: Floats, size: 
     """Fit ratings as if all answers had one length: logistic regression with length as another predictor.
 
     In each of N battles, ``a`` took ``points`` (1, 0.5 or 0) from ``b``, and the log length of its answer was
-    greater by ``longer``. Returns the ratings float64[M] of ``size`` models, and the Elo points that an answer
-    twice as long is worth.
+    greater by ``longer``. Returns the ratings float64[M] of ``size`` models, and the Elo points that doubling
+    the length is worth.
     """
     rows = np.arange(len(a))
     design = np.zeros((len(a), size + 1))

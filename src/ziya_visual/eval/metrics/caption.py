@@ -239,10 +239,7 @@ def _f1(predicted: Counter[str], reference: Counter[str]) -> float:
 def score_with_java(
     metric: str, images: Sequence[str], candidates: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[float | None, str]:
-    """Return METEOR or SPICE from pycocoevalcap's Java programs, or ``None`` and the reason it is missing.
-
-    ``candidates`` and ``references`` are PTB-tokenized.
-    """
+    """Return METEOR or SPICE of PTB-tokenized captions, or ``None`` and the reason why Java cannot tell."""
     reason = java_requirement(metric)
     if reason:
         return None, reason

@@ -26,10 +26,7 @@ _IDEOGRAPH = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0
 
 
 def tokenize(texts: Sequence[str], segmenter: str) -> list[str]:
-    """Return each text as tokens joined by single spaces; keep file order, since PTB looks ahead.
-
-    ``segmenter`` is ``pre``, ``char``, ``jieba`` or ``ptb``.
-    """
+    """Return each text as tokens joined by single spaces; ``ptb`` needs file order, since it looks ahead."""
     if segmenter == "ptb":
         return ptb_tokenize(texts)
     if segmenter == "pre":

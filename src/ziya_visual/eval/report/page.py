@@ -171,10 +171,7 @@ class ResultTable:
 def benchmark_tables(
     rows: Sequence[Row], *, model: str, skip_splits: Collection[str] = ()
 ) -> list[Benchmark]:
-    """Return one table for each dataset and task: our numbers, the language gap, and published numbers.
-
-    ``skip_splits`` are those that the report shows elsewhere.
-    """
+    """Return a table of our and published numbers for each dataset and task outside ``skip_splits``."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if row["task"] in _TASKS and row["split"] not in skip_splits:
