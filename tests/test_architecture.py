@@ -19,7 +19,7 @@ SRC = Path(__file__).parents[1] / "src"
 PACKAGE = "ziya_visual"
 MAX_FUNCTION_LINES = 60
 # Measures over their limit, which are printed and not asserted.
-NOT_YET = ("lines", "functions over 60 lines", "docstrings that do not open with a verb")
+NOT_YET = ("lines",)
 RECIPE = f"{PACKAGE}.core.recipe"
 # The recipe stops at the builders: these may read it, everything else takes plain keyword arguments.
 RECIPE_READERS = ("core", "cli", "doctor", "quickstart", "train.run")

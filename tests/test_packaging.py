@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NAMED = {"PIL": "pillow", "yaml": "pyyaml"}  # where a package is imported by another name
+NAMED = {"PIL": "pillow", "imagehash": "ImageHash", "yaml": "pyyaml"}  # packages with another import name
 # Imported where somebody else's program runs us, or where a command says what to install.
 OTHERS = {"lmms_eval", "pycocoevalcap"}
 OURS = ("docs", "dev")  # extras for those who work on the project
