@@ -69,7 +69,7 @@ def test_a_task_is_put_in_many_words(tmp_path: Path, tokenizer: Any) -> None:
     def told(varied: bool) -> set[str]:
         made = batches(tmp_path, tokenizer, varied=varied)
         texts = [made[step].texts for step in range(12)]
-        decode = made._chat.tokenizer.decode
+        decode = made.chat.tokenizer.decode
         found = set()
         for some in texts:
             assert some is not None

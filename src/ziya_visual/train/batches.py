@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,11 @@ PREFETCHED_BATCHES = 4
 
 @dataclass(frozen=True, slots=True)
 class TrainingTexts:
-    """All texts of the training data.
+    """All texts of the training data."""
 
-    Attributes:
-        image_ids: the id of each image; its position is the image's number.
-        examples: by image number, the texts of the image.
-        langs: the names of the language numbers.
-        without_image: texts without an image.
-    """
-
-    image_ids: list[str]
-    examples: list[list[Example]]
-    langs: list[str]
+    image_ids: list[str]  # the id of each image; its position is the image's number
+    examples: list[list[Example]]  # by image number, the texts of the image
+    langs: list[str]  # the names of the language numbers
     without_image: list[Example] = field(default_factory=list)
 
 
@@ -113,72 +106,57 @@ def load_images(examples: Sequence[Example], *, image_size: int) -> TrainingData
     with log.progress("open pictures", len(texts.examples)) as bar:
         for number, (first, *_) in enumerate(texts.examples):
             image = open_picture(first)
-            pixels[number] = np.asarray(
-                image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
-            )
+            if image.size != size:
+                image = image.resize(size, Image.Resampling.BICUBIC)
+            pixels[number] = np.asarray(image)
             bar.advance()
     return TrainingData(texts, pixels)
 
 
+@dataclass(eq=False)
 class Batches(Dataset[Batch]):
-    """One rank's batches of a stage, by step."""
+    """One rank's batches of a stage, by step.
 
-    def __init__(
-        self,
-        texts: TrainingTexts,
-        chat: ChatFormat,
-        *,
-        tasks: dict[str, float],
-        images_per_step: int,
-        texts_per_image: int,
-        num_image_tokens: int,
-        seed: int,
-        max_caption_tokens: int,
-        caption_tokenizer: Any = None,
-        texts_per_step: int = 0,
-        temperature: float | None = None,
-        varied: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        """Select the texts of the tasks that have a weight.
+    Raises:
+        DataError: no image, or no text without an image where each step needs some, has a text of these
+            tasks; or a step has fewer images than ranks.
+    """
 
-        Args:
-            tasks: the weight of each task in the draw.
-            images_per_step: of all ranks together.
-            max_caption_tokens: where captions for the Q-Former are cut off.
-            caption_tokenizer: of these captions; None for the language model's tokenizer.
-            texts_per_step: texts without an image in each step, of all ranks together.
-            temperature: draw images by their source (:mod:`~ziya_visual.data.mixture`) if it is given.
-            varied: phrase tasks in many ways.
+    texts: TrainingTexts
+    chat: ChatFormat
+    _: KW_ONLY
+    tasks: dict[str, float]  # the weight of each task in the draw; only texts of these tasks are used
+    images_per_step: int  # of all ranks together
+    texts_per_image: int
+    num_image_tokens: int
+    seed: int
+    max_caption_tokens: int  # where captions for the Q-Former are cut off
+    caption_tokenizer: Any = None  # of these captions; None for the language model's tokenizer
+    texts_per_step: int = 0  # texts without an image in each step, of all ranks together
+    temperature: float | None = None  # of the draw of images by their source; None for no such draw
+    varied: bool = False  # phrase tasks in many ways
+    rank: int = 0
+    world_size: int = 1
 
-        Raises:
-            DataError: no image, or no text without an image where each step needs some, has a text of these
-                tasks; or a step has fewer images than ranks.
-        """
-        self._texts, self._chat, self._seed = texts, chat, seed
-        self._tasks, self._texts_per_image = tasks, texts_per_image
-        self._num_image_tokens = num_image_tokens
-        self._max_caption_tokens, self._caption_tokenizer = max_caption_tokens, caption_tokenizer
-        self._shard = functools.partial(distributed.shard, rank=rank, world_size=world_size)
+    def __post_init__(self) -> None:
+        """Select the images and texts of the tasks."""
         self._images = [
             number
-            for number, examples in enumerate(texts.examples)
-            if any(tasks.get(example.task, 0) > 0 for example in examples)
+            for number, examples in enumerate(self.texts.examples)
+            if any(self.tasks.get(example.task, 0) > 0 for example in examples)
         ]
-        self._without_image = [text for text in texts.without_image if tasks.get(text.task, 0) > 0]
-        self._texts_per_step, self._varied = texts_per_step, varied
+        self._without_image = [text for text in self.texts.without_image if self.tasks.get(text.task, 0) > 0]
         if not self._images:
-            raise DataError(f"no picture has a text of the tasks {sorted(tasks)}")
-        if texts_per_step and not self._without_image:
-            raise DataError(f"texts_per_step: no text of the tasks {sorted(tasks)} is without a picture")
+            raise DataError(f"no picture has a text of the tasks {sorted(self.tasks)}")
+        if self.texts_per_step and not self._without_image:
+            raise DataError(f"texts_per_step: no text of the tasks {sorted(self.tasks)} is without a picture")
         self._by_source: dict[str, list[int]] = defaultdict(list)  # by the source of an image's first text
         for number in self._images:
-            self._by_source[texts.examples[number][0].source].append(number)
-        self._mixture = None if temperature is None else self._create_mixture(temperature)
-        self._size = min(images_per_step, len(self._images))
-        if self._size < world_size:
-            raise DataError(f"a step has {self._size} pictures for {world_size} processes; use fewer")
+            self._by_source[self.texts.examples[number][0].source].append(number)
+        self._mixture = None if self.temperature is None else self._create_mixture(self.temperature)
+        self._size = min(self.images_per_step, len(self._images))
+        if self._size < self.world_size:
+            raise DataError(f"a step has {self._size} pictures for {self.world_size} processes; use fewer")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -188,22 +166,20 @@ class Batches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of a step; without a mixture every image comes once before any comes again."""
         images = self._draw_images(step)
-        rng = np.random.default_rng((self._seed, 1, step))
+        rng = np.random.default_rng((self.seed, 1, step))
         texts = [self._draw_texts(number, rng) for number in images]
-        captions = {
-            lang: self._draw_captions(images, name, rng) for lang, name in enumerate(self._texts.langs)
-        }
-        own = self._shard(self._size)
-        prefix = self._chat.prefix_ids(self._num_image_tokens)
-        rows = [Row(prefix, self._branches(texts[place], self._num_image_tokens)) for place in own]
+        captions = [self._draw_captions(images, lang, rng) for lang in self.texts.langs]
+        own = self._own_share(self._size)
+        prefix = self.chat.prefix_ids(self.num_image_tokens)
+        rows = [Row(prefix, self._branches(texts[place], self.num_image_tokens)) for place in own]
         caption_batches = {
             lang: self._caption_batch(drawn, own, images)
-            for lang, drawn in captions.items()
+            for lang, drawn in enumerate(captions)
             if len(drawn) > 1
         }
         without_image = self._draw_without_image(step, rng)
         if without_image:
-            rows.append(Row(self._chat.prefix_ids(0), self._branches(without_image, 0)))
+            rows.append(Row(self.chat.prefix_ids(0), self._branches(without_image, 0)))
         packed = pack(rows)
         supervised = int((packed.labels != IGNORE).sum())
         return Batch(np.asarray([images[place] for place in own]), packed, caption_batches, supervised)
@@ -212,12 +188,15 @@ class Batches(Dataset[Batch]):
         """Return what the first steps drew from each source; an empty list without a mixture."""
         return [] if self._mixture is None else self._mixture.report(steps * self._size)
 
+    def _own_share(self, length: int) -> range:
+        return distributed.shard(length, rank=self.rank, world_size=self.world_size)
+
     def _create_mixture(self, temperature: float) -> Mixture:
         parts = {}
         for source, numbers in self._by_source.items():
-            langs = {text.lang for number in numbers for text in self._texts.examples[number]}
+            langs = {text.lang for number in numbers for text in self.texts.examples[number]}
             parts[source] = Part(len(numbers), "+".join(sorted(langs)))
-        return Mixture(parts, seed=self._seed, temperature=temperature)
+        return Mixture(parts, seed=self.seed, temperature=temperature)
 
     def _draw_images(self, step: int) -> list[int]:
         """Return the numbers of a step's images."""
@@ -228,56 +207,52 @@ class Batches(Dataset[Batch]):
 
     def _in_turn(self, step: int, size: int, length: int, kind: int) -> list[int]:
         """Return a step's positions among ``length`` items; each comes once before any comes again."""
-        drawn = []
-        for position in range(step * size, (step + 1) * size):
-            epoch, place = divmod(position, length)
-            drawn.append(int(_epoch_order(self._seed, kind, epoch, length)[place]))
-        return drawn
+        turns = (divmod(position, length) for position in range(step * size, (step + 1) * size))
+        return [int(_epoch_order(self.seed, kind, epoch, length)[place]) for epoch, place in turns]
 
     def _draw_texts(self, number: int, rng: np.random.Generator) -> list[tuple[Example, int]]:
         """Draw different texts of an image, each with the seed of its phrasing.
 
         Every language is equally likely, and tasks go by their weights.
         """
-        texts = [text for text in self._texts.examples[number] if self._tasks.get(text.task, 0) > 0]
+        texts = [text for text in self.texts.examples[number] if self.tasks.get(text.task, 0) > 0]
         alike = [sum(t.task == text.task and t.lang == text.lang for t in texts) for text in texts]
-        weights = [self._tasks[text.task] / count for text, count in zip(texts, alike, strict=True)]
-        count = min(self._texts_per_image, len(texts))
+        weights = [self.tasks[text.task] / count for text, count in zip(texts, alike, strict=True)]
+        count = min(self.texts_per_image, len(texts))
         drawn = rng.choice(len(texts), size=count, replace=False, p=np.asarray(weights) / sum(weights))
         return [(texts[index], int(rng.integers(2**31))) for index in drawn]
 
     def _draw_without_image(self, step: int, rng: np.random.Generator) -> list[tuple[Example, int]]:
         """Draw the step's texts without an image and return this rank's share, with seeds as above."""
-        if not self._texts_per_step:
+        if not self.texts_per_step:
             return []
-        turn = self._in_turn(step, self._texts_per_step, len(self._without_image), 2)
+        turn = self._in_turn(step, self.texts_per_step, len(self._without_image), 2)
         drawn = [(self._without_image[index], int(rng.integers(2**31))) for index in turn]
-        return [drawn[place] for place in self._shard(len(drawn))]
+        return [drawn[place] for place in self._own_share(len(drawn))]
 
     def _phrase(self, example: Example, seed: int) -> Example:
         """Turn a record into a dialogue; the seed selects the phrasing of its task."""
-        if not self._varied:
+        if not self.varied:
             return instruct(example, seed=seed, split="train")
         size = None
         if example.task == "grounded" and example.boxes and example.image:
-            size = picture_size(
-                Path(example.image.path) if example.image.path else example.image.bytes or b""
-            )
+            path, data = example.image.path, example.image.bytes
+            size = picture_size(Path(path) if path else data or b"")
         return phrase(example, seed=seed, size=size)
 
     def _branches(self, drawn: list[tuple[Example, int]], num_image_tokens: int) -> list[Branch]:
         branches = []
         for example, seed in drawn:
             text = self._phrase(example, seed)
-            encoded = self._chat.branch(text.messages, num_image_tokens=num_image_tokens)
-            branches.append(Branch(encoded, self._texts.langs.index(text.lang)))
+            encoded = self.chat.branch(text.messages, num_image_tokens=num_image_tokens)
+            branches.append(Branch(encoded, self.texts.langs.index(text.lang)))
         return branches
 
     def _draw_captions(self, images: list[int], lang: str, rng: np.random.Generator) -> list[tuple[int, str]]:
         """Draw (position in the step, caption) for each image that has a caption in a language."""
         drawn = []
         for place, number in enumerate(images):
-            captions = [t for t in self._texts.examples[number] if t.task == "caption" and t.lang == lang]
+            captions = [t for t in self.texts.examples[number] if t.task == "caption" and t.lang == lang]
             if captions:
                 drawn.append((place, captions[rng.integers(len(captions))].messages[-1].content))
         return drawn
@@ -290,7 +265,7 @@ class Batches(Dataset[Batch]):
         ids, mask = torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1, dtype=torch.long)
         if captions:
             arrays = text_batch(
-                captions, limit=self._max_caption_tokens, chat=self._chat, own=self._caption_tokenizer
+                captions, limit=self.max_caption_tokens, chat=self.chat, own=self.caption_tokenizer
             )
             ids, mask = map(torch.from_numpy, arrays)
         rows = torch.tensor([place - own.start for place in places], dtype=torch.long)

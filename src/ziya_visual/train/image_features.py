@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,73 +33,59 @@ SHARD_SIZE = 256  # images that are encoded together and stored in one file
 Encode = Callable[[np.ndarray], Tensor]  # image numbers int64[B] -> float[B, L, D]
 
 
+@dataclass
 class FeatureExtractor:
-    """The network's features of one array of images."""
+    """The network's features of one array of images; nothing is computed before they are needed."""
 
-    def __init__(
-        self,
-        model: ZiyaVisualModel,
-        processor: ZiyaProcessor,
-        pixels: np.ndarray,
-        *,
-        precision: str,
-        cache_folder: Path,
-        cache_gigabytes: float,
-        vision_frozen: bool,
-    ) -> None:
-        """Prepare to encode the images; nothing is computed yet.
+    model: ZiyaVisualModel  # its weights may change, but those of the ViT only without ``vision_frozen``
+    processor: ZiyaProcessor
+    pixels: np.ndarray  # uint8[N, S, S, 3]
+    precision: str
+    cache_folder: Path  # of all caches
+    cache_gigabytes: float  # the limit of each cache
+    vision_frozen: bool  # whether no stage of the run trains the ViT
 
-        Args:
-            model: its weights may change later, but those of the ViT only without ``vision_frozen``.
-            processor: of the model.
-            pixels: uint8[N, S, S, 3].
-            precision: ``bf16`` or ``fp32``.
-            cache_folder: the folder of all caches.
-            cache_gigabytes: the limit of each cache.
-            vision_frozen: whether no stage of the run trains the ViT.
-        """
-        self._model, self._processor, self._pixels = model, processor, pixels
-        self._precision, self._vision_frozen = precision, vision_frozen
-        self._cache_folder, self._cache_gigabytes = cache_folder, cache_gigabytes
-        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32  # that later layers compute in
+    def __post_init__(self) -> None:
+        """Select the precision in which later layers compute."""
+        self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         self._cached_embeds: FeatureCache | None = None
 
     def encode(self, images: np.ndarray) -> Tensor:
         """Run the ViT on images by their numbers: float[B, P, Dv]."""
-        with autocast(self._precision, self._model.device):
-            pixels = self._processor.normalise(self._pixels[images]).to(self._model.device)
-            return self._model.encode_images(pixels).to(self._dtype)
+        with autocast(self.precision, self.model.device):
+            pixels = self.processor.normalise(self.pixels[images]).to(self.model.device)
+            return self.model.encode_images(pixels).to(self._dtype)
 
     def for_stage(self, *, queries_only: bool) -> GetFeatures:
         """Fill the caches that a stage can use and return the function that gets its features.
 
-        Args:
-            queries_only: whether the stage needs only the queries of a frozen Q-Former.
+        With ``queries_only`` the stage needs nothing but the queries of a frozen Q-Former.
         """
         if queries_only:
             cached_queries = self._fill_cache(self._encode_queries, queries=True)
-            return lambda images: ImageFeatures(None, cached_queries(images).to(self._model.device))
-        if self._vision_frozen and self._cached_embeds is None:
+            return lambda images: ImageFeatures(None, cached_queries(images).to(self.model.device))
+        if self.vision_frozen and self._cached_embeds is None:
             self._cached_embeds = self._fill_cache(self.encode)
 
         def get_features(images: np.ndarray) -> ImageFeatures:
-            embeds = (self._cached_embeds or self.encode)(images).to(self._model.device)
-            return ImageFeatures(embeds, self._model.query_images(embeds))
+            embeds = (self._cached_embeds or self.encode)(images).to(self.model.device)
+            return ImageFeatures(embeds, self.model.query_images(embeds))
 
         return get_features
 
     def _encode_queries(self, images: np.ndarray) -> Tensor:
         """Run ViT and Q-Former without gradients: float[B, Q, Dq]."""
-        with torch.no_grad(), autocast(self._precision, self._model.device):
-            return self._model.query_images((self._cached_embeds or self.encode)(images)).to(self._dtype)
+        with torch.no_grad(), autocast(self.precision, self.model.device):
+            return self.model.query_images((self._cached_embeds or self.encode)(images)).to(self._dtype)
 
     def _fill_cache(self, encode: Encode, *, queries: bool = False) -> FeatureCache:
         """Return the cache of a frozen encoder with all images in it."""
-        modules = [self._model.vision_model, self._model.qformer] if queries else [self._model.vision_model]
-        tensors = [self._model.query_tokens] if queries else []
-        key = encoder_key(modules, tensors, image_size=self._processor.image_size, dtype=self._dtype)
-        folder = self._cache_folder / key[:24]
-        cache = FeatureCache(folder, self._pixels, encode, gigabytes=self._cache_gigabytes)
+        modules = [self.model.vision_model, self.model.qformer] if queries else [self.model.vision_model]
+        tensors = [self.model.query_tokens] if queries else []
+        key = encoder_key(modules, tensors, image_size=self.processor.image_size, dtype=self._dtype)
+        cache = FeatureCache(
+            self.cache_folder / key[:24], self.pixels, encode, gigabytes=self.cache_gigabytes
+        )
         cache.fill(rank=distributed.rank(), world_size=distributed.world_size())
         return cache
 
@@ -109,25 +96,18 @@ def encoder_key(
     """Hash what features depend on: the encoder's weights, the image size and the precision."""
     named = [item for module in modules for item in module.state_dict().items()]
     named += [("", tensor) for tensor in tensors]
-    weights = [(name, hash_bytes(_raw_bytes(tensor))) for name, tensor in named]
+    arrays = [(name, tensor.detach().cpu().contiguous().flatten()) for name, tensor in named]
+    weights = [(name, hash_bytes(array.view(torch.uint8).numpy().tobytes())) for name, array in arrays]
     return hash_json({"weights": weights, "side": image_size, "dtype": str(dtype)})
-
-
-def _raw_bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 class FeatureCache:
     """Features float[B, L, D] of images by their numbers, read from disk where they are stored."""
 
     def __init__(self, folder: Path, pixels: np.ndarray, encode: Encode, *, gigabytes: float) -> None:
-        """Open the shards that the folder has; :meth:`fill` adds to them.
+        """Open the shards in the folder of one :func:`encoder_key`; :meth:`fill` adds to them.
 
-        Args:
-            folder: of one :func:`encoder_key`.
-            pixels: uint8[N, S, S, 3].
-            encode: computes the features of images.
-            gigabytes: the limit of the folder.
+        ``pixels`` are uint8[N, S, S, 3], and ``gigabytes`` is the limit of the folder.
         """
         self._folder, self._encode, self._limit_bytes = folder, encode, int(gigabytes * 1e9)
         self._hashes = [hash_bytes(image.tobytes()) for image in pixels]

@@ -62,38 +62,26 @@ def forward_backward(
 
 @dataclass(kw_only=True)
 class StageTrainer:
-    """Everything that one stage needs, built by :mod:`run`.
-
-    Attributes:
-        number: of the stage in the run.
-        batches: yields this rank's batches of a range of steps.
-        get_features: the features of images by their numbers.
-        langs: the names of the batches' language numbers.
-        learning_rate: at its peak, after ``warmup_steps``; a cosine takes it to ``final_fraction`` of it.
-        images_at_once: the number of images in a micro-batch, or None for all of a step's.
-        seed: the random state at step 0; each further step adds 1.
-        monitor: of the stage, a :class:`monitor.Monitor`.
-        states: the folder of the run's states, written every ``save_every`` steps.
-    """
+    """Everything that one stage needs, built by :mod:`run`."""
 
     name: str
-    number: int
+    number: int  # of the stage in the run
     model: ZiyaVisualModel
     alignment: Alignment
     optimizer: Optimizer
-    batches: Callable[[range], Iterable[Batch]]
+    batches: Callable[[range], Iterable[Batch]]  # yields this rank's batches of a range of steps
     get_features: GetFeatures
-    monitor: Any
+    monitor: Any  # a :class:`monitor.Monitor` of the stage
     weights: LossWeights
-    langs: list[str]
+    langs: list[str]  # the names of the batches' language numbers
     steps: int
-    learning_rate: float
+    learning_rate: float  # at its peak, after ``warmup_steps``
     warmup_steps: int
-    final_fraction: float
-    images_at_once: int | None
+    final_fraction: float  # of the peak, where a cosine takes the learning rate
+    images_at_once: int | None  # in a micro-batch; None for all of a step's
     precision: str
-    seed: int
-    states: Path
+    seed: int  # the random state at step 0; each further step adds 1
+    states: Path  # the folder of the run's states, written every ``save_every`` steps
     save_every: int
 
     def run(self, saved: dict[str, Any] | None) -> None:

@@ -138,14 +138,10 @@ def keeps_bfloat16(folder: Path, precision: str) -> bool:
 def compose_model(
     vision: Path, language_model: Path, *, qformer: dict[str, Any], seed: int, meta: bool = False
 ) -> BuiltModel:
-    """Compose a model of a ViT and a language model; the Q-Former between them is new.
+    """Compose a model of a ViT and a language model, by their folders; the Q-Former between them is new.
 
-    Args:
-        vision: the folder of the ViT.
-        language_model: the folder of the language model.
-        qformer: its configuration, with ``num_query_tokens`` and ``projection_size``.
-        seed: of the new weights.
-        meta: build it on the meta device, from the configurations alone.
+    ``qformer`` is its configuration, with ``num_query_tokens`` and ``projection_size``. With ``meta`` the
+    model is built on the meta device, from the configurations alone.
 
     Raises:
         CheckpointError: a part cannot be read, or the parts do not fit together.

@@ -44,46 +44,29 @@ class LossWeights:
 
 @dataclass(frozen=True, slots=True)
 class CaptionBatch:
-    """Captions of one language and the images that they belong to.
+    """Captions of one language and the images that they belong to."""
 
-    Attributes:
-        input_ids: int64[B, T], padded.
-        mask: int64[B, T].
-        image_rows: int64[B], the row of each caption's image in the batch.
-        image_ids: int64[B], the image's number in the dataset; captions of one image are no negatives.
-        first: the number of captions on the ranks before this one.
-        tokens: the number of tokens after the first of each caption.
-    """
-
-    input_ids: Tensor
-    mask: Tensor
-    image_rows: Tensor
-    image_ids: Tensor
-    first: int
-    tokens: int
+    input_ids: Tensor  # int64[B, T], padded
+    mask: Tensor  # int64[B, T]
+    image_rows: Tensor  # int64[B], the row of each caption's image in the batch
+    image_ids: Tensor  # int64[B], the image's number in the dataset; captions of one image are no negatives
+    first: int  # the number of captions on the ranks before this one
+    tokens: int  # the number of tokens after the first of each caption
 
     def to(self, device: torch.device) -> CaptionBatch:
         """Return the captions on another device."""
         tensors = (self.input_ids, self.mask, self.image_rows, self.image_ids)
-        ids, mask, rows, image_ids = (tensor.to(device) for tensor in tensors)
-        return CaptionBatch(ids, mask, rows, image_ids, self.first, self.tokens)
+        return CaptionBatch(*(tensor.to(device) for tensor in tensors), self.first, self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A step's images and texts on one rank, or a micro-batch of them.
+    """A step's images and texts on one rank, or a micro-batch of them."""
 
-    Attributes:
-        images: int64[B], numbers of images in the dataset.
-        texts: packed rows: one for each image, then one for the texts without an image if there are any.
-        captions: by language number, for the losses that align images with captions.
-        supervised: the step's number of supervised tokens, by which the sum of their losses is divided.
-    """
-
-    images: np.ndarray
-    texts: PackedBatch | None
-    captions: dict[int, CaptionBatch]
-    supervised: int
+    images: np.ndarray  # int64[B], numbers of images in the dataset
+    texts: PackedBatch | None  # a row for each image, then one for the texts without an image, if any
+    captions: dict[int, CaptionBatch]  # by language number, for the losses that align images with captions
+    supervised: int  # the step's number of supervised tokens, by which the sum of their losses is divided
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its captions on a device, and the supervised tokens of all ranks."""
@@ -110,15 +93,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class ImageFeatures:
-    """The network's features of some images.
+    """The network's features of some images."""
 
-    Attributes:
-        embeds: float[B, P, Dv] of the ViT, or None if no loss needs them.
-        queries: float[B, Q, Dq] of the Q-Former.
-    """
-
-    embeds: Tensor | None
-    queries: Tensor
+    embeds: Tensor | None  # float[B, P, Dv] of the ViT, or None if no loss needs them
+    queries: Tensor  # float[B, Q, Dq] of the Q-Former
 
 
 NO_IMAGES = ImageFeatures(None, torch.empty(0))
@@ -127,17 +105,11 @@ GetFeatures = Callable[[np.ndarray], ImageFeatures]  # image numbers int64[B] ->
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scaled similarities of all captions and images.
+    """Scaled similarities of all captions and images."""
 
-    Attributes:
-        logits: float[N, N], row i is the image of caption i.
-        same_image: bool[N, N], whether two captions are of one image.
-        own: the rows of this rank.
-    """
-
-    logits: Tensor
-    same_image: Tensor
-    own: slice
+    logits: Tensor  # float[N, N], row i is the image of caption i
+    same_image: Tensor  # bool[N, N], whether two captions are of one image
+    own: slice  # the rows of this rank
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -155,17 +127,10 @@ def compute_losses(
     langs: list[str],
     step: int,
 ) -> tuple[Tensor, Losses]:
-    """Compute every loss that has a weight on this rank's batch.
+    """Return the weighted sum of this rank's losses, float32[], and each loss by name.
 
-    Matching and grounded generation are costly, so they take the languages in turn, one each step.
-
-    Args:
-        features: of the batch's images.
-        langs: the names of the language numbers.
-        step: selects the language for matching and grounded generation.
-
-    Returns:
-        The weighted sum to minimize, float32[], and each loss by name.
+    Matching and grounded generation are costly, so they take the languages in turn, one each step. Language
+    numbers index ``langs``.
     """
     terms: list[Tensor] = []
     losses: Losses = {}
@@ -219,12 +184,9 @@ def mean_losses(losses: Losses) -> dict[str, float]:
 def similarity_scores(
     model: ZiyaVisualModel, alignment: Alignment, image_features: Tensor, captions: CaptionBatch
 ) -> Scores:
-    """Compute the scaled similarities of the captions and images of all ranks.
+    """Compare the captions of all ranks with their images, whose features are float[B, Q, Dp] on this rank.
 
     A text fits an image as well as the image's best query does.
-
-    Args:
-        image_features: float[B, Q, Dp] of the batch's images.
     """
     images = image_features[captions.image_rows]
     if len(captions.image_ids):
@@ -253,10 +215,8 @@ def matching_loss(
 ) -> LossSum:
     """Sum the cross-entropies of match against no match; each pair has a hard negative image and text.
 
-    Negatives are drawn from all ranks in proportion to exp(score), as in BLIP-2 (section 3.2).
-
-    Args:
-        embeds: float[B, P, Dv] of each caption's image.
+    Negatives are drawn from all ranks in proportion to exp(score), as in BLIP-2 (section 3.2). ``embeds`` are
+    float[B, P, Dv] of each caption's image.
     """
     likely = scores.logits.detach().float().masked_fill(scores.same_image, UNLIKELY)
     likely.fill_diagonal_(-torch.inf)
@@ -281,10 +241,9 @@ def matching_loss(
 def grounded_loss(
     model: ZiyaVisualModel, alignment: Alignment, embeds: Tensor, captions: CaptionBatch
 ) -> LossSum:
-    """Sum the cross-entropies of each caption's tokens after the first, as the Q-Former predicts them.
+    """Sum the cross-entropies of the Q-Former's predictions of each caption's tokens after the first.
 
-    Args:
-        embeds: float[B, P, Dv] of each caption's image.
+    ``embeds`` are float[B, P, Dv] of each caption's image.
     """
     if len(captions.image_ids) == 0:
         return LossSum(embeds.new_zeros(()), 0)

@@ -32,11 +32,8 @@ class Optimizer:
     ) -> None:
         """Create the optimizers for the parameters that require gradients.
 
-        Args:
-            named_parameters: the names tell which parameters are matrices inside a network.
-            weight_decay: of these matrices; other parameters have none.
-            scales: factors on the learning rate of single parameters.
-            matrices: the optimizer of the matrices.
+        Names tell which parameters are matrices inside a network. Only these have weight decay. ``scales``
+        are factors on the learning rate of single parameters.
         """
         inside: dict[float, list[nn.Parameter]] = {}
         outside: dict[float, list[nn.Parameter]] = {}
@@ -45,15 +42,10 @@ class Optimizer:
                 is_matrix = parameter.ndim == 2 and not any(word in name for word in OUTSIDE)
                 groups = inside if is_matrix else outside
                 groups.setdefault((scales or {}).get(parameter, 1.0), []).append(parameter)
-        both = [groups for groups in (inside, outside) if groups]
-        self.parameters = [p for groups in both for group in groups.values() for p in group]
-        self._scales = [list(groups) for groups in both]
-        self._optimizers: list[torch.optim.Optimizer] = []
-        if inside:
-            create = _muon if matrices == "muon" else _adamw
-            self._optimizers.append(create(inside, weight_decay))
-        if outside:
-            self._optimizers.append(_adamw(outside, 0.0))
+        self.parameters = [p for groups in (inside, outside) for group in groups.values() for p in group]
+        self._scales = [list(groups) for groups in (inside, outside) if groups]
+        kinds = (matrices, inside, weight_decay), ("adamw", outside, 0.0)
+        self._optimizers = [_create(*kind) for kind in kinds if kind[1]]
 
     def step(self, loss: Tensor, *, lr: float) -> bool:
         """Run a whole step: clear the gradients, run backward and :meth:`clip_and_update`."""
@@ -91,13 +83,12 @@ class Optimizer:
             optimizer.load_state_dict(state)
 
 
-def _muon(groups: Mapping[float, list[nn.Parameter]], weight_decay: float) -> torch.optim.Optimizer:
+def _create(
+    kind: str, groups: Mapping[float, list[nn.Parameter]], weight_decay: float
+) -> torch.optim.Optimizer:
     parameters = [{"params": group} for group in groups.values()]
-    return torch.optim.Muon(parameters, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-
-
-def _adamw(groups: Mapping[float, list[nn.Parameter]], weight_decay: float) -> torch.optim.Optimizer:
-    parameters = [{"params": group} for group in groups.values()]
+    if kind == "muon":
+        return torch.optim.Muon(parameters, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
     return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)
 
 

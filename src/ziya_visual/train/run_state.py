@@ -19,12 +19,9 @@ KEPT_STATES = 2
 
 def trainable_weights(model: nn.Module, alignment: nn.Module) -> dict[str, Tensor]:
     """Return every weight that a stage may change: all but the language model's own under its adapters."""
-    weights = {}
-    for prefix, module in (("model.", model), ("alignment.", alignment)):
-        for name, tensor in module.state_dict().items():
-            if "language_model" not in name or "lora_" in name:
-                weights[prefix + name] = tensor
-    return weights
+    named = [(f"model.{name}", tensor) for name, tensor in model.state_dict().items()]
+    named += [(f"alignment.{name}", tensor) for name, tensor in alignment.state_dict().items()]
+    return {name: tensor for name, tensor in named if "language_model" not in name or "lora_" in name}
 
 
 def restore_weights(model: nn.Module, alignment: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -37,11 +34,9 @@ def restore_weights(model: nn.Module, alignment: nn.Module, weights: dict[str, T
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write ``folder/STAGE-STEP.pt``, then its checksum, and delete all but the newest states.
+    """Write ``folder/STAGE-STEP.pt`` and its checksum, and delete all but the newest states.
 
-    Args:
-        folder: of the run's states.
-        state: anything that ``torch.load`` opens with ``weights_only``; it has a ``stage`` and a ``step``.
+    The state has a ``stage`` and a ``step``, and ``torch.load`` has to open it with ``weights_only``.
     """
     _write(folder / f"{state['stage']:02d}-{state['step']:09d}.pt", state)
     for path in _newest_first(folder)[KEPT_STATES:]:
@@ -52,7 +47,7 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
 def read_state(folder: Path) -> dict[str, Any] | None:
     """Read the newest undamaged state, or None if there is none; damaged ones are deleted.
 
-    A damaged state of a later step would otherwise count as newer than those that the run writes now.
+    Otherwise a damaged state of a later step would count as newer than those that the run writes now.
     """
     for path in _newest_first(folder):
         if _is_complete(path):
