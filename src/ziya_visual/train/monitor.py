@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,9 +19,9 @@ from ziya_visual.core.files import write_jsonl
 from ziya_visual.core.records import Example
 from ziya_visual.data.templates import instruct
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.model.network import Alignment, ZiyaVisualModel
-from ziya_visual.model.processor import ZiyaProcessor
+from ziya_visual.model.network import ZiyaVisualModel
 from ziya_visual.train.batches import Batches, TrainingData
+from ziya_visual.train.model import BuiltModel
 from ziya_visual.train.objectives import GetFeatures, Losses, add_losses, autocast, mean_losses
 from ziya_visual.train.speed import Speed
 
@@ -40,45 +41,29 @@ class HeldOut:
 
 @dataclass(kw_only=True)
 class Monitor:
-    """Follow one stage of a run.
-
-    Attributes:
-        steps_before: the steps of the stages before, for the trackers' step numbers.
-        out: the run's output folder.
-        curve: of the whole run: rows of stage, step, name, value.
-        trackers: from :func:`open_tracker`.
-        speed: of the stage's steps.
-        examples: the texts of each image, by its number.
-        questions: from :func:`sample_questions`, answered every ``sample_every`` steps.
-        held_out: measured every ``validate_every`` steps.
-        best: the held-out loss that selects the best weights, or None.
-        set_train_mode: called after the networks were in evaluation mode.
-    """
+    """Follow one stage of a run."""
 
     stage: str
     steps: int
-    steps_before: int
+    steps_before: int  # of the stages before, for the trackers' step numbers
     precision: str
-    out: Path
-    curve: list[dict[str, Any]]
-    trackers: Sequence[Any]
+    out: Path  # the run's output folder
+    curve: list[dict[str, Any]]  # of the whole run: rows of stage, step, name, value
+    trackers: Sequence[Any]  # from :func:`open_trackers`
     speed: Speed
-    examples: list[list[Example]]
-    model: ZiyaVisualModel
-    alignment: Alignment
-    processor: ZiyaProcessor
-    questions: list[tuple[Example, np.ndarray]]
+    examples: list[list[Example]]  # the texts of each image, by its number
+    built: BuiltModel
+    questions: list[tuple[Example, np.ndarray]]  # answered every ``sample_every`` steps
     sample_every: int | None
-    held_out: HeldOut | None
+    held_out: HeldOut | None  # measured every ``validate_every`` steps
     validate_every: int
-    best: str | None
-    set_train_mode: Callable[[], object]
+    best: str | None  # the held-out loss that selects the best weights
+    set_train_mode: Callable[[], object]  # called after the networks were in evaluation mode
 
     def record(self, step: int, values: dict[str, float], bar: log.ProgressBar) -> None:
         """Add points to the curve, and show them on the progress bar."""
         for name, value in values.items():
-            point = {"stage": self.stage, "step": step, "name": name, "value": round(value, 5)}
-            self.curve.append(point)
+            self.curve.append({"stage": self.stage, "step": step, "name": name, "value": round(value, 5)})
         speed = self.speed.measure()
         losses_text = " ".join(f"{name} {value:.3f}" for name, value in values.items())
         speed_text = " ".join(f"{value:.0f} {name.replace('_', ' ')}" for name, value in speed.items())
@@ -112,13 +97,13 @@ class Monitor:
         held_out = self.held_out if self._is_due(self.validate_every, step) else None
         if not sampling and not held_out:
             return None
-        self.model.eval()
-        self.alignment.eval()
+        self.built.model.eval()
+        self.built.alignment.eval()
         losses = {}
         if sampling:
             self._sample(step)
         if held_out:
-            losses = validation_losses(self.model, held_out, precision=self.precision)
+            losses = validation_losses(self.built.model, held_out, precision=self.precision)
             if self.best and self.best not in losses:
                 hint = nearest(self.best, losses)
                 raise ConfigError(f"validation.best: there is no {self.best!r}{hint}")
@@ -133,14 +118,14 @@ class Monitor:
     def _sample(self, step: int) -> None:
         examples = [example for example, _ in self.questions]
         images = {str(example.image_id): Image.fromarray(pixels) for example, pixels in self.questions}
-        engine = ZiyaVisual(self.model, self.alignment, self.processor)
-        with autocast(self.precision, self.model.device):
+        engine = ZiyaVisual(self.built.model, self.built.alignment, self.built.processor)
+        with autocast(self.precision, self.built.model.device):
             answers = engine.answer(examples, max_new_tokens=SAMPLE_TOKENS, images=images)
         if distributed.rank() > 0:
             return
         rows = []
         for example, answer in zip(examples, answers, strict=True):
-            question, reference = example.messages[-2].content, example.messages[-1].content
+            question, reference = (message.content for message in example.messages[-2:])
             row = {"lang": example.lang, "image_id": example.image_id, "asked": question, "wanted": reference}
             rows.append(row | {"said": answer})
             log.logger.info("step %d, %s: %s -> %s", step, example.image_id, question, answer)
@@ -181,20 +166,30 @@ def sample_questions(data: TrainingData) -> list[tuple[Example, np.ndarray]]:
     return questions
 
 
-def open_tracker(name: str, *, project: str, folder: Path, config: dict[str, str]) -> Any:
-    """Start a tracker that gets the curve too.
+@contextlib.contextmanager
+def open_trackers(
+    names: Sequence[str], *, project: str, folder: Path, config: dict[str, str]
+) -> Iterator[list[Any]]:
+    """Start trackers that get the curve too, and finish them at the end of the block.
 
     Raises:
-        ConfigError: its package is not installed.
+        ConfigError: the package of a tracker is not installed.
     """
     from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
 
-    if find_spec(name) is None:
-        raise ConfigError(f"trackers: {name} is not installed: pip install {name}")
-    if name == "tensorboard":
-        tracker = TensorBoardTracker(project, folder)
-    else:
-        tracker = {"trackio": TrackioTracker, "wandb": WandBTracker}[name](project)
-    tracker.start()
-    tracker.store_init_configuration(config)
-    return tracker
+    trackers: list[Any] = []
+    for name in names:
+        if find_spec(name) is None:
+            raise ConfigError(f"trackers: {name} is not installed: pip install {name}")
+        if name == "tensorboard":
+            tracker = TensorBoardTracker(project, folder)
+        else:
+            tracker = {"trackio": TrackioTracker, "wandb": WandBTracker}[name](project)
+        tracker.start()
+        tracker.store_init_configuration(config)
+        trackers.append(tracker)
+    try:
+        yield trackers
+    finally:
+        for tracker in trackers:
+            tracker.finish()

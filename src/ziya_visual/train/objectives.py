@@ -56,7 +56,8 @@ class CaptionBatch:
     def to(self, device: torch.device) -> CaptionBatch:
         """Return the captions on another device."""
         tensors = (self.input_ids, self.mask, self.image_rows, self.image_ids)
-        return CaptionBatch(*(tensor.to(device) for tensor in tensors), self.first, self.tokens)
+        ids, mask, rows, image_ids = (tensor.to(device) for tensor in tensors)
+        return CaptionBatch(ids, mask, rows, image_ids, self.first, self.tokens)
 
 
 @dataclass(frozen=True, slots=True)

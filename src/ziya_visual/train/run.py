@@ -6,8 +6,6 @@ same builders.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +39,7 @@ from ziya_visual.train.model import (
     prepare_llm_blocks,
     shard_llm_blocks,
 )
-from ziya_visual.train.monitor import HeldOut, Monitor, open_tracker, sample_questions
+from ziya_visual.train.monitor import HeldOut, Monitor, open_trackers, sample_questions
 from ziya_visual.train.objectives import LossWeights
 from ziya_visual.train.optimizer import Optimizer
 from ziya_visual.train.run_state import STATES, read_state
@@ -72,30 +70,25 @@ def run_recipe(recipe: Recipe) -> Path:
         refuse_leaks(examples, held_out, allowed=recipe.data.shared, cache=recipe.out / "fingerprints.npz")
     built = build_model(recipe)
     data = load_images(examples, image_size=built.processor.image_size)
-    held_out_examples = [example for some in held_out.values() for example in some]
+    held_out_examples = [example for dataset in held_out.values() for example in dataset]
     held_out_data = None
     if held_out_examples:
         held_out_data = load_images(held_out_examples, image_size=built.processor.image_size)
-    curve = train(recipe, built, data, held_out_data, after_stage=partial(_save_stage, recipe, built))
+    curve = train(recipe, built, data, held_out_data)
     if distributed.rank() == 0:
         write_json(recipe.out / "curve.json", curve)
     return recipe.out / recipe.stages[-1].name
 
 
 def _save_stage(recipe: Recipe, built: BuiltModel, number: int) -> None:
-    folder = recipe.out / recipe.stages[number].name
+    folder, model, alignment = recipe.out / recipe.stages[number].name, built.model, built.alignment
     if recipe.save == "checkpoint":
-        save_checkpoint(folder, model=built.model, alignment=built.alignment, processor=built.processor)
+        save_checkpoint(folder, model=model, alignment=alignment, processor=built.processor)
     else:
-        assert recipe.model.checkpoint is not None, "the recipe was checked"
+        base = recipe.model.checkpoint
+        assert base is not None, "the recipe was checked"
         trained = list(dict.fromkeys(rule for stage in recipe.stages[: number + 1] for rule in stage.trains))
-        save_adapter(
-            folder,
-            model=built.model,
-            alignment=built.alignment,
-            trained=trained,
-            base=recipe.model.checkpoint,
-        )
+        save_adapter(folder, model=model, alignment=alignment, trained=trained, base=base)
     log.logger.info("stage %s: %s", recipe.stages[number].name, folder)
 
 
@@ -183,11 +176,7 @@ def loss_weights(stage: Stage) -> LossWeights:
 
 
 def prepare_stage(recipe: Recipe, number: int, built: BuiltModel) -> dict[str, int]:
-    """Add adapters if the stage trains them, and freeze everything that it does not train.
-
-    Returns:
-        The number of trained parameters by rule.
-    """
+    """Add the stage's adapters, freeze the rest, and return the number of trained parameters by rule."""
     stage = recipe.stages[number]
     if "lora" in stage.parts:
         torch.manual_seed(recipe.seed)  # the adapters start alike, however the run came here
@@ -211,24 +200,11 @@ def build_optimizer(recipe: Recipe, number: int, built: BuiltModel) -> Optimizer
 
 
 def train(
-    recipe: Recipe,
-    built: BuiltModel,
-    data: TrainingData,
-    held_out: TrainingData | None = None,
-    *,
-    after_stage: Callable[[int], None] = lambda number: None,
+    recipe: Recipe, built: BuiltModel, data: TrainingData, held_out: TrainingData | None = None
 ) -> list[dict[str, Any]]:
-    """Train all stages, from ``recipe.out``'s saved state if there is one.
+    """Train and save all stages, from the run's saved state if there is one, and return the learning curve.
 
-    Args:
-        recipe: the stages and everything else.
-        built: changed in place, and moved to the GPU if there is one.
-        data: the training data.
-        held_out: data to measure the loss on.
-        after_stage: called on rank 0 with the number of each stage that is complete.
-
-    Returns:
-        The learning curve: rows of stage, step, name, value.
+    The model is changed in place, and moved to the GPU if there is one.
 
     Raises:
         FloatingPointError: ten steps in a row had a loss or gradient that is not finite.
@@ -242,15 +218,16 @@ def train(
     with distributed.first_rank_first():
         saved = read_state(recipe.out / STATES)
     run = _Run(recipe, built, data, held_out)
-    with run.open_trackers():
+    folder, config = recipe.out / "tensorboard", {"recipe": recipe.model_dump_json()}
+    with open_trackers(recipe.trackers, project=recipe.name, folder=folder, config=config) as trackers:
         for number in range(len(recipe.stages)):
             trained = prepare_stage(recipe, number, built)
             if saved is not None and number < saved["stage"]:
                 continue
-            run.train_stage(number, trained, saved)
+            run.train_stage(number, trained, saved, trackers)
             saved = None
             if distributed.rank() == 0:
-                after_stage(number)
+                _save_stage(recipe, built, number)
             distributed.barrier()
     return run.curve
 
@@ -281,32 +258,18 @@ class _Run:
     ) -> None:
         self.recipe, self.built, self.data, self.held_out = recipe, built, data, held_out
         self.curve: list[dict[str, Any]] = []
-        self.trackers: list[Any] = []
         self.features = build_features(recipe, built, data.pixels)
         self.held_out_features = build_features(recipe, built, held_out.pixels) if held_out else None
         self.questions = sample_questions(held_out or data) if recipe.sample_every else []
 
-    @contextlib.contextmanager
-    def open_trackers(self) -> Iterator[None]:
-        """Start the recipe's trackers, and finish them at the end of the block."""
-        recipe, config = self.recipe, {"recipe": self.recipe.model_dump_json()}
-        folder = recipe.out / "tensorboard"
-        self.trackers = [
-            open_tracker(name, project=recipe.name, folder=folder, config=config) for name in recipe.trackers
-        ]
-        try:
-            yield
-        finally:
-            for tracker in self.trackers:
-                tracker.finish()
-
-    def train_stage(self, number: int, trained: dict[str, int], saved: dict[str, Any] | None) -> None:
+    def train_stage(
+        self, number: int, trained: dict[str, int], saved: dict[str, Any] | None, trackers: list[Any]
+    ) -> None:
         """Train a stage from its first step or from a saved state."""
         recipe, built, stage = self.recipe, self.built, self.recipe.stages[number]
         optimizer = build_optimizer(recipe, number, built)
         batches = build_batches(recipe, number, built, self.data.texts)
         log.logger.info("stage %s trains %s", stage.name, ", ".join(f"{k} {v:,}" for k, v in trained.items()))
-        get_features = self.features.for_stage(queries_only=needs_queries_only(stage))
         trainer = StageTrainer(
             name=stage.name,
             number=number,
@@ -314,8 +277,8 @@ class _Run:
             alignment=built.alignment,
             optimizer=optimizer,
             batches=partial(prefetch, batches),
-            get_features=get_features,
-            monitor=self._monitor(number),
+            get_features=self.features.for_stage(queries_only=needs_queries_only(stage)),
+            monitor=self._monitor(number, trackers),
             weights=loss_weights(stage),
             langs=self.data.texts.langs,
             steps=stage.steps,
@@ -339,7 +302,7 @@ class _Run:
                     row["records"],
                 )  # fmt: skip
 
-    def _monitor(self, number: int) -> Monitor:
+    def _monitor(self, number: int, trackers: list[Any]) -> Monitor:
         recipe, built, stage = self.recipe, self.built, self.recipe.stages[number]
         queries_only, held_out = needs_queries_only(stage), None
         if self.held_out and self.held_out_features:
@@ -357,12 +320,10 @@ class _Run:
             precision=recipe.precision,
             out=recipe.out,
             curve=self.curve,
-            trackers=self.trackers,
+            trackers=trackers,
             speed=Speed(built.model.device, cost),
             examples=self.data.texts.examples,
-            model=built.model,
-            alignment=built.alignment,
-            processor=built.processor,
+            built=built,
             questions=self.questions,
             sample_every=recipe.sample_every,
             held_out=held_out,
