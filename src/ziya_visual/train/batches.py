@@ -51,11 +51,7 @@ class TrainingData:
 
 
 def read_data(paths: Sequence[Path], *, rejects: Path) -> list[Example]:
-    """Read all records of some datasets; write rows that cannot be used to ``rejects`` and warn about them.
-
-    Raises:
-        DataError: there is no dataset at a path.
-    """
+    """Read all records of some datasets; write unusable rows to ``rejects`` and warn about them."""
     examples: list[Example] = []
     rejected_rows = []
     for path in paths:
@@ -95,11 +91,7 @@ def group_by_image(examples: Sequence[Example]) -> TrainingTexts:
 
 
 def load_images(examples: Sequence[Example], *, image_size: int) -> TrainingData:
-    """Group records by image and load the images at the model's size.
-
-    Raises:
-        DataError: no record has an image, or an image cannot be read.
-    """
+    """Group records by image and load the images at the model's size."""
     texts = group_by_image(examples)
     size = (image_size, image_size)
     pixels = np.empty((len(texts.examples), *size, 3), np.uint8)

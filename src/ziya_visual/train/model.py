@@ -97,11 +97,7 @@ def open_checkpoint(
 
 
 def checkpoint_on_meta(folder: Path, *, precision: str) -> BuiltModel:
-    """Build what :func:`open_checkpoint` opens from its configuration, on the meta device.
-
-    Raises:
-        CheckpointError: the configuration or the tokenizer cannot be read.
-    """
+    """Build what :func:`open_checkpoint` opens from its configuration, on the meta device."""
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no config.json there; give the folder of a checkpoint")
     try:
@@ -142,9 +138,6 @@ def compose_model(
 
     ``qformer`` is its configuration, with ``num_query_tokens`` and ``projection_size``. With ``meta`` the
     model is built on the meta device, from the configurations alone.
-
-    Raises:
-        CheckpointError: a part cannot be read, or the parts do not fit together.
     """
     device = torch.device("meta") if meta else contextlib.nullcontext()
     try:
@@ -177,11 +170,7 @@ def llm_blocks(language_model: nn.Module) -> list[nn.Module]:
 
 
 def prepare_llm_blocks(model: ZiyaVisualModel, *, recompute: bool, compiled: bool) -> None:
-    """Set how the language model's blocks run; call it again after switching modules to evaluation mode.
-
-    Raises:
-        ConfigError: this language model does not support ``recompute``.
-    """
+    """Set how the language model's blocks run; call it again after switching modules to evaluation mode."""
     inner = causal_lm(model.language_model)
     if recompute:
         if not inner.supports_gradient_checkpointing:

@@ -75,9 +75,10 @@ class Monitor:
     def dump_bad_step(self, step: int, images: np.ndarray) -> None:
         """Write down the texts of a step whose loss or gradient is not finite; each rank has its own file."""
         path = self.out / BAD_STEPS / f"{self.stage}-{step:09d}-{distributed.rank()}.jsonl"
-        examples = [example for number in images for example in self.examples[number]]
         rows = [
-            {"id": e.id, "image_id": e.image_id, "messages": list(map(asdict, e.messages))} for e in examples
+            {"id": text.id, "image_id": text.image_id, "messages": list(map(asdict, text.messages))}
+            for number in images
+            for text in self.examples[number]
         ]
         write_jsonl(path, rows)
         log.logger.warning(
@@ -89,9 +90,6 @@ class Monitor:
 
         Returns:
             The loss that selects the best weights, if it was measured.
-
-        Raises:
-            ConfigError: ``best`` is not the name of a held-out loss.
         """
         sampling = self._is_due(self.sample_every, step)
         held_out = self.held_out if self._is_due(self.validate_every, step) else None

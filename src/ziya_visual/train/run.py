@@ -93,12 +93,7 @@ def _save_stage(recipe: Recipe, built: BuiltModel, number: int) -> None:
 
 
 def build_model(recipe: Recipe, *, meta: bool = False) -> BuiltModel:
-    """Open or compose the recipe's model; with ``meta`` its parameters are on the meta device.
-
-    Raises:
-        ConfigError: the recipe names neither a checkpoint nor the parts of one.
-        CheckpointError: the model cannot be opened.
-    """
+    """Open or compose the recipe's model; with ``meta`` its parameters are on the meta device."""
     spec = recipe.model
     if spec.checkpoint is not None and meta:
         built = checkpoint_on_meta(spec.checkpoint, precision=recipe.precision)
@@ -126,11 +121,7 @@ def build_model(recipe: Recipe, *, meta: bool = False) -> BuiltModel:
 def build_batches(
     recipe: Recipe, number: int, built: BuiltModel, texts: TrainingTexts, *, held_out: bool = False
 ) -> Batches:
-    """Build this rank's batches of a stage, from training or held-out texts.
-
-    Raises:
-        DataError: no image has a text of the stage's tasks.
-    """
+    """Build this rank's batches of a stage, from training or held-out texts."""
     stage = recipe.stages[number]
     return Batches(
         texts,
@@ -233,21 +224,15 @@ def train(
 
 
 def _check_shards(recipe: Recipe) -> None:
-    """Refuse what would leave a rank waiting for ever for blocks that the others are done with.
-
-    Raises:
-        ConfigError: there is one rank, or images or texts cannot be shared evenly.
-    """
+    """Refuse steps that would leave a rank waiting for ever for blocks that the others are done with."""
     world_size = distributed.world_size()
     if world_size == 1:
         raise ConfigError("shard: there is one process; start several with torchrun, or leave it out")
     for stage in recipe.stages:
         for name in ("images_per_step", "texts_per_step"):
-            if getattr(stage, name) % world_size:
-                raise ConfigError(
-                    f"stage {stage.name}: {name} is {getattr(stage, name)}, "
-                    f"which {world_size} processes cannot share evenly"
-                )
+            if (size := getattr(stage, name)) % world_size:
+                sharing = f"{world_size} processes cannot share evenly"
+                raise ConfigError(f"stage {stage.name}: {name} is {size}, which {sharing}")
 
 
 class _Run:

@@ -67,11 +67,7 @@ def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read what :func:`write_weights` wrote.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
+    """Read what :func:`write_weights` wrote."""
     if not _is_complete(path):
         raise CheckpointError(f"{path} is damaged: delete {path.parent} to train from the start")
     weights: dict[str, Tensor] = torch.load(path, weights_only=True)

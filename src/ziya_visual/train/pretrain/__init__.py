@@ -33,12 +33,9 @@ HASHED_READINGS = 60  # of each lesson
 def pretrain_parts(
     out: Path, *, seed: int = 0, vit_steps: int = VIT_STEPS, lm_steps: int = LM_STEPS
 ) -> dict[str, Any]:
-    """Train the tiny ViT and LM and write ``out/vit``, ``out/lm`` (float16) and ``out/card.json``.
+    """Train the tiny ViT and LM; write ``out/vit``, ``out/lm`` (float16) and the card, ``out/card.json``.
 
     Each is trained by one process with one thread, so that the number of cores does not change the result.
-
-    Returns:
-        The card: seed, command, steps, hash of the data's sources, scores in percent, seconds.
     """
     with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=_use_one_thread) as pool:
         lm_result = pool.submit(_timed, pretrain_lm, seed, lm_steps)
@@ -80,16 +77,12 @@ def _timed(
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Read the card of a folder of parts.
-
-    Raises:
-        CheckpointError: the folder has no parts.
-    """
-    if not (folder / "card.json").is_file():
-        raise CheckpointError(
-            f"{folder}: there are no parts; make them: ziya-visual pretrain-parts --out {folder}"
-        )
-    return dict(read_json(folder / "card.json"))
+    """Read the card of a folder of parts."""
+    path = folder / "card.json"
+    if not path.is_file():
+        command = f"ziya-visual pretrain-parts --out {folder}"
+        raise CheckpointError(f"{folder}: there are no parts; make them: {command}")
+    return dict(read_json(path))
 
 
 def data_hash() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +36,7 @@ from ziya_visual.train.optimizer import Optimizer, cosine
 LANG_IDS = {"en": 0, "zh": 1}
 VOCABULARY = 768
 LM_STEPS = 1540
+READINGS = 32  # lists in a batch
 SCORED_LISTS, SCORED_TEXTS = 200, 200  # of each language; translations
 SPECIAL = ["<pad>", "<s>", "</s>", IMAGE, HUMAN, BOT]
 
@@ -43,13 +44,8 @@ SPECIAL = ["<pad>", "<s>", "</s>", IMAGE, HUMAN, BOT]
 def chinese_words(texts: Sequence[str]) -> list[str]:
     """Return the words of two or more characters that occur once in 100 texts or more, longest first."""
     jieba.setLogLevel(logging.WARNING)
-    counts = Counter(
-        word
-        for text in texts
-        for run in re.findall(r"[\u4e00-\u9fff]+", text)
-        for word in jieba.cut(run)
-        if len(word) > 1
-    )
+    runs = (run for text in texts for run in re.findall(r"[\u4e00-\u9fff]+", text))
+    counts = Counter(word for run in runs for word in jieba.cut(run) if len(word) > 1)
     common = (word for word, count in counts.items() if count >= len(texts) / 100)
     return sorted(common, key=lambda word: (-len(word), word))
 
@@ -181,9 +177,8 @@ def list_prefix(model: LlamaForCausalLM, places: list[list[int]]) -> Tensor | No
 
 
 def _branch(chat: ChatFormat, dialogue: tuple[Message, ...]) -> Branch:
-    return Branch(
-        chat.branch(dialogue), LANG_IDS["zh" if "\u4e00" <= dialogue[-1].content[0] <= "\u9fff" else "en"]
-    )
+    lang = "zh" if "\u4e00" <= dialogue[-1].content[0] <= "\u9fff" else "en"
+    return Branch(chat.branch(dialogue), LANG_IDS[lang])
 
 
 def reading_loss(model: LlamaForCausalLM, chat: ChatFormat, batch: ReadingBatch) -> dict[int, LossSum]:
@@ -197,9 +192,7 @@ def lr_factor(lesson: lessons.Lesson, step: int, steps: int) -> float:
     return cosine(step, steps=steps, warmup=30, floor=0.02 if lesson.settles else 1.0)
 
 
-def pretrain_lm(
-    *, seed: int, steps: int = LM_STEPS, readings: int = 32
-) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def pretrain_lm(*, seed: int, steps: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Train the tokenizer and the model from scratch on freshly drawn text."""
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(corpus_texts(np.random.default_rng(seed), 1000))
@@ -207,7 +200,7 @@ def pretrain_lm(
     model = LlamaForCausalLM(lm_config(len(tokenizer)))
     optimizer = Optimizer(model.named_parameters())
     # A worker process draws the batches, which is a tenth of a step's work.
-    drawn = DataLoader(Corpus(chat, seed, steps, readings), batch_size=None, num_workers=1)
+    drawn = DataLoader(Corpus(chat, seed, steps, READINGS), batch_size=None, num_workers=1)
     with log.progress("pre-train the LM", steps) as bar:
         for step, batches in enumerate(drawn):
             lesson, begins, length = lessons.lesson_at(step, steps)
@@ -247,9 +240,9 @@ def lm_scores(model: LlamaForCausalLM, chat: ChatFormat, *, seed: int) -> dict[s
         turns = Message("user", lessons.TRANSLATE + source), Message("assistant", target)
         lists.append(([], [Branch(chat.branch(turns))]))
         keys.append("translation")
-    right: dict[str, list[bool]] = {}
+    right = defaultdict(list)
     for key, exact in zip(keys, _exact(model, chat, lists), strict=True):
-        right.setdefault(key, []).append(exact)
+        right[key].append(exact)
     return {key: round(100 * float(np.mean(values)), 2) for key, values in right.items()}
 
 

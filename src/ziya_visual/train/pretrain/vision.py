@@ -25,6 +25,7 @@ from ziya_visual.train.optimizer import Optimizer, cosine
 PATCH = 8
 SIDE_PATCHES = SIDE // PATCH
 VIT_STEPS = 1000
+BATCH_SIZE = 48
 
 
 def vision_config() -> Blip2VisionConfig:
@@ -61,14 +62,10 @@ class PatchLabels:
 def label_patches(scenes: list[Scene], owners: np.ndarray) -> PatchLabels:
     """Label each patch with the object that covers most of it, if it covers an eighth or more.
 
-    Args:
-        scenes: B of them.
-        owners: int64[B, S, S], the object of each pixel, -1 for the background.
+    ``owners`` is int64[B, S, S], the object of each pixel, -1 for the background.
     """
     n, p = SIDE_PATCHES, PATCH
-    patches = (
-        owners.reshape(len(scenes), n, p, n, p).transpose(0, 1, 3, 2, 4).reshape(len(scenes), n * n, p * p)
-    )
+    patches = owners.reshape(-1, n, p, n, p).transpose(0, 1, 3, 2, 4).reshape(-1, n * n, p * p)
     cover = np.stack([(patches == index).sum(-1) for index in range(4)], -1)
     owner = np.where(cover.max(-1) >= p * p // 8, cover.argmax(-1), -1)
     table = np.full((len(scenes), 5, 5), -100.0, np.float32)
@@ -81,10 +78,8 @@ def label_patches(scenes: list[Scene], owners: np.ndarray) -> PatchLabels:
     picked = torch.from_numpy(table[np.arange(len(scenes))[:, None], owner])
     shape, color, size = (picked[..., i].long() for i in range(3))
     count = torch.tensor([len(scene.things) - 1 for scene in scenes])
-    pixels = torch.from_numpy(patches >= 0).float()
-    return PatchLabels(
-        torch.from_numpy(owner >= 0).float(), shape, color, size, picked[..., 3:], count, pixels
-    )
+    shown, pixels = (torch.from_numpy(array >= 0).float() for array in (owner, patches))
+    return PatchLabels(shown, shape, color, size, picked[..., 3:], count, pixels)
 
 
 def _accuracy(logits: Tensor, target: Tensor) -> float:
@@ -153,17 +148,16 @@ def draw_batch(
     """
     scenes = [sample_scene(rng, held_out=held_out) for _ in range(size)]
     has_odd_colors = rng.random(size) < odd
-    drawn = [
-        render_with_labels(scene, odd_colors=bool(s)) for scene, s in zip(scenes, has_odd_colors, strict=True)
+    rendered = [
+        render_with_labels(s, odd_colors=bool(o)) for s, o in zip(scenes, has_odd_colors, strict=True)
     ]
-    labels = label_patches(scenes, np.stack([d[1] for d in drawn]))
+    pixels, owners = map(np.stack, zip(*rendered, strict=True))
+    labels = label_patches(scenes, owners)
     labels.color[torch.from_numpy(has_odd_colors)] = -100
-    return normalise(np.stack([d[0] for d in drawn])), labels
+    return normalise(pixels), labels
 
 
-def pretrain_vit(
-    *, seed: int, steps: int = VIT_STEPS, batch: int = 48
-) -> tuple[Blip2VisionModel, dict[str, float]]:
+def pretrain_vit(*, seed: int, steps: int) -> tuple[Blip2VisionModel, dict[str, float]]:
     """Train from scratch; return the ViT and its scores in percent on 512 scenes with a held-out pair."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -171,7 +165,7 @@ def pretrain_vit(
     optimizer = Optimizer(teacher.named_parameters())
     with log.progress("pre-train the ViT", steps) as bar:
         for step in range(steps):
-            pixel_values, labels = draw_batch(rng, batch, odd=0.5)
+            pixel_values, labels = draw_batch(rng, BATCH_SIZE, odd=0.5)
             with torch.autocast("cpu", torch.bfloat16):
                 loss, scores = teacher(pixel_values, labels)
             optimizer.step(loss, lr=3e-3 * cosine(step, steps=steps, warmup=100))
