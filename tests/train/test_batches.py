@@ -23,19 +23,19 @@ def tokenizer() -> Any:
 def records(folder: Path) -> list[Example]:
     path = folder / "a.png"
     Image.new("RGB", (100, 50)).save(path)
-    found = []
+    rows = []
     for source, size in SIZES.items():
         lang = "zh" if source == "cn" else "en"
         for number in range(size):
             name = f"{source}{number}"
             common: dict[str, Any] = {"image": ImageRef(path=str(path)), "image_id": name, "source": source}
-            said = (Message("assistant", f"picture {number}"),)
-            asked = (Message("user", "What color?"), Message("assistant", "red"))
-            found.append(Example(f"{name}c", lang, "caption", said, **common))
-            found.append(Example(f"{name}q", lang, "vqa", asked, **common))
+            answer = (Message("assistant", f"picture {number}"),)
+            question = (Message("user", "What color?"), Message("assistant", "red"))
+            rows.append(Example(f"{name}c", lang, "caption", answer, **common))
+            rows.append(Example(f"{name}q", lang, "vqa", question, **common))
             box = (Box("ring", (10, 5, 60, 25)),)
-            found.append(Example(f"{name}g", lang, "grounded", said, boxes=box, **common))
-    return found
+            rows.append(Example(f"{name}g", lang, "grounded", answer, boxes=box, **common))
+    return rows
 
 
 def batches(folder: Path, tokenizer: Any, **more: Any) -> Batches:
@@ -46,7 +46,7 @@ def batches(folder: Path, tokenizer: Any, **more: Any) -> Batches:
     )  # fmt: skip
 
 
-def test_small_sources_are_lifted_and_what_was_seen_is_counted(tmp_path: Path, tokenizer: Any) -> None:
+def test_small_sources_are_upsampled_and_draws_are_counted(tmp_path: Path, tokenizer: Any) -> None:
     mixed = batches(tmp_path, tokenizer, temperature=2.0)
     sources = [source for source, size in SIZES.items() for _ in range(size)]
     steps = 60
@@ -65,17 +65,17 @@ def test_small_sources_are_lifted_and_what_was_seen_is_counted(tmp_path: Path, t
     assert batches(tmp_path, tokenizer).mixture_report(steps) == []
 
 
-def test_a_task_is_put_in_many_words(tmp_path: Path, tokenizer: Any) -> None:
-    def told(varied: bool) -> set[str]:
-        made = batches(tmp_path, tokenizer, varied=varied)
-        texts = [made[step].texts for step in range(12)]
-        decode = made.chat.tokenizer.decode
-        found = set()
-        for some in texts:
-            assert some is not None
-            found |= {part.split("<bot>")[0] for part in decode(some.input_ids).split("<human>:")}
-        return found
+def test_varied_phrasings_word_a_task_in_many_ways(tmp_path: Path, tokenizer: Any) -> None:
+    def prompts(varied: bool) -> set[str]:
+        sampled = batches(tmp_path, tokenizer, varied=varied)
+        texts = [sampled[step].texts for step in range(12)]
+        decode = sampled.chat.tokenizer.decode
+        prompt_texts = set()
+        for packed in texts:
+            assert packed is not None
+            prompt_texts |= {part.split("<bot>")[0] for part in decode(packed.input_ids).split("<human>:")}
+        return prompt_texts
 
-    plain, varied = told(False), told(True)
+    plain, varied = prompts(False), prompts(True)
     assert len(varied) > 2 * len(plain)
     assert any("[100, 100, 600, 500]" in text for text in varied), "a region's box, in thousandths"

@@ -84,7 +84,7 @@ def assert_same_training(one: Run, other: Run) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_training_from_the_cache_is_training_online(
+def test_cached_features_train_like_fresh_ones(
     tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_features, "SHARD_SIZE", 2)
@@ -120,7 +120,7 @@ stages:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_a_frozen_qformer_reads_is_kept_instead(
+def test_queries_are_cached_when_the_qformer_is_frozen(
     tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_base_and_pictures(tmp_path, ("red", "green", "blue", "white", "black"))
@@ -142,32 +142,34 @@ def pictures(count: int) -> np.ndarray:
 
 
 class Encoder:
-    """Says which rows it was asked for."""
+    """An encoder that records the rows it encodes."""
 
     def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels, self.asked = pixels, []
+        self.pixels, self.encoded = pixels, []
 
     def __call__(self, rows: np.ndarray) -> torch.Tensor:
-        self.asked += rows.tolist()
+        self.encoded += rows.tolist()
         return torch.from_numpy(self.pixels[rows].astype(np.float32)).flatten(2)
 
 
-def test_each_picture_is_encoded_once_for_all_runs(tmp_path: Path) -> None:
+def test_each_image_is_encoded_once_for_all_runs(tmp_path: Path) -> None:
     pixels = pictures(5)
     pixels[4] = pixels[1]  # the same picture under another name
     first = Encoder(pixels)
     cache = FeatureCache(tmp_path, pixels, first, gigabytes=1)
     cache.fill()
-    assert sorted(first.asked) == [0, 2, 3, 4]
+    assert sorted(first.encoded) == [0, 2, 3, 4]
     second = Encoder(pixels[::-1])
     cache = FeatureCache(tmp_path, pixels[::-1], second, gigabytes=1)
     cache.fill()
     rows = np.asarray([3, 0, 3])
     assert torch.equal(cache(rows), Encoder(pixels[::-1])(rows))
-    assert second.asked == []
+    assert second.encoded == []
 
 
-def test_a_damaged_shard_is_made_anew_with_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_shard_is_rewritten_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pixels = pictures(3)
     FeatureCache(tmp_path, pixels, Encoder(pixels), gigabytes=1).fill()
     (shard,) = tmp_path.glob("*.safetensors")
@@ -176,11 +178,11 @@ def test_a_damaged_shard_is_made_anew_with_a_line(tmp_path: Path, caplog: pytest
     cache = FeatureCache(tmp_path, pixels, encoder, gigabytes=1)
     cache.fill()
     assert f"{shard} is damaged and will be written again" in caplog.text
-    assert encoder.asked == [0, 1, 2]
+    assert encoder.encoded == [0, 1, 2]
     assert torch.equal(cache(np.arange(3)), encoder(np.arange(3)))
 
 
-def test_what_another_process_is_writing_is_left_alone(
+def test_shards_still_being_written_are_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its file moves when it is whole: a process that began at the same time failed to open it."""
@@ -190,7 +192,7 @@ def test_what_another_process_is_writing_is_left_alone(
         save_file(tensors, aside, **options)
         other = Encoder(pixels)
         FeatureCache(tmp_path, pixels, other, gigabytes=1)(np.arange(3))
-        assert other.asked == [0, 1, 2]
+        assert other.encoded == [0, 1, 2]
 
     monkeypatch.setattr(image_features, "save_file", write_while_another_opens)
     caplog.set_level("WARNING", "ziya_visual")  # a command that an earlier test ran may have left it at INFO
@@ -198,18 +200,18 @@ def test_what_another_process_is_writing_is_left_alone(
     assert caplog.text == ""
 
 
-def test_processes_share_the_pictures_however_late_one_opens_the_folder(tmp_path: Path) -> None:
+def test_ranks_share_the_encoding_even_if_one_opens_the_folder_late(tmp_path: Path) -> None:
     pixels = pictures(5)
     first, second = Encoder(pixels), Encoder(pixels)
     FeatureCache(tmp_path, pixels, first, gigabytes=1).fill(rank=0, world_size=2)
     cache = FeatureCache(tmp_path, pixels, second, gigabytes=1)
     cache.fill(rank=1, world_size=2)
-    assert (first.asked, second.asked) == ([0, 2, 4], [1, 3])
+    assert (first.encoded, second.encoded) == ([0, 2, 4], [1, 3])
     assert torch.equal(cache(np.arange(5)), Encoder(pixels)(np.arange(5)))
-    assert second.asked == [1, 3]
+    assert second.encoded == [1, 3]
 
 
-def test_what_the_budget_leaves_out_is_encoded_when_needed(
+def test_images_beyond_the_cache_limit_are_encoded_when_needed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_features, "SHARD_SIZE", 2)
@@ -218,13 +220,13 @@ def test_what_the_budget_leaves_out_is_encoded_when_needed(
     cache = FeatureCache(tmp_path, pixels, encoder, gigabytes=1.5e-6)  # two shards of 2 pictures
     cache.fill()
     assert "do not hold the features of 2 of 6 pictures" in caplog.text
-    encoder.asked.clear()
+    encoder.encoded.clear()
     rows = np.asarray([5, 0, 4, 2])
     assert torch.equal(cache(rows), Encoder(pixels)(rows))
-    assert encoder.asked == [5, 4]
+    assert encoder.encoded == [5, 4]
 
 
-def test_another_encoder_size_or_precision_is_another_folder() -> None:
+def test_the_key_depends_on_weights_size_and_precision() -> None:
     one, other = (torch.nn.Linear(2, 2) for _ in range(2))
     keys = {
         encoder_key([one], image_size=16, dtype=torch.float32),

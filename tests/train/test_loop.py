@@ -44,16 +44,16 @@ stages:
 
 
 def examples() -> list[Example]:
-    found = []
+    rows = []
     for color in COLORS:
         for lang, word, question in (("en", color, "What color?"), ("zh", CHINESE[color], "什么颜色？")):
             common: dict[str, Any] = {"lang": lang, "image": ImageRef(path=f"{color}.png"), "image_id": color}
-            found.append(
+            rows.append(
                 Example(f"c-{color}-{lang}", task="caption", messages=(Message("assistant", word),), **common)
             )
             turns = (Message("user", question), Message("assistant", word))
-            found.append(Example(f"q-{color}-{lang}", task="vqa", messages=turns, answers=(word,), **common))
-    return found
+            rows.append(Example(f"q-{color}-{lang}", task="vqa", messages=turns, answers=(word,), **common))
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -81,25 +81,25 @@ def recipe(folder: Path, *, align: int = 6, base: int = 6, save_every: int = 1) 
     return load_recipe(path)
 
 
-def weights(done: BuiltModel) -> dict[str, torch.Tensor]:
-    return {k: v.clone() for m in (done.model, done.alignment) for k, v in m.state_dict().items()}
+def weights(built: BuiltModel) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for m in (built.model, built.alignment) for k, v in m.state_dict().items()}
 
 
 @pytest.mark.slow
-def test_four_pictures_are_learnt_by_heart(tokenizer: Any, tmp_path: Path) -> None:
-    done = built_model(tokenizer)
-    curve = train(recipe(tmp_path, align=150, base=300, save_every=200), done, data())
+def test_training_overfits_four_images(tokenizer: Any, tmp_path: Path) -> None:
+    built = built_model(tokenizer)
+    curve = train(recipe(tmp_path, align=150, base=300, save_every=200), built, data())
     last = {row["name"]: row["value"] for row in curve if row["stage"] == "base"}
     assert last["language_model/en"] < 0.05, last
     assert last["language_model/zh"] < 0.05, last
     assert last["contrastive/en"] < 0.2, last
 
 
-def test_what_a_stage_does_not_train_stays(tokenizer: Any, tmp_path: Path) -> None:
-    done = built_model(tokenizer)
-    before = weights(done)
-    train(recipe(tmp_path), done, data())
-    after = weights(done)
+def test_frozen_parameters_do_not_change(tokenizer: Any, tmp_path: Path) -> None:
+    built = built_model(tokenizer)
+    before = weights(built)
+    train(recipe(tmp_path), built, data())
+    after = weights(built)
     for name, tensor in before.items():
         frozen = name.startswith(("vision_model", "language_model"))
         own = after.get(
@@ -116,7 +116,7 @@ def test_what_a_stage_does_not_train_stays(tokenizer: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("stop", [3, 6, 9])
-def test_a_run_stopped_anywhere_and_resumed_is_bit_for_bit_the_unbroken_one(
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     tokenizer: Any, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").mkdir()
@@ -149,13 +149,13 @@ def test_a_run_stopped_anywhere_and_resumed_is_bit_for_bit_the_unbroken_one(
 
 
 @pytest.mark.parametrize("damage", ["cut off", "a byte changed", "no checksum", "all"])
-def test_a_damaged_state_is_passed_over_with_a_line(
+def test_a_damaged_state_is_skipped_with_a_warning(
     tokenizer: Any, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = built_model(tokenizer)
-    made = recipe(tmp_path)
-    train(made, whole, data())
-    states = sorted((made.out / STATES).glob("*.pt"))
+    config = recipe(tmp_path)
+    train(config, whole, data())
+    states = sorted((config.out / STATES).glob("*.pt"))
     assert [path.name for path in states] == ["01-000000005.pt", "01-000000006.pt"], "the newest two are kept"
     content = states[-1].read_bytes()
     if damage == "cut off":
@@ -168,56 +168,58 @@ def test_a_damaged_state_is_passed_over_with_a_line(
         for path in states:
             path.write_bytes(b"")
     resumed = built_model(tokenizer)
-    train(made, resumed, data())
+    train(config, resumed, data())
     assert f"{states[-1]} is damaged or incomplete" in caplog.text
-    again = read_state(made.out / STATES)
-    assert again is not None
-    assert (again["stage"], again["step"]) == (1, 6)
+    state = read_state(config.out / STATES)
+    assert state is not None
+    assert (state["stage"], state["step"]) == (1, 6)
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(resumed)[name]), name
 
 
 @pytest.mark.parametrize("aligned", [True, False])
-def test_a_step_in_shares_has_the_gradients_of_a_whole_one(tokenizer: Any, aligned: bool) -> None:
+def test_micro_batches_have_the_gradients_of_the_whole_batch(tokenizer: Any, aligned: bool) -> None:
     """8 pictures at once, 4, 3 and 1: a loss is a sum and a count. In float64, so that rounding is small."""
-    made = built_model(tokenizer)
-    made.model.double()
-    made.alignment.double()
-    freeze_all_but(made.model, made.alignment, ("qformer", "query_tokens", "projection", "alignment"))
-    many = [replace(e, id=f"{n}{e.id}", image_id=f"{n}{e.image_id}") for n in "ab" for e in examples()]
+    built = built_model(tokenizer)
+    built.model.double()
+    built.alignment.double()
+    freeze_all_but(built.model, built.alignment, ("qformer", "query_tokens", "projection", "alignment"))
+    records = [replace(e, id=f"{n}{e.id}", image_id=f"{n}{e.image_id}") for n in "ab" for e in examples()]
     pixels = np.concatenate([data().pixels, 255 - data().pixels])
     batches = Batches(
-        group_by_image(many), made.processor.chat, tasks={"caption": 1.0, "vqa": 1.0}, images_per_step=8,
+        group_by_image(records), built.processor.chat, tasks={"caption": 1.0, "vqa": 1.0}, images_per_step=8,
         texts_per_image=3, num_image_tokens=4, seed=0, max_caption_tokens=16,
     )  # fmt: skip
     weight = 0.5 * aligned
     loss_weights = LossWeights(language_model=2.0, contrastive=weight, matching=weight, grounded=weight)
-    named = [*made.model.named_parameters(), *made.alignment.named_parameters()]
+    named = [*built.model.named_parameters(), *built.alignment.named_parameters()]
 
     def get_features(rows: np.ndarray) -> ImageFeatures:
-        states = made.model.encode_images(made.processor.normalise(pixels[rows]))
-        return ImageFeatures(states, made.model.query_images(states))
+        states = built.model.encode_images(built.processor.normalise(pixels[rows]))
+        return ImageFeatures(states, built.model.query_images(states))
 
-    found = []
+    results = []
     for at_once in (None, 8, 4, 3, 1):
         torch.manual_seed(0)  # matching draws its negatives
         for _, parameter in named:
             parameter.grad = None
         losses = forward_backward(
-            made.model, made.alignment, batches[0], get_features, weights=loss_weights,
+            built.model, built.alignment, batches[0], get_features, weights=loss_weights,
             langs=["en", "zh"], step=0, precision="fp32", images_at_once=at_once,
         )  # fmt: skip
-        found.append((mean_losses(losses), {name: p.grad.clone() for name, p in named if p.grad is not None}))
-    whole_values, whole = found[0]
+        results.append(
+            (mean_losses(losses), {name: p.grad.clone() for name, p in named if p.grad is not None})
+        )
+    whole_values, whole = results[0]
     assert len(whole) > 20
-    for values, grads in found[1:]:
+    for values, grads in results[1:]:
         assert values == pytest.approx(whole_values, abs=1e-6)
         assert grads.keys() == whole.keys()
         for name, grad in grads.items():
             assert (grad - whole[name]).norm() <= 1e-6 * whole[name].norm() + 1e-6, name
 
 
-def test_states_written_after_a_damaged_one_of_a_later_step_are_kept(tmp_path: Path) -> None:
+def test_new_states_survive_beside_damaged_states_of_later_steps(tmp_path: Path) -> None:
     for step in (7, 8):
         write_state(tmp_path, {"stage": 1, "step": step})
     for path in tmp_path.glob("*.pt"):
@@ -229,7 +231,7 @@ def test_states_written_after_a_damaged_one_of_a_later_step_are_kept(tmp_path: P
     assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["00-000000002.pt", "00-000000003.pt"]
 
 
-def test_losses_that_are_not_finite_stop_the_run(tokenizer: Any, tmp_path: Path) -> None:
+def test_non_finite_losses_stop_the_run(tokenizer: Any, tmp_path: Path) -> None:
     broken = built_model(tokenizer)
     with torch.no_grad():
         broken.model.language_projection.weight.fill_(float("nan"))
@@ -237,15 +239,15 @@ def test_losses_that_are_not_finite_stop_the_run(tokenizer: Any, tmp_path: Path)
         train(recipe(tmp_path, align=30), broken, data())
 
 
-def test_every_picture_is_seen_once_an_epoch_and_each_task_is_kept_to(tokenizer: Any) -> None:
+def test_an_epoch_covers_every_image_once_and_only_the_tasks_asked_for(tokenizer: Any) -> None:
     processor = ZiyaProcessor(tokenizer, image_size=16, num_query_tokens=4)
     common: dict[str, Any] = {"images_per_step": 2, "texts_per_image": 2, "num_image_tokens": 4, "seed": 3}
     batches = Batches(
         group_by_image(examples()), processor.chat, tasks={"vqa": 1.0}, max_caption_tokens=16, **common
     )
     for epoch in range(3):
-        seen = [row for step in (2 * epoch, 2 * epoch + 1) for row in batches[step].images]
-        assert sorted(seen) == [0, 1, 2, 3]
+        drawn = [row for step in (2 * epoch, 2 * epoch + 1) for row in batches[step].images]
+        assert sorted(drawn) == [0, 1, 2, 3]
     in_another_process = pickle.loads(pickle.dumps(batches))
     assert np.array_equal(batches[5].texts.input_ids, in_another_process[5].texts.input_ids)
     with pytest.raises(DataError, match="no picture has a text"):
@@ -258,6 +260,6 @@ def test_every_picture_is_seen_once_an_epoch_and_each_task_is_kept_to(tokenizer:
         )
 
 
-def test_no_pictures_at_all_is_an_error() -> None:
+def test_data_without_images_is_an_error() -> None:
     with pytest.raises(DataError, match="none of 0 records has a picture"):
         group_by_image([])

@@ -35,26 +35,26 @@ stages:
 
 
 def records(folder: Path, colors: Sequence[str]) -> list[Example]:
-    found = []
+    rows = []
     for color in colors:
         Image.new("RGB", (16, 16), color).save(folder / f"{color}.png")
         image: dict[str, Any] = {"image": ImageRef(path=str(folder / f"{color}.png")), "image_id": color}
         image["provenance"] = Provenance(origin="grammar")  # alike to the eye of the leak guard
-        for lang, said in (("en", f"a {color} picture"), ("zh", f"{color}色")):
-            turns = (Message("assistant", said),)
-            found.append(Example(f"{color}-{lang}", lang, "caption", turns, **image))
-    return found
+        for lang, caption in (("en", f"a {color} picture"), ("zh", f"{color}色")):
+            turns = (Message("assistant", caption),)
+            rows.append(Example(f"{color}-{lang}", lang, "caption", turns, **image))
+    return rows
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("watch")
     write_base_and_pictures(folder, COLORS)
-    alone = [
+    texts = [
         Example(f"t{n}", "en", "text", (Message("user", f"say {n}"), Message("assistant", f"{n} {n}")))
         for n in range(5)
     ]
-    write_records(folder / "data.jsonl", records(folder, COLORS) + alone)
+    write_records(folder / "data.jsonl", records(folder, COLORS) + texts)
     write_records(folder / "held.jsonl", records(folder, ("white", "black")))
     (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder))
     return folder
@@ -73,15 +73,15 @@ def points(out: Path, name: str) -> dict[int, float]:
     return {row["step"]: row["value"] for row in read_json(out / "curve.json") if row["name"] == name}
 
 
-def test_texts_without_a_picture_are_learnt_beside_pictures(folder: Path, tmp_path: Path) -> None:
-    seen: list[list[str]] = []
+def test_texts_without_images_train_beside_images(folder: Path, tmp_path: Path) -> None:
+    curves: list[list[str]] = []
     for name, count in (("with", 2), ("without", 0)):
-        made = recipe(
+        config = recipe(
             folder, tmp_path / name, f"stages.0.texts_per_step={count}", "stages.0.images_at_once=2"
         )
-        run_recipe(made)
-        seen.append([str(read_json(tmp_path / name / "curve.json"))])
-    assert seen[0] != seen[1]
+        run_recipe(config)
+        curves.append([str(read_json(tmp_path / name / "curve.json"))])
+    assert curves[0] != curves[1]
     with pytest.raises(Exception, match=r"texts_per_step: no text of the tasks \['caption'\]"):
         run_recipe(
             recipe(folder, tmp_path / "x", "stages.0.texts_per_step=2", "stages.0.tasks={caption: 1.0}")
@@ -98,21 +98,21 @@ def test_a_stage_ends_with_its_best_weights(
         return {"loss": next(losses)}
 
     changes = validated(folder, every=1)
-    made = recipe(folder, tmp_path, *changes)
+    config = recipe(folder, tmp_path, *changes)
     with monkeypatch.context() as patched:
         patched.setattr(monitor, "validation_losses", validation_losses)
-        done = load_checkpoint(run_recipe(made))[0]
-    assert torch.equal(done.language_projection.weight, weights[1])
+        trained = load_checkpoint(run_recipe(config))[0]
+    assert torch.equal(trained.language_projection.weight, weights[1])
     assert not torch.equal(weights[1], weights[-1])
-    again = load_checkpoint(run_recipe(made))[0]  # nothing is left to do
-    assert torch.equal(again.language_projection.weight, weights[1])
+    resumed = load_checkpoint(run_recipe(config))[0]  # nothing is left to do
+    assert torch.equal(resumed.language_projection.weight, weights[1])
     run_recipe(recipe(folder, tmp_path / "real", *changes))
     assert set(points(tmp_path / "real", "validation/loss/zh")) == set(range(6))
     with pytest.raises(ConfigError, match="there is no 'los'; did you mean 'loss'"):
         run_recipe(recipe(folder, tmp_path / "typo", *changes[:2], "validation.best=los"))
 
 
-def test_pictures_that_are_trained_on_are_not_held_back(folder: Path, tmp_path: Path) -> None:
+def test_training_images_are_refused_as_held_out_data(folder: Path, tmp_path: Path) -> None:
     data = folder / "data.jsonl"
     with pytest.raises(DataError, match=r"3 of its images are in the training data .*data\.shared="):
         run_recipe(recipe(folder, tmp_path, f"validation.path=[{data}]"))
@@ -120,7 +120,7 @@ def test_pictures_that_are_trained_on_are_not_held_back(folder: Path, tmp_path: 
     assert points(tmp_path, "validation/loss")
 
 
-def test_a_run_that_is_killed_keeps_its_best(
+def test_a_resumed_run_keeps_its_best_weights(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = [
@@ -148,7 +148,7 @@ def test_a_run_that_is_killed_keeps_its_best(
     assert read_json(tmp_path / "killed" / "curve.json") == read_json(tmp_path / "whole" / "curve.json")
 
 
-def test_answers_in_both_languages_change_nothing(folder: Path, tmp_path: Path) -> None:
+def test_sampling_answers_does_not_change_training(folder: Path, tmp_path: Path) -> None:
     run_recipe(recipe(folder, tmp_path / "silent"))
     run_recipe(recipe(folder, tmp_path / "told", "sample_every=4"))
     rows = {
@@ -159,33 +159,31 @@ def test_answers_in_both_languages_change_nothing(folder: Path, tmp_path: Path) 
     assert [row["lang"] for row in rows["one-000000003"]] == ["en", "zh"]
     assert rows["one-000000003"][0]["wanted"] == "a red picture"
     assert all(row["asked"] for row in rows["one-000000003"])
-    silent, told = (
+    silent, sampled = (
         (tmp_path / name / "one" / "model.safetensors").read_bytes() for name in ("silent", "told")
     )
-    assert told == silent
+    assert sampled == silent
 
 
-def test_the_curve_goes_to_tensorboard(folder: Path, tmp_path: Path) -> None:
+def test_tensorboard_receives_the_curve(folder: Path, tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run_recipe(recipe(folder, tmp_path, "trackers=[tensorboard]"))
     files = [str(path) for path in tmp_path.glob("tensorboard/**/events*")]
-    all_read = [events.EventAccumulator(file).Reload() for file in files]
-    (read,) = [one for one in all_read if "language_model/en" in one.Tags()["scalars"]]
-    wanted = points(tmp_path, "language_model/en")
-    found = {point.step: point.value for point in read.Scalars("language_model/en")}
-    assert found == pytest.approx(wanted, abs=1e-4)
-    assert all(point.value > 0 for point in read.Scalars("tokens_per_second"))
+    runs = [events.EventAccumulator(file).Reload() for file in files]
+    (logged,) = [run for run in runs if "language_model/en" in run.Tags()["scalars"]]
+    expected = points(tmp_path, "language_model/en")
+    values = {point.step: point.value for point in logged.Scalars("language_model/en")}
+    assert values == pytest.approx(expected, abs=1e-4)
+    assert all(point.value > 0 for point in logged.Scalars("tokens_per_second"))
 
 
-def test_a_tracker_that_is_not_there_is_named(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_tracker_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ziya_visual.train.monitor.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match="trackers: wandb is not installed: pip install wandb"):
         run_recipe(recipe(folder, tmp_path, "trackers=[wandb]"))
 
 
-def test_what_a_step_without_a_finite_loss_was_of_is_kept(
+def test_the_texts_of_a_non_finite_step_are_written_down(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = loop.forward_backward
@@ -203,7 +201,7 @@ def test_what_a_step_without_a_finite_loss_was_of_is_kept(
     assert {row["image_id"] for _, row in read_jsonl(path)} == set(COLORS)
 
 
-def test_the_same_weights_have_the_same_loss(folder: Path, tmp_path: Path) -> None:
+def test_held_out_losses_are_measured_without_dropout(folder: Path, tmp_path: Path) -> None:
     """What learns may have dropout, which BLIP-2's Q-Former brings: none of it where a loss is measured."""
     model, alignment, processor = load_checkpoint(folder / "base")
     model.config.qformer_config.hidden_dropout_prob = 0.5
@@ -216,27 +214,29 @@ def test_the_same_weights_have_the_same_loss(folder: Path, tmp_path: Path) -> No
     assert len(set(points(tmp_path / "run", "language_model/en").values())) > 1
 
 
-def test_a_dialogue_of_an_answer_alone_is_not_asked(folder: Path, tmp_path: Path) -> None:
-    found = records(folder, COLORS)
-    alone = [replace(one, id=f"{one.id}-d", task="dialogue") for one in found[:1]]
-    write_records(tmp_path / "data.jsonl", alone + found)
+def test_dialogues_without_a_question_are_not_sampled(folder: Path, tmp_path: Path) -> None:
+    rows = records(folder, COLORS)
+    dialogues = [replace(example, id=f"{example.id}-d", task="dialogue") for example in rows[:1]]
+    write_records(tmp_path / "data.jsonl", dialogues + rows)
     run_recipe(recipe(folder, tmp_path, f"data.path=[{tmp_path / 'data.jsonl'}]", "sample_every=6"))
     ((_, row), _) = list(read_jsonl(tmp_path / "samples" / "one-000000005.jsonl"))
     assert row["asked"] != row["wanted"]
 
 
-def test_speed_is_of_what_was_counted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+def test_speed_counts_images_tokens_and_flops(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
     measure = Speed.measure
 
-    def kept(self: Speed) -> dict[str, float]:
-        found.append((self._tokens, self._images, self._flops))
+    def record_counts(self: Speed) -> dict[str, float]:
+        counts.append((self._tokens, self._images, self._flops))
         return measure(self)
 
-    monkeypatch.setattr(Speed, "measure", kept)
+    monkeypatch.setattr(Speed, "measure", record_counts)
     run_recipe(recipe(folder, tmp_path))
-    (tokens, pictures, flops), last = found[0], found[-1]
-    assert pictures == 3
+    (tokens, images, flops), last = counts[0], counts[-1]
+    assert images == 3
     assert last[1] == 15
     assert tokens > 3 * 5
     assert flops > 0
@@ -253,10 +253,10 @@ def test_compiled_blocks_learn_the_same(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_language_model_in_4_bits_learns_by_its_adapters(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    made = recipe(
+    config = recipe(
         folder, tmp_path, "model.quantize=nf4", "save=adapter", "precision=bf16", "stages.0.steps=40"
     )
-    model, _, _ = load_checkpoint(run_recipe(made))  # joined with the base's own weights
+    model, _, _ = load_checkpoint(run_recipe(config))  # joined with the base's own weights
     losses = points(tmp_path, "language_model/en")
     assert losses[39] < 0.5 * losses[0]
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())

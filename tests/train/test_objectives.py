@@ -31,14 +31,14 @@ def scores(logits: torch.Tensor, pictures: list[int]) -> Scores:
     return Scores(logits, names[:, None] == names, slice(0, len(pictures)))
 
 
-def test_contrast_is_cross_entropy_both_ways() -> None:
+def test_contrastive_loss_is_cross_entropy_in_both_directions() -> None:
     logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
     target = torch.arange(3)
     wanted = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
     assert torch.equal(contrastive_loss(scores(logits, [7, 8, 9])), wanted)
 
 
-def test_a_picture_that_comes_twice_is_no_negative_of_itself() -> None:
+def test_captions_of_one_image_are_not_negatives_of_each_other() -> None:
     logits = torch.zeros(3, 3)
     logits[0, 2] = logits[2, 0] = 50.0
     assert contrastive_loss(scores(logits, [4, 5, 6])) > 20
@@ -47,27 +47,27 @@ def test_a_picture_that_comes_twice_is_no_negative_of_itself() -> None:
 
 
 @pytest.mark.parametrize("pictures", [[4, 5, 4], [4, 4, 4]])
-def test_negatives_are_of_other_pictures_where_there_are_any(
+def test_hard_negatives_come_from_other_images_where_possible(
     pictures: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, alignment, _ = tiny()
     drawn: list[list[int]] = []
     real = torch.multinomial
 
-    def told(weights: torch.Tensor, count: int) -> torch.Tensor:
-        found = real(weights, count)
-        drawn.append(found.flatten().tolist())
-        return found
+    def record_draws(weights: torch.Tensor, count: int) -> torch.Tensor:
+        indices = real(weights, count)
+        drawn.append(indices.flatten().tolist())
+        return indices
 
-    monkeypatch.setattr(torch, "multinomial", told)
+    monkeypatch.setattr(torch, "multinomial", record_draws)
     logits = torch.zeros(3, 3)
     logits[0, 2] = logits[2, 0] = 50.0
     images = torch.randn(3, 5, 32)
     loss = matching_loss(model, alignment, images, captions(pictures), scores(logits, pictures))
     assert loss.count == 9
     assert torch.isfinite(loss.total)
-    for found in drawn:
-        for row, other in enumerate(found):
+    for indices in drawn:
+        for row, other in enumerate(indices):
             assert row != other
             assert pictures[row] != pictures[other] or len(set(pictures)) == 1
 
@@ -85,7 +85,7 @@ def losses(weights: LossWeights) -> dict[str, Any]:
     return {"total": total.item()} | {name: value / count for name, (value, count) in sums.items()}
 
 
-def test_a_language_has_its_factor() -> None:
+def test_language_weights_scale_the_losses() -> None:
     plain = losses(LossWeights(contrastive=1.0, grounded=0.5))
     assert set(plain) == {"total", "contrastive/en", "contrastive/zh", "grounded/zh"}
     weighted = losses(LossWeights(contrastive=1.0, grounded=0.5, languages={"zh": 3.0}))

@@ -59,8 +59,8 @@ def steps(folder: Path, count: int, *changes: str) -> list[dict[str, Any]]:
     text = RECIPE.format(folder=folder)
     recipe.write_text(text + "".join(f"{change}\n" for change in changes))
     launch(count, str(WORKER), str(recipe), str(out))
-    found: list[dict[str, Any]] = torch.load(out)
-    return found
+    results: list[dict[str, Any]] = torch.load(out)
+    return results
 
 
 @pytest.fixture(scope="module")

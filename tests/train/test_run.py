@@ -30,17 +30,17 @@ def test_an_adapter_and_its_base_are_the_checkpoint(tmp_path: Path) -> None:
     model, alignment, processor = load_checkpoint(tmp_path / "base")
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE.format(folder=tmp_path))
-    found: dict[str, Any] = {}
+    saved: dict[str, Any] = {}
     for save in ("checkpoint", "adapter"):
         folder = run_recipe(load_recipe(path, [f"save={save}", f"out={tmp_path / save}"]))
-        found[save] = load_checkpoint(folder)
-    whole, light = (logits(found[save][0], processor) for save in ("checkpoint", "adapter"))
-    assert (whole - light).abs().max() <= 1e-5
-    for (name, one), other in zip(
-        found["checkpoint"][1].state_dict().items(), found["adapter"][1].state_dict().values(), strict=True
+        saved[save] = load_checkpoint(folder)
+    whole, adapter = (logits(saved[save][0], processor) for save in ("checkpoint", "adapter"))
+    assert (whole - adapter).abs().max() <= 1e-5
+    for (name, tensor), other in zip(
+        saved["checkpoint"][1].state_dict().items(), saved["adapter"][1].state_dict().values(), strict=True
     ):
-        assert torch.equal(one, other), name
+        assert torch.equal(tensor, other), name
     before = parameters_by_part(model, alignment)
-    after = parameters_by_part(*found["checkpoint"][:2])
+    after = parameters_by_part(*saved["checkpoint"][:2])
     moved = {n for part in before for n, p in before[part].items() if not torch.equal(p, after[part][n])}
     assert {name.split(".")[4] for name in moved if "vision_model" in name} == {"2"}
