@@ -9,6 +9,7 @@ torch, transformers, peft and accelerate alone.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -41,13 +42,13 @@ class StepCost:
         head = language_model.get_output_embeddings()
         words = {id(p) for m in (head, language_model.get_input_embeddings()) for p in m.parameters()}
         body = [p for p in language_model.parameters() if id(p) not in words]
-        vision = _flops(list(model.vision_model.parameters()), crossed=False)
-        qformer = _flops(list(model.qformer.parameters()), crossed=False)
+        vision = _flops(model.vision_model.parameters(), crossed=False)
+        qformer = _flops(model.qformer.parameters(), crossed=False)
         return StepCost(
             vision=encodes * patches * vision,
             qformer=queries * model.query_tokens.shape[1] * qformer,
             token=_flops(body, crossed=True),
-            supervised=_flops(list(head.parameters()), crossed=True),
+            supervised=_flops(head.parameters(), crossed=True),
         )
 
     def flops(self, batch: Batch) -> float:
@@ -58,11 +59,10 @@ class StepCost:
         return images + len(batch.texts.input_ids) * self.token + supervised * self.supervised
 
 
-def _flops(parameters: list[nn.Parameter], *, crossed: bool) -> float:
+def _flops(parameters: Iterable[nn.Parameter], *, crossed: bool) -> float:
     """Return the FLOPs per token; ``crossed``: gradients pass through even what does not learn."""
-    learning = sum(p.numel() for p in parameters if p.requires_grad)
-    frozen = sum(p.numel() for p in parameters) - learning
-    return 6 * learning + (4 if crossed else 2) * frozen
+    frozen_cost = 4 if crossed else 2
+    return sum((6 if p.requires_grad else frozen_cost) * p.numel() for p in parameters)
 
 
 class Speed:
@@ -70,11 +70,8 @@ class Speed:
 
     def __init__(self, device: torch.device, cost: StepCost) -> None:
         self._device, self._cost = device, cost
-        self._reset()
-        self.restart_clock()
-
-    def _reset(self) -> None:
         self._seconds, self._tokens, self._images, self._flops = 0.0, 0, 0, 0.0
+        self.restart_clock()
 
     def restart_clock(self) -> None:
         """Leave out the time since the last step: it was spent on something else."""
@@ -97,15 +94,12 @@ class Speed:
         """
         if not self._seconds:
             return {}
-        ranks = distributed.world_size()
-        rates = {
-            "tokens_per_second": ranks * self._tokens / self._seconds,
-            "images_per_second": ranks * self._images / self._seconds,
-        }
+        counts = {"tokens_per_second": self._tokens, "images_per_second": self._images}
+        rates = {name: distributed.world_size() * count / self._seconds for name, count in counts.items()}
         peak = peak_flops(self._device)
         if peak is not None:
             rates["mfu"] = 100 * self._flops / self._seconds / peak
-        self._reset()
+        self._seconds, self._tokens, self._images, self._flops = 0.0, 0, 0, 0.0
         return rates
 
 
