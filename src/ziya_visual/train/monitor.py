@@ -19,9 +19,9 @@ from ziya_visual.core.files import write_jsonl
 from ziya_visual.core.records import Example
 from ziya_visual.data.templates import instruct
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.model.network import ZiyaVisualModel
+from ziya_visual.model.network import Alignment, ZiyaVisualModel
+from ziya_visual.model.processor import ZiyaProcessor
 from ziya_visual.train.batches import Batches, TrainingData
-from ziya_visual.train.model import BuiltModel
 from ziya_visual.train.objectives import GetFeatures, Losses, add_losses, autocast, mean_losses
 from ziya_visual.train.speed import Speed
 
@@ -52,7 +52,9 @@ class Monitor:
     trackers: Sequence[Any]  # from :func:`open_trackers`
     speed: Speed
     examples: list[list[Example]]  # the texts of each image, by its number
-    built: BuiltModel
+    model: ZiyaVisualModel
+    alignment: Alignment
+    processor: ZiyaProcessor
     questions: list[tuple[Example, np.ndarray]]  # answered every ``sample_every`` steps
     sample_every: int | None
     held_out: HeldOut | None  # measured every ``validate_every`` steps
@@ -95,13 +97,13 @@ class Monitor:
         held_out = self.held_out if self._is_due(self.validate_every, step) else None
         if not sampling and not held_out:
             return None
-        self.built.model.eval()
-        self.built.alignment.eval()
+        self.model.eval()
+        self.alignment.eval()
         losses = {}
         if sampling:
             self._sample(step)
         if held_out:
-            losses = validation_losses(self.built.model, held_out, precision=self.precision)
+            losses = validation_losses(self.model, held_out, precision=self.precision)
             if self.best and self.best not in losses:
                 hint = nearest(self.best, losses)
                 raise ConfigError(f"validation.best: there is no {self.best!r}{hint}")
@@ -116,8 +118,8 @@ class Monitor:
     def _sample(self, step: int) -> None:
         examples = [example for example, _ in self.questions]
         images = {str(example.image_id): Image.fromarray(pixels) for example, pixels in self.questions}
-        engine = ZiyaVisual(self.built.model, self.built.alignment, self.built.processor)
-        with autocast(self.precision, self.built.model.device):
+        engine = ZiyaVisual(self.model, self.alignment, self.processor)
+        with autocast(self.precision, self.model.device):
             answers = engine.answer(examples, max_new_tokens=SAMPLE_TOKENS, images=images)
         if distributed.rank() > 0:
             return
