@@ -30,16 +30,7 @@ from ziya_visual.core.files import atomic_path, write_records
 from ziya_visual.core.pictures import LIMIT_BYTES, file_extension
 from ziya_visual.core.records import Example, ImageRef, example_from_dict, to_dict
 from ziya_visual.data.formats.folder_csv import TABLE, read_folder
-from ziya_visual.data.formats.rows import (
-    LIMIT_TEXT,
-    Parsed,
-    Reject,
-    attempt,
-    attempts,
-    lines,
-    parse,
-    text_of,
-)
+from ziya_visual.data.formats.rows import LIMIT_TEXT, Parsed, Reject, attempt, attempts, lines, parse, text_of
 from ziya_visual.data.formats.webdataset import record_of, samples
 
 if TYPE_CHECKING:

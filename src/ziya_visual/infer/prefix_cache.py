@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from PIL import Image
 from torch import Tensor
 
-from ziya_visual.core.files import hash_bytes
+from ziya_visual.core.pictures import pixel_hash
 
 Value = TypeVar("Value")
 
@@ -73,10 +73,9 @@ Cached = TypeVar("Cached", Tensor, Prefix)
 
 
 def key_images(images: Sequence[Image.Image], instructions: Sequence[str]) -> list[KeyedImage]:
-    """Pair each image with its instruction, under a hash of both."""
+    """Pair each image with its instruction, under a key of both."""
     return [
-        (hash_bytes(image.tobytes() + f"{image.size}{text}".encode()), image, text)
-        for image, text in zip(images, instructions, strict=True)
+        (f"{pixel_hash(image)}{text}", image, text) for image, text in zip(images, instructions, strict=True)
     ]
 
 

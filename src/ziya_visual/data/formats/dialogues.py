@@ -31,6 +31,7 @@ from ziya_visual.data.formats.rows import (
     attempt,
     json_rows,
     lines,
+    new_record,
     parse,
 )
 
@@ -109,16 +110,8 @@ def dialogue(
     if not spoken or len(spoken) % 2 or spoken != ["user", "assistant"] * (len(spoken) // 2):
         shown = ", ".join(roles[:8]) or "none"
         raise DataError(f"turns of {shown}: expected user and assistant in turn, the assistant last")
-    return Example(
-        id=f"{source.name}-{id}",
-        lang=source.lang,
-        task="dialogue" if image else "text",
-        messages=tuple(turns),
-        image=image,
-        image_id=None if image_id is None else f"{source.name}-{image_id}",
-        meta={"split": source.split} if source.split else {},
-        source=source.name,
-    )
+    task = "dialogue" if image else "text"
+    return new_record(source, id, image, image_id, task=task, messages=tuple(turns), meta={})
 
 
 def read_llava(source: Source) -> Iterator[Parsed]:

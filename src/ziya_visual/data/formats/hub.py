@@ -15,16 +15,7 @@ from ziya_visual.core.errors import DataError, nearest, one_line
 from ziya_visual.core.pictures import picture_size
 from ziya_visual.core.records import Example, ImageRef
 from ziya_visual.data.formats.dialogues import dialogue, message
-from ziya_visual.data.formats.rows import (
-    Images,
-    Parsed,
-    Row,
-    Source,
-    Text,
-    attempt,
-    caption,
-    question,
-)
+from ziya_visual.data.formats.rows import Images, Parsed, Row, Source, Text, attempt, caption, question
 
 COLUMNS = ("id", "image", "image_id", "text", "question", "answer", "answers", "messages")
 BUILDERS = {

@@ -268,16 +268,15 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def caption(source: Source, *, id: str, image: ImageRef, image_id: str, text: str, **meta: str) -> Example:
     """Return a caption record: an assistant turn only, since templates supply its prompt."""
-    return Example(
-        id=f"{source.name}-{id}",
-        lang=source.lang,
+    return new_record(
+        source,
+        id,
+        image,
+        image_id,
         task="caption",
         messages=(Message("assistant", text),),
-        image=image,
-        image_id=f"{source.name}-{image_id}",
         answers=(text,),
-        meta=_with_split(source, meta),
-        source=source.name,
+        meta=meta,
     )
 
 
@@ -294,19 +293,29 @@ def question(
 ) -> Example:
     """Return a question record that teaches ``truth``, or else the most frequent answer if there is one."""
     best = truth or (Counter(answers).most_common(1)[0][0] if answers else None)
-    turns = [Message("user", text), *([Message("assistant", best)] if best else [])]
-    return Example(
-        id=f"{source.name}-{id}",
-        lang=source.lang,
-        task="vqa",
-        messages=tuple(turns),
-        image=image,
-        image_id=None if image_id is None else f"{source.name}-{image_id}",
-        answers=tuple(answers),
-        meta=_with_split(source, {"question_id": id, **meta}),
-        source=source.name,
+    turns = (Message("user", text), *([Message("assistant", best)] if best else []))
+    meta = {"question_id": id, **meta}
+    return new_record(
+        source, id, image, image_id, task="vqa", messages=turns, answers=tuple(answers), meta=meta
     )
 
 
-def _with_split(source: Source, meta: dict[str, str]) -> dict[str, str]:
-    return {**({"split": source.split} if source.split else {}), **meta}
+def new_record(
+    source: Source,
+    id: str,
+    image: ImageRef | None,
+    image_id: str | None,
+    *,
+    meta: dict[str, str],
+    **fields: Any,
+) -> Example:
+    """Return a record with the format's name in its ids and the split in ``meta``."""
+    return Example(
+        id=f"{source.name}-{id}",
+        lang=source.lang,
+        image=image,
+        image_id=None if image_id is None else f"{source.name}-{image_id}",
+        meta={**({"split": source.split} if source.split else {}), **meta},
+        source=source.name,
+        **fields,
+    )

@@ -16,7 +16,7 @@ from ziya_visual.core.pictures import open_picture, pixel_hash
 from ziya_visual.core.records import Box, Example, Message
 from ziya_visual.data.dataset import form_of, iter_records, valid_records
 from ziya_visual.data.fingerprints import fingerprint
-from ziya_visual.data.formats import Reject
+from ziya_visual.data.formats.rows import Reject, attempt
 from ziya_visual.data.leaks import KnownImages, is_drawn, known_images
 from ziya_visual.data.tools.importing import refuse_foreign, write_counted
 
@@ -32,13 +32,7 @@ class Report:
     fixes: list[dict[str, str]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """The pixel hash and size of an image, or why it cannot be used."""
-
-    content: str = ""
-    size: tuple[int, int] = (0, 0)
-    problem: str | None = None
+_Decoded = tuple[str, tuple[int, int]]  # the pixel hash and the size of an image
 
 
 class Checker:
@@ -50,7 +44,7 @@ class Checker:
         self._ids: set[tuple[str, str, str]] = set()
         self._hashes: dict[str, str] = {}  # image id -> pixel hash
         # The texts of an image follow each other, so the last one is kept.
-        self._last: tuple[Any, _Decoded] = (None, _Decoded())
+        self._last: tuple[Any, _Decoded | Reject] = (None, Reject("", ""))
 
     def check(self, example: Example) -> tuple[Example, list[str]]:
         """Return the record, repaired if ``fix`` is set, and the repairs; ``DataError`` if it is rejected."""
@@ -60,11 +54,11 @@ class Checker:
         example, fixes = self._check_texts(example)
         if example.image is not None:
             if self._last[0] != example.image:
-                self._last = example.image, self._decode(example)
+                self._last = example.image, attempt("", self._decode, example)
             decoded = self._last[1]
-            if decoded.problem is not None:
-                raise DataError(decoded.problem)
-            example, more = self._check_image(example, decoded)
+            if isinstance(decoded, Reject):
+                raise DataError(decoded.reason)
+            example, more = self._check_image(example, *decoded)
             fixes += more
         elif example.boxes:
             raise DataError("boxes without an image")
@@ -93,25 +87,24 @@ class Checker:
         return replace(example, **changes), [what]
 
     def _decode(self, example: Example) -> _Decoded:
-        try:
-            image = open_picture(example)
-        except DataError as error:
-            return _Decoded(problem=str(error))
+        image = open_picture(example)
         if self._against is not None:
             copy = self._against.copy_of(fingerprint(image), drawn=is_drawn(example))
             if copy is not None:
-                return _Decoded(problem=f"the image is {copy[0]} of the evaluation ({copy[1]})")
-        return _Decoded(pixel_hash(image), image.size)
+                raise DataError(f"the image is {copy[0]} of the evaluation ({copy[1]})")
+        return pixel_hash(image), image.size
 
-    def _check_image(self, example: Example, decoded: _Decoded) -> tuple[Example, list[str]]:
+    def _check_image(
+        self, example: Example, content: str, size: tuple[int, int]
+    ) -> tuple[Example, list[str]]:
         fixes: list[str] = []
         if example.image_id is None:
             what = "an image without image_id, which training leaves out"
-            example, fixes = self._fixed(example, what, image_id=decoded.content[:16])
-        known = self._hashes.setdefault(str(example.image_id), decoded.content)
-        if known != decoded.content:
+            example, fixes = self._fixed(example, what, image_id=content[:16])
+        known = self._hashes.setdefault(str(example.image_id), content)
+        if known != content:
             raise DataError(f"image_id {example.image_id!r} is another image in an earlier record")
-        width, height = decoded.size
+        width, height = size
         clipped = tuple(_clip(box, width, height) for box in example.boxes)
         for box, inside in zip(example.boxes, clipped, strict=True):
             if inside.xyxy[0] >= inside.xyxy[2] or inside.xyxy[1] >= inside.xyxy[3]:
