@@ -37,14 +37,18 @@ def run_translate(
     extra_checks: Sequence[str],
     dry_run: bool,
     partitions: int | None,
-    **wording: Any,
+    to: str,
+    prompt: str,
+    texts_per_request: int,
 ) -> dict[str, Any]:
-    """Translate a file and return the counts; with ``dry_run``, what it would send and cost.
-
-    ``wording`` holds ``to``, ``prompt`` and ``texts_per_request`` of :func:`translate`.
-    """
-    wording["glossary"] = planning.read_glossary(glossary) if glossary else ()
-    wording["shots"] = planning.read_shots(shots) if shots else ()
+    """Translate a file and return the counts; with ``dry_run``, what it would send and cost."""
+    wording: dict[str, Any] = {
+        "to": to,
+        "prompt": prompt,
+        "texts_per_request": texts_per_request,
+        "glossary": planning.read_glossary(glossary) if glossary else (),
+        "shots": planning.read_shots(shots) if shots else (),
+    }
     if dry_run:
         return asdict(
             planning.estimate_translation(planning.ExampleFile(in_path), sending=sending, **wording)
@@ -66,16 +70,16 @@ def run_instruct(
     show_image: bool,
     through: str | None,
     dry_run: bool,
-    **wording: Any,
+    turns: int,
+    prompt: str,
 ) -> dict[str, Any]:
     """Make dialogues and return the counts; with ``through``, make them in that language and translate them.
 
-    ``kinds`` None are all of them, and ``wording`` holds ``turns`` and ``prompt``. The dialogues in the other
-    language are in ``out / through``.
+    ``kinds`` None are all of them. The dialogues in the other language are in ``out / through``.
     """
     made_in, folder = (lang, out) if through is None else (through, out / through)
     examples = files.read_examples(in_path)
-    wording |= {"lang": made_in, "kinds": kinds or KINDS}
+    wording: dict[str, Any] = {"lang": made_in, "kinds": kinds or KINDS, "turns": turns, "prompt": prompt}
     if dry_run:
         return asdict(estimate_instructions(examples, sending=sending, **wording))
     report = instruct(examples, out=folder, sending=sending, show_image=show_image, **wording)

@@ -12,7 +12,7 @@ from loopback import Endpoint, captions
 from test_client import bodies
 
 from ziya_visual.core.errors import EndpointError
-from ziya_visual.forge.ask.client import ask_all, find_or_create_job
+from ziya_visual.forge.ask.client import _read_row, ask_all, find_or_create_job
 from ziya_visual.forge.ask.endpoint import Sending
 from ziya_visual.forge.ask.ledger import Ledger
 from ziya_visual.forge.translate import translate
@@ -112,3 +112,12 @@ def test_the_batch_api_answers_and_is_paid_once(tmp_path: Path, monkeypatch: pyt
 def test_an_endpoint_without_batches_says_so(endpoint: Endpoint, tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger, pytest.raises(EndpointError, match="the Batch API said"):
         ask_all(ledger, ledger.add(bodies(1)), Sending("m", endpoint.url, use_batches=True))
+
+
+@pytest.mark.parametrize(
+    "response", [None, "busy", [], {"status_code": 200, "body": "half"}, {"status_code": 200}]
+)
+def test_a_malformed_batch_row_fails_that_request_alone(response: Any) -> None:
+    outcome = _read_row({"custom_id": "k", "response": response}, 1.0)
+    assert outcome.key == "k"
+    assert outcome.state in ("failed", "rejected")

@@ -246,7 +246,8 @@ def _wait_for_job(
 
 def _read_row(row: Any, seconds: float) -> Outcome:
     key = str(row["custom_id"])
-    response = row.get("response") or {}
+    response = row.get("response")
+    response = response if isinstance(response, dict) else {}
     status, body = response.get("status_code"), response.get("body")
     if status != 200:
         message = json.dumps(row.get("error") or body, ensure_ascii=False)[:200]
