@@ -25,6 +25,9 @@ LIMIT_PIXELS = 64_000_000
 LIMIT_BYTES = 50_000_000
 # Pillow supports more formats. Among them is EPS, which it passes to an external program.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+_PILLOW_ERRORS = (
+    OSError, ValueError, SyntaxError, IndexError, EOFError, struct.error, Image.DecompressionBombError
+)  # fmt: skip
 Picture = Image.Image | Path | str
 Pictures = Picture | Sequence[Picture] | None
 
@@ -85,15 +88,7 @@ def _open(source: Path | bytes, limit_pixels: int, limit_bytes: int) -> Iterator
                 yield image
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: not a readable image; expected PNG, JPEG, GIF, WebP ...") from error
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        IndexError,
-        struct.error,
-        Image.DecompressionBombError,
-        EOFError,
-    ) as error:
+    except _PILLOW_ERRORS as error:
         raise DataError(f"{name}: broken image ({' '.join(str(error).split())[:100]})") from error
 
 
@@ -177,11 +172,7 @@ def data_uri(image: Image.Image, format: str = "PNG", **options: Any) -> str:
 
 
 def file_data_uri(path: Path, *, limit_bytes: int) -> str:
-    """Encode an image file as it is as a base64 ``data:`` URI.
-
-    Raises:
-        DataError: there is no such file, its name is not that of an image, or it is too large.
-    """
+    """Encode an image file, unchanged, as a base64 ``data:`` URI; ``DataError`` if it cannot be sent."""
     kind = mimetypes.guess_type(path.name)[0] or ""
     if not path.is_file():
         raise DataError(f"{path}: no such image")

@@ -89,11 +89,7 @@ def some_rows(batch: PackedBatch, first: int, end: int) -> PackedBatch:
 
 
 def pack(rows: Sequence[Row]) -> PackedBatch:
-    """Pack rows as in the module's example and concatenate them.
-
-    Raises:
-        ValueError: there is no row.
-    """
+    """Pack rows as in the module's example and concatenate them; ``ValueError`` if there is none."""
     if not rows:
         raise ValueError("nothing to pack: no rows")
     ids, positions, labels, langs = [], [], [], []
@@ -127,7 +123,8 @@ def text_batch(
         own: the Q-Former's own tokenizer, with ``[CLS]`` and ``[SEP]`` around a text where it has these.
     """
     if own is None:
-        return pad([_text_ids(chat, text, limit) for text in texts], chat.pad_id)
+        cut = ([*chat.bos_ids, *chat.text_ids(text)[: limit - 2], chat.eos_id] for text in texts)
+        return pad(list(cut), chat.pad_id)
     head, tail = edges(chat, own)
     plain = own(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return pad([[*head, *ids[: limit - 2], *tail] for ids in plain], own.pad_token_id or 0)
@@ -140,11 +137,6 @@ def edges(chat: ChatFormat, own: Any | None) -> tuple[list[int], list[int]]:
     first = own.bos_token_id if own.cls_token_id is None else own.cls_token_id
     last = own.eos_token_id if own.sep_token_id is None else own.sep_token_id
     return [] if first is None else [first], [] if last is None else [last]
-
-
-def _text_ids(chat: ChatFormat, text: str, limit: int) -> list[int]:
-    """Return ``<s>`` if there is one, the text, and ``</s>``, cut to ``limit`` tokens."""
-    return [*chat.bos_ids, *chat.text_ids(text)[: limit - 2], chat.eos_id]
 
 
 def pad(encoded: Sequence[Sequence[int]], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -32,11 +32,7 @@ class Templates:
     @staticmethod
     @functools.cache
     def load(lang: str) -> Templates:
-        """Read ``templates/<lang>.yaml``.
-
-        Raises:
-            DataError: The language has no file, or a section of it is missing.
-        """
+        """Read ``templates/<lang>.yaml``; ``DataError`` if there is none, or a section of it is missing."""
         path = FOLDER / f"{lang}.yaml"
         if not path.is_file():
             known = [file.stem for file in FOLDER.glob("*.yaml")]

@@ -157,11 +157,7 @@ def _read_lines(
 ) -> Iterator[Parsed]:
     """Yield a record for each line of a file of captions.
 
-    Args:
-        source: the file.
-        splits: names that a split's list may have.
-        parse_line: splits a line into its three fields.
-        files: possible files of an image, by its name in the line.
+    ``splits`` are the names that a split's list may have; ``files`` returns an image's possible files.
     """
     wanted = _split_names(source, splits)
     images = Images(source.folder)
@@ -179,11 +175,7 @@ def _read_lines(
 
 
 def _split_names(source: Source, patterns: tuple[str, ...]) -> set[str] | None:
-    """Return the image names without suffix that a split's list beside the file holds; None: all.
-
-    Raises:
-        DataError: there is no such list.
-    """
+    """Return the image names without suffix in a split's list beside the file; without a split None: all."""
     if source.split is None:
         return None
     names = [pattern.format(split=source.split) for pattern in patterns]

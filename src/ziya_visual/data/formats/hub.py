@@ -100,13 +100,8 @@ def _line(error: Exception) -> str:
 
 
 def _example(number: int, values: dict[str, Any], images: Images | None, source: Source) -> Example:
-    row = _Row.model_validate(
-        {
-            ours: values.get(theirs)
-            for ours, theirs in source.columns.items()
-            if values.get(theirs) is not None
-        }
-    )
+    columns = {ours: values.get(theirs) for ours, theirs in source.columns.items()}
+    row = _Row.model_validate({name: value for name, value in columns.items() if value is not None})
     id = row.id or str(number)
     image = _image(row.image, images)
     image_id = (row.image_id or id) if image else None

@@ -140,14 +140,9 @@ def check_dataset(path: Path, *, out: Path, fix: bool = False, against: Path | N
     with atomic_dir(out) as aside:
         if fix:
             command = f"data check {path} --fix" + (f" --against {against}" if against else "")
-            write_counted(
-                aside,
-                accepted,
-                form_of(path),
-                rejects=report.rejects,
-                made_by=command,
-                inputs=[path, against],
-            )
+            inputs = [path, against]
+            form = form_of(path)
+            write_counted(aside, accepted, form, rejects=report.rejects, made_by=command, inputs=inputs)
             write_jsonl(aside / "fixes.jsonl", report.fixes)
         else:
             for _ in accepted:

@@ -59,17 +59,13 @@ def split_dataset(path: Path, *, out: Path, heldout: float = 0.1, seed: int = 0)
         digest = hashlib.sha256(f"{seed}:{groups.of(_key(example))}".encode()).digest()
         return SIDES[int.from_bytes(digest[:8], "big") < heldout * 2**64]
 
+    command = f"data split {path} --heldout {heldout:g} --seed {seed}"
     with atomic_dir(out) as aside:
         manifests = {}
         for side in SIDES:
             examples = (record for record in valid_records(path) if side_of(record) == side)
             manifests[side] = write_counted(
-                aside / side,
-                examples,
-                form_of(path),
-                rejects=(),
-                made_by=f"data split {path} --heldout {heldout:g} --seed {seed}",
-                inputs=[path],
+                aside / side, examples, form_of(path), rejects=(), made_by=command, inputs=[path]
             )
             if not manifests[side]["records"]:
                 raise DataError(f"{path}: no record for {side}; heldout is {heldout:g}, try another seed")
