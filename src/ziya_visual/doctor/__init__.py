@@ -34,16 +34,9 @@ MEMORY = {
 def doctor(
     target: Path | None, changes: Sequence[str] = (), *, gpus: int | None = None, json_output: bool = False
 ) -> int:
-    """Examine the machine and a recipe or checkpoint, and print the report.
+    """Examine the machine and a recipe file or checkpoint folder, if given, and print the report.
 
-    Args:
-        target: a recipe file, a checkpoint folder, or None for the machine alone.
-        changes: ``key=value`` changes to the recipe, as for ``train``.
-        gpus: how many GPUs to plan a recipe for.
-        json_output: print one JSON object instead of tables; sizes in bytes.
-
-    Returns:
-        The exit code: 0, or 2 after a line on standard error for each problem.
+    Return the exit code: 0, or 2 after a line on standard error for each problem.
     """
     report = examine(target, changes, gpus=gpus)
     if json_output:
@@ -60,14 +53,14 @@ def examine(target: Path | None, changes: Sequence[str] = (), *, gpus: int | Non
     machine = examine_machine()
     problems = version_problems(machine)
     report: dict[str, Any] = {"machine": machine, "advice": [], "notes": [], "problems": problems}
-    if target is None or report["problems"]:
+    if target is None or problems:
         return report
     try:
         with warnings.catch_warnings():  # peft warns about transformers' names
             warnings.simplefilter("ignore", FutureWarning)
             _examine_target(target, changes, gpus, report)
     except ZiyaError as error:
-        report["problems"].append(str(error))
+        problems.append(str(error))
     return report
 
 
@@ -84,25 +77,25 @@ def _examine_target(target: Path, changes: Sequence[str], gpus: int | None, repo
     from ziya_visual.doctor import checkpoint, recipe
 
     if settings is None:
-        kind, examined = "checkpoint", checkpoint.examine_checkpoint(target, report["machine"])
+        examined = checkpoint.examine_checkpoint(target, report["machine"])
+        report["checkpoint"] = examined.facts
     else:
-        kind, examined = "recipe", recipe.examine_recipe(settings, report["machine"], gpus=gpus)
-    report[kind] = examined.facts
-    report["advice"] += examined.advice
-    report["notes"] += examined.notes
-    report["problems"] += examined.problems
+        examined = recipe.examine_recipe(settings, report["machine"], gpus=gpus)
+        report["recipe"] = examined.facts
+    for key in ("advice", "notes", "problems"):
+        report[key] += getattr(examined, key)
 
 
 def print_report(report: Mapping[str, Any]) -> None:
     """Print the report's tables to standard output."""
     console = Console(highlight=False)
     _machine(console, report["machine"])
-    if "checkpoint" not in report and "recipe" not in report:
-        _versions(console, report["machine"])
     if "checkpoint" in report:
         _checkpoint(console, report["checkpoint"])
-    if "recipe" in report:
+    elif "recipe" in report:
         _recipe(console, report["recipe"])
+    else:
+        _versions(console, report["machine"])
     for row in report["advice"]:
         effect = "then the stage fits" if row["fits"] else "not enough alone"
         where = f"stage {row['stage']}, {_form(row['form'])}"
@@ -156,7 +149,7 @@ def _machine(console: Console, machine: Mapping[str, Any]) -> None:
 
 
 def _versions(console: Console, machine: Mapping[str, Any]) -> None:
-    versions = {**machine["versions"], **machine["optional"]}
+    versions = machine["versions"] | machine["optional"]
     rows = [[name, version or "not installed"] for name, version in versions.items()]
     _table(console, "versions", ["package", "found"], rows)
     missing = [[row["package"], row["for"], row["install"]] for row in machine["missing"]]
@@ -194,7 +187,7 @@ def _recipe(console: Console, facts: Mapping[str, Any]) -> None:
         pictures = f"{source.get('pictures', 0)} ({source.get('decoded', 0)} decoded)"
         rows.append([source["path"], str(source["records"]), counts, pictures, str(source.get("rejects", 0))])
     _table(console, "data", ["path", "records", "by task/language", "pictures", "rejects"], rows)
-    stages = facts.get("stages")
+    stages = facts.get("stages", [])
     if stages:
         _stages(console, facts, stages)
     probe = facts["probe"]
@@ -202,7 +195,7 @@ def _recipe(console: Console, facts: Mapping[str, Any]) -> None:
         console.print(probe, markup=False)
         return
     rows = []
-    for row in stages or ():
+    for row in stages:
         times = [format_seconds(row[key]) for key in ("seconds_per_step", "seconds")]
         rows.append([row["stage"], *times, format_bytes(row["process_bytes"])])
     _table(console, "time on this machine, probed", ["stage", "a step", "all steps", "memory seen"], rows)

@@ -8,12 +8,12 @@ from typing import Any
 
 from ziya_visual.core.recipe import Recipe
 from ziya_visual.core.trainable import parse_rule
-from ziya_visual.doctor.memory import RESERVE, Memory, Shape, dry_step, feature_shape, first_batches
+from ziya_visual.doctor.memory import Memory, Shape, dry_step, feature_shape, first_batches, fits
 from ziya_visual.train.batches import TrainingTexts
 from ziya_visual.train.model import BuiltModel
 from ziya_visual.train.run import loss_weights, trains_vision
 
-MOST_GPUS = 64
+MOST_GPUS = 64  # up to which FSDP's world size is doubled until a stage fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,7 @@ class Plan:
     texts: TrainingTexts
 
     def shape(self, number: int) -> Shape:
-        """Return the size of a stage's largest batch.
-
-        Raises:
-            DataError: no image has a text of the stage's tasks.
-        """
+        """Return the size of a stage's largest batch."""
         return Shape.largest(first_batches(self.recipe, number, self.built, self.texts))
 
     def step(self, number: int, world_size: int = 1) -> Memory:
@@ -63,20 +59,10 @@ class Plan:
         return memory.one_process() + (self.pixel_bytes() if form == "cpu" else 0)
 
 
-def fits(needed: int, available: int) -> bool:
-    """Return whether a step fits and leaves the reserve free."""
-    return needed <= (1 - RESERVE) * available
-
-
 def advise(plan: Plan, number: int, form: str, world_size: int, available: int) -> list[dict[str, Any]]:
     """Return changes to the recipe, as they are typed behind it, and the bytes that each saves on a device.
 
-    Args:
-        plan: of a recipe that does not fit.
-        number: of the stage that does not fit.
-        form: cpu, gpu, ddp or fsdp.
-        world_size: the number of ranks.
-        available: bytes of a device.
+    The stage does not fit in the ``available`` bytes of a device in this form: cpu, gpu, ddp or fsdp.
     """
 
     def needed_with(key: str, value: Any) -> int:
@@ -98,22 +84,18 @@ def advise(plan: Plan, number: int, form: str, world_size: int, available: int) 
             text = f"[{','.join(value)}]" if isinstance(value, tuple) else value
             advice.append(_row(f"{key}={text}", before, needed, available))
     if form != "cpu":
-        advice += _shard(plan, number, 2 * world_size, before, available)
+        world_size *= 2
+        needed = plan.needed(number, "fsdp", world_size)
+        while not fits(needed, available) and world_size < MOST_GPUS:
+            world_size *= 2
+            needed = plan.needed(number, "fsdp", world_size)
+        if needed < before:
+            advice.append(_row(f"shard=true on {world_size} GPUs", before, needed, available))
     return sorted(advice, key=lambda row: -int(row["saves_bytes"]))
 
 
 def _row(change: str, before: int, needed: int, available: int) -> dict[str, Any]:
     return {"change": change, "saves_bytes": before - needed, "fits": fits(needed, available)}
-
-
-def _shard(plan: Plan, number: int, world_size: int, before: int, available: int) -> list[dict[str, Any]]:
-    """Double the number of GPUs until FSDP fits or there are ``MOST_GPUS``."""
-    while True:
-        needed = plan.needed(number, "fsdp", world_size)
-        if fits(needed, available) or world_size >= MOST_GPUS:
-            change = f"shard=true on {world_size} GPUs"
-            return [_row(change, before, needed, available)] if needed < before else []
-        world_size *= 2
 
 
 def _changes(recipe: Recipe, number: int) -> dict[str, list[Any]]:

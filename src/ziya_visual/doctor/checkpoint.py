@@ -16,14 +16,13 @@ from ziya_visual.core.errors import CheckpointError, DataError, one_line
 from ziya_visual.core.files import read_json
 from ziya_visual.core.records import Message
 from ziya_visual.data.chat.chat_format import ChatFormat
-from ziya_visual.doctor.memory import RESERVE, by_part, count
+from ziya_visual.doctor.memory import by_part, count, fits
 from ziya_visual.model.build.weights import Weights, open_file, open_weights
 from ziya_visual.model.checkpoint import ALIGNMENT
 from ziya_visual.model.network import Alignment, ZiyaVisualModel
 
 CONTEXT = 1024  # tokens whose keys and values are counted
-OURS, BLIP2 = "ziya-visual", "blip-2"
-TRAINABLE = (OURS, BLIP2)
+TRAINABLE = OURS, BLIP2 = "ziya-visual", "blip-2"
 ZIYA = "ziya-blip2, as published: no language model inside"
 LAYOUTS = {  # layout -> the commands that accept it
     OURS: "chat, serve, web, eval, train",
@@ -191,8 +190,8 @@ def _memory(
         table[name] = {
             "weights_bytes": size,
             "total_bytes": needed,
-            "fits_ram": needed <= (1 - RESERVE) * machine["ram"]["available_bytes"],
-            "fits_gpu": any(needed <= (1 - RESERVE) * gpu["total_bytes"] for gpu in machine["cuda"]),
+            "fits_ram": fits(needed, machine["ram"]["available_bytes"]),
+            "fits_gpu": any(fits(needed, gpu["total_bytes"]) for gpu in machine["cuda"]),
         }
     return table
 

@@ -16,11 +16,8 @@ import psutil
 from packaging.requirements import Requirement
 
 OPTIONAL = ("torchao", "flash-attn", "liger-kernel", "bitsandbytes")
-EXTRAS = {  # extra of pyproject.toml -> commands that need it
-    "serve": "serve, quickstart",
-    "web": "web",
-    "quantize": "export --quantize",
-}
+# Extra of pyproject.toml -> commands that need it.
+EXTRAS = {"serve": "serve, quickstart", "web": "web", "quantize": "export --quantize"}
 BESIDE = {"pycocoevalcap": "score caption (METEOR)"}  # packages outside the extras -> their use
 CGROUP = Path("/sys/fs/cgroup")
 CGROUPS = (  # limit, in use, statistics: version 2, version 1
@@ -89,20 +86,17 @@ def _wanted(needed: Requirement, extra: str) -> bool:
 
 def _missing(core: list[Requirement]) -> list[dict[str, str]]:
     """Return rows of package, commands that need it, and the command that installs it."""
-    rows = []
-    for extra, commands in EXTRAS.items():
-        for needed in core:
-            only_in_extra = _wanted(needed, extra) and not _wanted(needed, "")
-            if only_in_extra and _version(needed.name) is None:
-                install = f"pip install 'ziya-visual[{extra}]'"
-                rows.append({"package": needed.name, "for": commands, "install": install})
-    for name, commands in BESIDE.items():
-        if _version(name) is None:
-            rows.append({"package": name, "for": commands, "install": f"pip install {name}"})
+    needs = [
+        (needed.name, commands, f"pip install 'ziya-visual[{extra}]'")
+        for extra, commands in EXTRAS.items()
+        for needed in core
+        if _wanted(needed, extra) and not _wanted(needed, "")
+    ]
+    needs += [(name, commands, f"pip install {name}") for name, commands in BESIDE.items()]
+    missing = [need for need in needs if _version(need[0]) is None]
     if shutil.which("java") is None:
-        install = "apt install default-jre-headless"
-        rows.append({"package": "java", "for": BESIDE["pycocoevalcap"], "install": install})
-    return rows
+        missing.append(("java", BESIDE["pycocoevalcap"], "apt install default-jre-headless"))
+    return [dict(zip(("package", "for", "install"), need, strict=True)) for need in missing]
 
 
 def _devices() -> dict[str, Any]:

@@ -22,19 +22,12 @@ from torch.utils._pytree import tree_leaves
 from ziya_visual.core.recipe import Recipe
 from ziya_visual.data.packing import IGNORE, Lengths, PackedBatch
 from ziya_visual.model.packed.attention import PLAIN
+from ziya_visual.train import run
 from ziya_visual.train.batches import TrainingTexts
 from ziya_visual.train.loop import forward_backward
 from ziya_visual.train.model import BuiltModel, llm_blocks
 from ziya_visual.train.objectives import Batch, CaptionBatch, ImageFeatures
 from ziya_visual.train.optimizer import Optimizer
-from ziya_visual.train.run import (
-    build_batches,
-    build_features,
-    build_optimizer,
-    loss_weights,
-    prepare_stage,
-    trains_vision,
-)
 
 RESERVE = 0.1  # share of a device's memory that stays free for temporaries and fragmentation
 DRAWN_BATCHES = 8  # of each stage
@@ -44,7 +37,6 @@ PARTS = {  # attribute of the network -> part; everything else is the language m
     "query_tokens": "query_tokens",
     "language_projection": "projection",
 }
-Bytes = dict[str, int]
 
 
 def by_part(model: nn.Module, alignment: nn.Module | None) -> dict[str, list[nn.Parameter]]:
@@ -63,6 +55,11 @@ def count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
+def fits(needed: int, available: int) -> bool:
+    """Return whether bytes fit on a device and leave the reserve free."""
+    return needed <= (1 - RESERVE) * available
+
+
 def feature_shape(built: BuiltModel) -> tuple[int, int]:
     """Return the shape of the ViT's features of one image: patches + 1, width."""
     vision = built.model.config.vision_config
@@ -70,12 +67,8 @@ def feature_shape(built: BuiltModel) -> tuple[int, int]:
 
 
 def first_batches(recipe: Recipe, number: int, built: BuiltModel, texts: TrainingTexts) -> list[Batch]:
-    """Return the first batches of a stage, as training draws them.
-
-    Raises:
-        DataError: no image has a text of the stage's tasks.
-    """
-    batches = build_batches(recipe, number, built, texts)
+    """Return the first batches of a stage, as training draws them."""
+    batches = run.build_batches(recipe, number, built, texts)
     return [batches[step] for step in range(min(DRAWN_BATCHES, recipe.stages[number].steps))]
 
 
@@ -113,15 +106,9 @@ class Shape:
 
     def share(self, world_size: int) -> Shape:
         """Return the largest share that one of several ranks gets."""
-        captions = tuple((-(-rows // world_size), length) for rows, length in self.captions)
-        images = -(-self.images // world_size)
-        return replace(
-            self,
-            images=images,
-            lengths=self.lengths[:images],
-            supervised=-(-self.supervised // world_size),
-            captions=tuple(size for size in captions if size[0] > 1),
-        )
+        captions = [(-(-rows // world_size), length) for rows, length in self.captions]
+        images, supervised = -(-self.images // world_size), -(-self.supervised // world_size)
+        return Shape(images, self.lengths[:images], supervised, tuple(c for c in captions if c[0] > 1))
 
     def micro_batches(self, size: int | None, *, align: bool) -> list[Shape]:
         """Return the largest micro-batch of each kind that :meth:`Batch.micro_batches` makes."""
@@ -162,9 +149,9 @@ class Memory:
 
     trained: dict[str, int]
     frozen: int
-    weights: Bytes
-    gradients: Bytes
-    optimizer: Bytes
+    weights: dict[str, int]
+    gradients: dict[str, int]
+    optimizer: dict[str, int]
     activations: int
     casts: int
     blocks: list[int]
@@ -188,21 +175,14 @@ class Memory:
 
 
 def dry_step(recipe: Recipe, number: int, built: BuiltModel, shape: Shape) -> Memory:
-    """Run a step of a stage on fake tensors and return its memory.
-
-    Args:
-        recipe: of the stage.
-        number: of the stage.
-        built: the model on the meta device; it does not change.
-        shape: of the batch.
-    """
+    """Run a step of a stage on fake tensors and return its memory; the model on the meta device is kept."""
     model, alignment = copy.deepcopy((built.model, built.alignment))
     model.set_attn_implementation(PLAIN)
     built = replace(built, model=model, alignment=alignment)
     plain_recipe = recipe.model_copy(update={"compile": False, "recompute": False})
     with torch.device("meta"):
         for earlier in range(number + 1):
-            prepare_stage(plain_recipe, earlier, built)
+            run.prepare_stage(plain_recipe, earlier, built)
     blocks = [
         _bytes(p for p in block.parameters() if not p.requires_grad)
         for block in llm_blocks(model.language_model)
@@ -212,7 +192,7 @@ def dry_step(recipe: Recipe, number: int, built: BuiltModel, shape: Shape) -> Me
         _to_fake(model, alignment)
         parts = by_part(model, alignment)
         weights = [parameter for parameters in parts.values() for parameter in parameters]
-        optimizer = build_optimizer(recipe, number, built)
+        optimizer = run.build_optimizer(recipe, number, built)
         saved: dict[int, Tensor] = {}  # by storage, so that views of one are counted once
 
         def save(tensor: Tensor) -> Tensor:
@@ -241,10 +221,10 @@ def dry_step(recipe: Recipe, number: int, built: BuiltModel, shape: Shape) -> Me
 def _forward_backward(recipe: Recipe, number: int, built: BuiltModel, batch: Batch) -> None:
     """Run training's forward and backward pass with features that the cache or the ViT would provide."""
     side, stage = built.processor.image_size, recipe.stages[number]
-    encode = build_features(recipe, built, np.zeros((len(batch.images), side, side, 3), np.uint8)).encode
+    encode = run.build_features(recipe, built, np.zeros((len(batch.images), side, side, 3), np.uint8)).encode
 
     def get_features(images: np.ndarray) -> ImageFeatures:
-        if trains_vision(recipe):
+        if run.trains_vision(recipe):
             embeds = encode(images)
         else:
             dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
@@ -254,7 +234,7 @@ def _forward_backward(recipe: Recipe, number: int, built: BuiltModel, batch: Bat
     # Costly losses take the languages in turn: count the step of the language with the most tokens.
     sizes = [captions.input_ids.numel() for captions in batch.captions.values()]
     forward_backward(
-        built.model, built.alignment, batch, get_features, weights=loss_weights(stage),
+        built.model, built.alignment, batch, get_features, weights=run.loss_weights(stage),
         langs=[str(lang) for lang in range(max(1, len(sizes)))],
         step=sizes.index(max(sizes)) if sizes else 0, precision=recipe.precision, images_at_once=None,
     )  # fmt: skip
@@ -313,9 +293,8 @@ def _to_fake(*networks: nn.Module) -> None:
     def fake(old: Tensor) -> Tensor:
         if id(old) not in replacements:
             new = torch.empty(old.shape, dtype=old.dtype)
-            replacements[id(old)] = (
-                nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
-            )
+            is_parameter = isinstance(old, nn.Parameter)
+            replacements[id(old)] = nn.Parameter(new, old.requires_grad) if is_parameter else new
         return replacements[id(old)]
 
     for module in itertools.chain(*(network.modules() for network in networks)):

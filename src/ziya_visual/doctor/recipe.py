@@ -17,23 +17,16 @@ from ziya_visual.core.recipe import Recipe, Stage
 from ziya_visual.core.records import TASKS, Example
 from ziya_visual.data.dataset import iter_records
 from ziya_visual.data.templates import Templates
-from ziya_visual.doctor.advice import Plan, advise, fits
+from ziya_visual.doctor.advice import Plan, advise
 from ziya_visual.doctor.checkpoint import TRAINABLE, Report, examine_checkpoint
 from ziya_visual.doctor.machine import disk_free, format_bytes
-from ziya_visual.doctor.memory import RESERVE, by_part, count, first_batches
+from ziya_visual.doctor.memory import RESERVE, by_part, count, first_batches, fits
+from ziya_visual.train import run
 from ziya_visual.train.batches import TrainingTexts, group_by_image, load_images
 from ziya_visual.train.image_features import Encode
 from ziya_visual.train.loop import forward_backward
 from ziya_visual.train.model import BuiltModel
 from ziya_visual.train.objectives import ImageFeatures
-from ziya_visual.train.run import (
-    build_features,
-    build_model,
-    build_optimizer,
-    loss_weights,
-    prepare_stage,
-    trains_vision,
-)
 from ziya_visual.train.run_state import KEPT_STATES, STATES
 
 DECODED_IMAGES = 8  # of each dataset
@@ -43,13 +36,7 @@ ENCODED_IMAGES = 32  # on which the ViT is timed
 
 
 def examine_recipe(recipe: Recipe, machine: dict[str, Any], *, gpus: int | None) -> Report:
-    """Examine a recipe; nothing is written.
-
-    Args:
-        recipe: the recipe.
-        machine: the report of :func:`examine_machine`.
-        gpus: how many GPUs to plan for besides this machine's CPU, or None.
-    """
+    """Examine a recipe for this machine's CPU and, if given, a number of GPUs; nothing is written."""
     report = Report()
     examples, sources = examine_data(recipe, report.problems)
     report.facts = {"name": recipe.name, "precision": recipe.precision, "data": sources}
@@ -74,12 +61,7 @@ def examine_recipe(recipe: Recipe, machine: dict[str, Any], *, gpus: int | None)
 def examine_data(recipe: Recipe, problems: list[str]) -> tuple[list[Example], list[dict[str, Any]]]:
     """Read all records of ``data.path``, look for every image, and decode the first few of each dataset.
 
-    Args:
-        recipe: the recipe.
-        problems: gets a line for everything that stops training.
-
-    Returns:
-        The records, and a JSON-ready row for each dataset.
+    Return the records, and a JSON-ready row for each dataset; ``problems`` gets what stops training.
     """
     examples: list[Example] = []
     rows: list[dict[str, Any]] = []
@@ -123,12 +105,8 @@ def _examine_images(examples: list[Example], row: dict[str, Any]) -> list[str]:
             open_picture(example)
         except DataError as error:
             broken.append(str(error))
-    row |= {
-        "pictures": len(images),
-        "absent": len(absent),
-        "decoded": len(tried) - len(broken),
-        "broken": len(broken),
-    }
+    row |= {"pictures": len(images), "absent": len(absent)}
+    row |= {"decoded": len(tried) - len(broken), "broken": len(broken)}
     lines = [f"data.path: {row['path']}: {line}" for line in broken[:1]]
     if absent:
         lines.append(
@@ -170,7 +148,7 @@ def _plan(recipe: Recipe, examples: list[Example], machine: dict[str, Any], repo
                     f"{checkpoint.facts['layout']!r}, but training needs {' or '.join(TRAINABLE)}; "
                     "create one with ziya-visual init"
                 )
-        built = build_model(recipe, meta=True)
+        built = run.build_model(recipe, meta=True)
         parts = by_part(built.model, built.alignment)
         report.facts["parameters"] = {name: count(parameters) for name, parameters in parts.items()}
         return Plan(recipe, built, group_by_image(examples)) if examples else None
@@ -200,8 +178,9 @@ def _stages(plan: Plan, gpus: int | None, report: Report) -> list[dict[str, Any]
 
 
 def _stage(plan: Plan, number: int, gpus: int | None) -> dict[str, Any]:
-    shape = plan.shape(number)
-    memory = plan.step(number)
+    shape, memory = plan.shape(number), plan.step(number)
+    tokens = sum(map(sum, shape.lengths))
+    counted = ("weights", "gradients", "optimizer", "activations", "casts")
     needed = {"cpu": plan.total(memory, "cpu", 1)}
     if gpus is not None:
         needed["gpu"] = plan.total(memory, "gpu", 1)
@@ -212,19 +191,8 @@ def _stage(plan: Plan, number: int, gpus: int | None) -> dict[str, Any]:
         "stage": plan.recipe.stages[number].name,
         "trained": memory.trained,
         "frozen": memory.frozen,
-        "shape": {
-            "images": shape.images,
-            "tokens": sum(map(sum, shape.lengths)),
-            "supervised_tokens": shape.supervised,
-        },
-        "memory_bytes": {
-            "weights": memory.weights,
-            "gradients": memory.gradients,
-            "optimizer": memory.optimizer,
-            "activations": memory.activations,
-            "casts": memory.casts,
-            "pictures": plan.pixel_bytes(),
-        },
+        "shape": {"images": shape.images, "tokens": tokens, "supervised_tokens": shape.supervised},
+        "memory_bytes": {k: getattr(memory, k) for k in counted} | {"pictures": plan.pixel_bytes()},
         "needed_bytes": needed,
     }
 
@@ -232,10 +200,7 @@ def _stage(plan: Plan, number: int, gpus: int | None) -> dict[str, Any]:
 def _compare_with_devices(
     plan: Plan, rows: list[dict[str, Any]], machine: dict[str, Any], gpus: int | None, report: Report
 ) -> None:
-    """Compare the memory that each form needs with this machine's devices.
-
-    Without GPUs to plan for, training must fit on the CPU; with them, the form that needs least must fit.
-    """
+    """Compare needs with this machine's devices: the CPU must fit, or the GPU form that needs least."""
     memory = int(machine["ram"]["available_bytes"])
     gpu_bytes = sorted((int(gpu["total_bytes"]) for gpu in machine["cuda"]), reverse=True)
     world_size = gpus or 1
@@ -321,17 +286,16 @@ def _describe(error: Exception) -> str:
 def time_stages(recipe: Recipe, examples: list[Example]) -> list[dict[str, Any]]:
     """Time a few real steps of every stage on the first images; weights and disk do not change.
 
-    Returns:
-        A row for each stage: ``seconds_per_step``, ``seconds_per_picture`` that is encoded ahead (0 if the
-        ViT runs in every step), ``process_bytes`` after the steps, and whether all gradients were ``finite``.
+    ``seconds_per_picture`` is the time to encode ahead, 0 if the ViT runs in every step; ``process_bytes`` is
+    the memory after the steps.
     """
-    built = build_model(recipe)
+    built = run.build_model(recipe)
     data = load_images(_first_images(recipe, examples), image_size=built.processor.image_size)
     built.model.requires_grad_(False)
-    encode = build_features(recipe, built, data.pixels).encode
+    encode = run.build_features(recipe, built, data.pixels).encode
     get_embeds: Encode = encode
     seconds_per_image = 0.0
-    if not trains_vision(recipe):
+    if not run.trains_vision(recipe):
         timed = np.arange(min(ENCODED_IMAGES, len(data.pixels)))
         started = time.perf_counter()
         encode(timed)
@@ -339,16 +303,10 @@ def time_stages(recipe: Recipe, examples: list[Example]) -> list[dict[str, Any]]
         get_embeds = encode(np.arange(len(data.pixels))).__getitem__
     rows = []
     for number in range(len(recipe.stages)):
-        prepare_stage(recipe, number, built)
+        run.prepare_stage(recipe, number, built)
         seconds, finite = _time_steps(recipe, number, built, data.texts, get_embeds)
-        rows.append(
-            {
-                "seconds_per_step": seconds,
-                "seconds_per_picture": seconds_per_image,
-                "process_bytes": psutil.Process().memory_info().rss,
-                "finite": finite,
-            }
-        )
+        row = {"seconds_per_step": seconds, "seconds_per_picture": seconds_per_image}
+        rows.append(row | {"process_bytes": psutil.Process().memory_info().rss, "finite": finite})
     return rows
 
 
@@ -366,7 +324,7 @@ def _time_steps(
 ) -> tuple[float, bool]:
     """Return the mean seconds of a stage's steps, and whether all gradients were finite."""
     stage = recipe.stages[number]
-    optimizer = build_optimizer(recipe, number, built)
+    optimizer = run.build_optimizer(recipe, number, built)
     batches = first_batches(recipe, number, built, texts)
 
     def get_features(images: np.ndarray) -> ImageFeatures:
@@ -379,7 +337,7 @@ def _time_steps(
         optimizer.zero_grad()
         forward_backward(
             built.model, built.alignment, batches[step % len(batches)], get_features,
-            weights=loss_weights(stage), langs=texts.langs, step=step, precision=recipe.precision,
+            weights=run.loss_weights(stage), langs=texts.langs, step=step, precision=recipe.precision,
             images_at_once=stage.images_at_once,
         )  # fmt: skip
         finite &= optimizer.clip_and_update(lr=0.0)

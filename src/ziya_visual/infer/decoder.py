@@ -104,13 +104,7 @@ class SlotCache:
         self._reserved = max(rows, self._reserved[0]), max(length, self._reserved[1])
 
     def select(self, rows: Tensor, positions: Tensor, width: int) -> None:
-        """Set what the next call writes and reads.
-
-        Args:
-            rows: contiguous slots, int64[B].
-            positions: where to write, int64[B, T].
-            width: number of positions the call can see.
-        """
+        """Set what the next call writes and reads: contiguous rows int64[B], at positions int64[B, T]."""
         first, last = int(rows[0]), int(rows[-1])
         assert last - first + 1 == len(rows)
         self._rows, self._positions, self._width = rows, positions, width
@@ -193,12 +187,7 @@ class Decoder:
 
     @torch.inference_mode()
     def add(self, prompts: Sequence[Prompt], tags: Sequence[int]) -> None:
-        """Prefill prompts and choose the first token of each.
-
-        Args:
-            prompts: all prefixes must have the same length.
-            tags: the caller's id of each prompt.
-        """
+        """Prefill prompts, whose prefixes must have the same length, and choose the first token of each."""
         longest = max(prompt.start + len(prompt.ids) + prompt.max_new_tokens for prompt in prompts)
         self._cache.reserve(len(self.slots) + len(prompts), longest)
         for prefixed in (True, False):
@@ -209,9 +198,8 @@ class Decoder:
 
     def _prefill(self, prompts: Sequence[Prompt], tags: Sequence[int]) -> None:
         """Compute prompts in one pass, padded to the longest."""
-        first = len(self.slots)
+        first, start = len(self.slots), prompts[0].start
         rows = torch.arange(first, first + len(prompts))
-        start = prompts[0].start
         if start:
             self._cache.write_prefixes([prompt.prefix for prompt in prompts if prompt.prefix], rows)
         lengths = torch.tensor([len(prompt.ids) for prompt in prompts])
@@ -282,13 +270,9 @@ def compute_prefixes(model: Any, embeds: Tensor) -> list[Prefix]:
 
 
 def generate(model: Any, prompts: Sequence[Prompt], *, eos_id: int, rows: int = 128) -> list[list[int]]:
-    """Return the new tokens of every prompt, without the end token.
+    """Return the new tokens of every prompt, without the end token; see :meth:`Decoder.add`.
 
-    Args:
-        model: a causal language model.
-        prompts: all prefixes must have the same length.
-        eos_id: the end token.
-        rows: number of prompts decoded at a time.
+    At most ``rows`` prompts are decoded at a time.
     """
     decoder = Decoder(model, eos_id=eos_id)
     answers: list[list[int]] = [[] for _ in prompts]
@@ -328,13 +312,14 @@ def _forward(model: Any, cache: SlotCache, embeds: Tensor, rows: Tensor, positio
     cache.select(rows, positions, width)
     hidden = torch.arange(width)[None, None, None] > positions[:, None, :, None]
     mask = torch.zeros(hidden.shape, dtype=embeds.dtype).masked_fill_(hidden, torch.finfo(embeds.dtype).min)
-    return model.base_model(
+    output = model.base_model(
         inputs_embeds=embeds,
         attention_mask=mask,
         position_ids=positions,
         past_key_values=cache,
         use_cache=True,
-    ).last_hidden_state
+    )
+    return output.last_hidden_state
 
 
 def _generator(sampling: Sampling) -> torch.Generator | None:
@@ -342,11 +327,7 @@ def _generator(sampling: Sampling) -> torch.Generator | None:
     if sampling.temperature == 0:
         return None
     generator = torch.Generator()
-    if sampling.seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(sampling.seed)
-    return generator
+    return generator.manual_seed(generator.seed() if sampling.seed is None else sampling.seed)
 
 
 def _logprobs(logits: Tensor, token: int, count: int) -> TokenLogprobs:

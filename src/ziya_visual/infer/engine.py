@@ -23,7 +23,7 @@ from ziya_visual.core.errors import CheckpointError, DataError
 from ziya_visual.core.files import read_json
 from ziya_visual.core.pictures import Pictures, open_picture, open_pictures
 from ziya_visual.core.records import Example, Message
-from ziya_visual.data.chat.chat_format import TurnLike
+from ziya_visual.data.chat.chat_format import Encoded, TurnLike
 from ziya_visual.data.packing import text_batch
 from ziya_visual.infer.decoder import GREEDY, Decoder, Prompt, Sampling, compute_prefixes, generate
 from ziya_visual.infer.prefix_cache import ByteCache, KeyedImage, Prefix, get_or_compute, key_images
@@ -77,11 +77,7 @@ class ZiyaVisual(TextModel):
         return model
 
     def chat(self, image: Pictures, question: str, *, max_new_tokens: int = 128) -> str:
-        """Answer one question about an image, a path, a list of them, or None.
-
-        Raises:
-            DataError: an image cannot be read, or the question is empty.
-        """
+        """Answer one question, which must not be empty, about an image, a path, a list of them, or None."""
         if not question.strip():
             raise DataError("the question is empty")
         return self.chat_about(image, [Message("user", question)], max_new_tokens=max_new_tokens)
@@ -139,10 +135,7 @@ class ZiyaVisual(TextModel):
     ) -> list[str]:
         """Answer each record's dialogue before its last assistant turn, greedily; encode each image once.
 
-        Args:
-            examples: records with an image each.
-            max_new_tokens: length limit of each answer.
-            images: images by ``image_id``; by default, each record's own image is opened.
+        ``images`` are given by ``image_id``; by default, each record's own image is opened.
         """
         keys = [(str(example.image_id), self._instruction(example.prompt_turns)) for example in examples]
         by_key = dict(zip(keys, examples, strict=True))  # one record per image and instruction
@@ -195,7 +188,6 @@ class ZiyaVisual(TextModel):
 
     @torch.inference_mode()
     def _match(self, image: Image.Image, texts: Sequence[str]) -> Floats:
-        """Match one image, which the ViT encodes once."""
         embeds = self.model.encode_images(self.processor.pixels([image]))
         logits = [torch.empty(0)]
         for start in range(0, len(texts), BATCH_SIZE):
@@ -219,9 +211,12 @@ class ZiyaVisual(TextModel):
             )
         return self._alignment
 
-    def has_prefix(self, messages: Sequence[TurnLike], num_images: int) -> bool:
-        """Check whether dialogues share a prefix; see :meth:`ChatFormat.has_prefix`."""
-        return self.format.has_prefix(messages, num_images)
+    def encode(self, messages: Sequence[TurnLike], num_images: int) -> Encoded:
+        """Encode a whole dialogue about a number of images, up to the answer."""
+        queries = self.processor.num_query_tokens if num_images else 0
+        return self.format.encode(
+            messages, num_image_tokens=queries, num_images=num_images, add_generation_prompt=True
+        )
 
     def prompts(self, dialogues: Sequence[Dialogue]) -> list[Prompt | DataError]:
         """Encode dialogues: behind the cached prefix of a known image, otherwise whole.
@@ -250,33 +245,21 @@ class ZiyaVisual(TextModel):
     def _encode(
         self, dialogue: Dialogue, images: Sequence[KeyedImage], tokens: Mapping[str, Tensor]
     ) -> Prompt:
-        shares_prefix = self.has_prefix(dialogue.messages, len(images))
+        shares_prefix = self.format.has_prefix(dialogue.messages, len(images))
         if shares_prefix and (prefix := self._cached_prefix(images)):
             return self._branch(dialogue.messages, dialogue.max_new_tokens, dialogue.sampling, prefix)
-        queries = self.processor.num_query_tokens
-        encoded = self.format.encode(
-            dialogue.messages,
-            num_image_tokens=queries if images else 0,
-            num_images=len(images),
-            add_generation_prompt=True,
-        )
+        encoded = self.encode(dialogue.messages, len(images))
         embeds = [
             tokens[image[0]] if image[0] in tokens else self._image_tokens([image])[0] for image in images
         ]
         starts = [start for start, _ in encoded.image_spans]
-        prompt = Prompt(
-            encoded.ids,
-            dialogue.max_new_tokens,
-            sampling=dialogue.sampling,
-            image_tokens=tuple(zip(starts, embeds, strict=True)),
-        )
+        image_tokens = tuple(zip(starts, embeds, strict=True))
+        prompt = Prompt(encoded.ids, dialogue.max_new_tokens, None, dialogue.sampling, image_tokens)
         if not shares_prefix:
             return prompt
-        key = images[0][0]
+        key, shared = images[0][0], len(self.format.prefix_ids(self.processor.num_query_tokens))
         return replace(
-            prompt,
-            shared=len(self.format.prefix_ids(queries)),
-            on_prefix=lambda prefix: self.prefix_cache.put(key, prefix, prefix.nbytes),
+            prompt, shared=shared, on_prefix=lambda prefix: self.prefix_cache.put(key, prefix, prefix.nbytes)
         )
 
     def _branch(
@@ -330,10 +313,9 @@ class ZiyaVisual(TextModel):
 
     def _query_outputs(self, images: Sequence[Image.Image], instructions: Sequence[str] = ()) -> Tensor:
         embeds = self.model.encode_images(self.processor.pixels(images))
-        if isinstance(self.model, ZiyaInstructModel):
-            instruction_ids = self._qformer_ids(instructions, self.model.qformer_tokenizer)
-            return self.model.query_images(embeds, instruction_ids)
-        return self.model.query_images(embeds)
+        if not isinstance(self.model, ZiyaInstructModel):
+            return self.model.query_images(embeds)
+        return self.model.query_images(embeds, self._qformer_ids(instructions, self.model.qformer_tokenizer))
 
     def _qformer_ids(self, texts: Sequence[str], own: Any | None) -> tuple[Tensor, Tensor]:
         limit = self.model.config.qformer_config.max_position_embeddings
@@ -342,19 +324,10 @@ class ZiyaVisual(TextModel):
 
 
 def open_model(folder: Path, *, dtype: Dtype = "auto") -> TextModel:
-    """Open a folder as a vision-language checkpoint or a plain language model, by its files.
-
-    Args:
-        folder: checkpoint folder.
-        dtype: as in :meth:`ZiyaVisual.from_pretrained`.
-
-    Raises:
-        CheckpointError: it is neither.
-    """
-    if (folder / ADAPTER_FILE).is_file():
-        return ZiyaVisual.from_pretrained(folder, dtype=dtype)
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: no config.json there; expected a checkpoint folder")
-    if read_json(folder / "config.json").get("model_type") in CONFIGS:
-        return ZiyaVisual.from_pretrained(folder, dtype=dtype)
-    return TextModel.from_pretrained(folder, dtype=dtype)
+    """Open a folder as a vision-language checkpoint or a plain language model, by its files."""
+    if not (folder / ADAPTER_FILE).is_file():
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(f"{folder}: no config.json there; expected a checkpoint folder")
+        if read_json(folder / "config.json").get("model_type") not in CONFIGS:
+            return TextModel.from_pretrained(folder, dtype=dtype)
+    return ZiyaVisual.from_pretrained(folder, dtype=dtype)

@@ -78,20 +78,15 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, request: Request) -> None:
-        """Queue a request.
-
-        Raises:
-            BusyError: the queue is full, or the server is closing.
-        """
+        """Queue a request; raise ``BusyError`` if the queue is full or the server is closing."""
         if self._closed:
             raise BusyError("the server is closing")
         request.expires = time.monotonic() + LIMIT_SECONDS
         try:
             self._waiting.put_nowait(request)
         except queue.Full:
-            raise BusyError(
-                f"{MAX_WAITING} requests are waiting already; try again in a few seconds"
-            ) from None
+            message = f"{MAX_WAITING} requests are waiting already; try again in a few seconds"
+            raise BusyError(message) from None
 
     def close(self) -> None:
         """Answer queued requests, accept no new ones, and end the thread."""
@@ -122,16 +117,11 @@ class Scheduler:
     def _take_waiting(self, running: bool) -> tuple[list[Request], bool]:
         """Return the requests to admit and whether the queue is still open; wait if nothing is active."""
         new: list[Request] = []
-        if not self._active:
-            first = self._waiting.get()
-            if first is None:
-                return [], False
-            new.append(first)
-        if len(self._active) + len(new) > SLOTS - MIN_FREE_SLOTS:
+        if len(self._active) > SLOTS - MIN_FREE_SLOTS:
             return new, running
         while len(self._active) + len(new) < SLOTS:
             try:
-                request = self._waiting.get_nowait()
+                request = self._waiting.get(block=not (self._active or new))
             except queue.Empty:
                 break
             if request is None:

@@ -22,15 +22,12 @@ _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportErr
 
 
 class StockModel:
-    """A stock vision-language model that answers greedily.
-
-    Attributes:
-        plain: whether the model has no chat template and reads the bare question (BLIP-2, InstructBLIP).
-    """
+    """A stock vision-language model that answers greedily."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model.eval()
         self.processor = processor
+        # A model without a chat template reads the bare question (BLIP-2, InstructBLIP).
         self.plain = not getattr(processor, "chat_template", None)
         tokenizer = processor.tokenizer
         tokenizer.padding_side = "left"
@@ -41,11 +38,7 @@ class StockModel:
 
     @staticmethod
     def from_pretrained(folder: Path, *, device: torch.device | str = "cpu") -> StockModel:
-        """Open a folder of transformers, keeping the saved dtype.
-
-        Raises:
-            CheckpointError: model or processor cannot be read; code in the folder is never run.
-        """
+        """Open a folder of transformers, keeping the saved dtype; code in the folder is never run."""
         try:
             model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
             processor = AutoProcessor.from_pretrained(folder)
@@ -67,16 +60,7 @@ class StockModel:
         max_new_tokens: int,
         images: Mapping[str, Image.Image] | None = None,
     ) -> list[str]:
-        """Answer each record's dialogue before its last assistant turn, greedily.
-
-        Args:
-            examples: records with an image each.
-            max_new_tokens: length limit of each answer.
-            images: images by ``image_id``; by default, each record's own image is opened.
-
-        Raises:
-            DataError: the model's processor refuses them.
-        """
+        """Answer each record's dialogue before its last assistant turn; see :meth:`ZiyaVisual.answer`."""
         answers: list[str] = []
         for start in range(0, len(examples), BATCH_SIZE):
             batch = examples[start : start + BATCH_SIZE]
@@ -120,11 +104,8 @@ class StockModel:
 def _conversation(dialogue: Sequence[Message], image: Image.Image) -> list[dict[str, Any]]:
     """Return a dialogue in stock format, with the image in its first user turn."""
     first = next((index for index, turn in enumerate(dialogue) if turn.role == "user"), 0)
+    shown = {first: [{"type": "image", "image": image}]}
     return [
-        {
-            "role": turn.role,
-            "content": ([{"type": "image", "image": image}] if index == first else [])
-            + [{"type": "text", "text": turn.content}],
-        }
+        {"role": turn.role, "content": [*shown.get(index, []), {"type": "text", "text": turn.content}]}
         for index, turn in enumerate(dialogue)
     ]

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ziya_visual.core.errors import CheckpointError, DataError, one_line
-from ziya_visual.data.chat.chat_format import ChatFormat, TurnLike
+from ziya_visual.data.chat.chat_format import ChatFormat, Encoded, TurnLike
 from ziya_visual.infer.decoder import GREEDY, Prompt, Sampling
 from ziya_visual.infer.quantized import Dtype, load_dtype, quantize
 from ziya_visual.model.packed.attention import INFERENCE
@@ -38,11 +38,7 @@ class TextModel:
 
     @staticmethod
     def from_pretrained(folder: Path, *, dtype: Dtype = "auto") -> TextModel:
-        """Open a folder of stock transformers; ``dtype`` as in ``ZiyaVisual.from_pretrained``.
-
-        Raises:
-            CheckpointError: the folder cannot be read, or its tokenizer does not fit our chat format.
-        """
+        """Open a folder of stock transformers; ``dtype`` as in ``ZiyaVisual.from_pretrained``."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
@@ -58,16 +54,20 @@ class TextModel:
 
     def prompts(self, dialogues: Sequence[Dialogue]) -> list[Prompt | DataError]:
         """Encode dialogues as token ids; return the reason in place of one that cannot be answered."""
-        return [self._prompt(dialogue) for dialogue in dialogues]
+        prompts: list[Prompt | DataError] = []
+        for dialogue in dialogues:
+            try:
+                ids = self.encode(dialogue.messages, len(dialogue.images)).ids
+                prompts.append(Prompt(ids, dialogue.max_new_tokens, sampling=dialogue.sampling))
+            except DataError as error:
+                prompts.append(error)
+        return prompts
 
-    def _prompt(self, dialogue: Dialogue) -> Prompt | DataError:
-        if dialogue.images:
-            return DataError(TEXT_ONLY)
-        try:
-            ids = self.format.encode(dialogue.messages, add_generation_prompt=True).ids
-        except DataError as error:
-            return error
-        return Prompt(ids, dialogue.max_new_tokens, sampling=dialogue.sampling)
+    def encode(self, messages: Sequence[TurnLike], num_images: int) -> Encoded:
+        """Encode a whole dialogue, up to the answer; raise ``DataError`` if it is about images."""
+        if num_images:
+            raise DataError(TEXT_ONLY)
+        return self.format.encode(messages, add_generation_prompt=True)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of new tokens."""

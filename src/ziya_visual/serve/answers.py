@@ -16,7 +16,7 @@ from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from ziya_visual.infer.decoder import TokenLogprobs
-from ziya_visual.infer.scheduler import Finished
+from ziya_visual.infer.scheduler import Finished, Request
 from ziya_visual.infer.text_model import TextModel
 
 ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -33,8 +33,9 @@ def error_response(
 
 @dataclass
 class Answer:
-    """One answer to a request while it grows."""
+    """One answer while it grows, and its request to the scheduler."""
 
+    request: Request
     text: str = ""
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finished: Finished | None = None
@@ -46,23 +47,16 @@ class Formatter:
     def __init__(self, model: TextModel, name: str, *, logprobs: bool) -> None:
         """Take the model, its id for callers, and whether they requested log-probabilities."""
         self._model, self._with_logprobs = model, logprobs
-        self._header: dict[str, Any] = {
-            "id": f"chatcmpl-{uuid.uuid4().hex[:24]}",
-            "created": int(time.time()),
-            "model": name,
-        }
+        identity = f"chatcmpl-{uuid.uuid4().hex[:24]}"
+        self._header: dict[str, Any] = {"id": identity, "created": int(time.time()), "model": name}
 
     def completion(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """Return a ``chat.completion``."""
-        choices = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": answer.text},
-                "finish_reason": answer.finished.reason if answer.finished else None,
-                "logprobs": self._logprobs(answer.logprobs),
-            }
-            for index, answer in enumerate(answers)
-        ]
+        choices = []
+        for index, answer in enumerate(answers):
+            message = {"role": "assistant", "content": answer.text}
+            reason = answer.finished.reason if answer.finished else None
+            choices.append(self._choice(index, "message", message, reason, answer.logprobs))
         return ChatCompletion.construct(
             None, **self._header, object="chat.completion", choices=choices, usage=usage(answers)
         ).to_dict(mode="json")
@@ -76,13 +70,7 @@ class Formatter:
         reason: str | None = None,
     ) -> str:
         """Return a ``chat.completion.chunk`` of one choice as a stream event."""
-        choice = {
-            "index": index,
-            "delta": delta,
-            "finish_reason": reason,
-            "logprobs": self._logprobs(logprobs),
-        }
-        return self._chunk(choices=[choice])
+        return self._chunk(choices=[self._choice(index, "delta", delta, reason, logprobs)])
 
     def usage_event(self, answers: Sequence[Answer]) -> str:
         """Return the last chunk, which has no choices and reports the token counts."""
@@ -92,17 +80,15 @@ class Formatter:
         chunk = ChatCompletionChunk.construct(None, **self._header, object="chat.completion.chunk", **body)
         return f"data: {chunk.to_json(indent=None)}\n\n"
 
-    def _logprobs(self, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
-        if not self._with_logprobs:
-            return None
-        content = [
-            {
-                **self._token(token.token, token.logprob),
-                "top_logprobs": [self._token(*pair) for pair in token.top],
-            }
-            for token in logprobs
+    def _choice(
+        self, index: int, key: str, content: Any, reason: str | None, logprobs: Sequence[TokenLogprobs]
+    ) -> dict[str, Any]:
+        tokens = [
+            self._token(t.token, t.logprob) | {"top_logprobs": [self._token(*pair) for pair in t.top]}
+            for t in logprobs
         ]
-        return {"content": content, "refusal": None}
+        details = {"content": tokens, "refusal": None} if self._with_logprobs else None
+        return {"index": index, key: content, "finish_reason": reason, "logprobs": details}
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
         text = str(self._model.format.tokenizer.decode([token]))
@@ -123,20 +109,12 @@ def embeddings_response(
     name: str, vectors: Sequence[NDArray[np.float32]], *, tokens: int, in_base64: bool
 ) -> dict[str, Any]:
     """Return a list of embeddings, each flat with its ``shape``: [Dp] for a text, [Q, Dp] for an image."""
-    data = [
-        {
-            "object": "embedding",
-            "index": index,
-            "shape": list(vector.shape),
-            "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode()
-            if in_base64
-            else vector.ravel().tolist(),
-        }
-        for index, vector in enumerate(vectors)
-    ]
-    return {
-        "object": "list",
-        "data": data,
-        "model": name,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    }
+    data = []
+    for index, vector in enumerate(vectors):
+        values: str | list[float] = vector.ravel().tolist()
+        if in_base64:
+            values = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+        shape = list(vector.shape)
+        data.append({"object": "embedding", "index": index, "shape": shape, "embedding": values})
+    token_counts = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": name, "usage": token_counts}

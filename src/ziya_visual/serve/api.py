@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from ziya_visual.core.errors import DataError
 from ziya_visual.infer.engine import ZiyaVisual
-from ziya_visual.infer.scheduler import BusyError, Finished, LateError, Piece, Request, Scheduler
+from ziya_visual.infer.scheduler import BusyError, Finished, LateError, Piece, Scheduler
 from ziya_visual.infer.text_model import TextModel
 from ziya_visual.serve.answers import Answer, Formatter, embeddings_response, error_response
 from ziya_visual.serve.guard import Guard
@@ -47,12 +47,8 @@ class Service(Collector):
         if requested not in (self.name, None):
             raise HTTPException(404, f"model {requested!r:.80} is not served here, {self.name!r} is")
 
-    async def submit(self, body: ChatRequest) -> tuple[list[Request], asyncio.Queue[Any]]:
-        """Queue the requested answers.
-
-        Returns:
-            The scheduler's requests, and a queue of (choice, :class:`Piece`, :class:`Finished` or exception).
-        """
+    async def submit(self, body: ChatRequest) -> tuple[list[Answer], asyncio.Queue[Any]]:
+        """Queue the requested answers; return them with a queue of (choice, piece, finish or exception)."""
         self.check_name(body.model)
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Any]()
 
@@ -62,14 +58,15 @@ class Service(Collector):
 
         fetched = await self.fetcher.fetch(body.urls)
         requests = await asyncio.to_thread(body.requests, self.model, self.context, fetched, put)
+        answers = [Answer(request) for request in requests]
         try:
             for request in requests:
                 self.scheduler.submit(request)
         except BusyError:
-            cancel(requests)
+            cancel(answers)
             raise
         self.counts["requests"] += 1
-        return requests, pieces
+        return answers, pieces
 
     async def follow(
         self, answers: Sequence[Answer], pieces: asyncio.Queue[Any]
@@ -120,23 +117,16 @@ class Service(Collector):
             yield CounterMetricFamily(f"ziya_visual_{name}", name.replace("_", " "), value)
 
 
-def cancel(requests: Sequence[Request]) -> None:
-    """Free the slots of requests; finished ones have none."""
-    for request in requests:
-        request.cancelled = True
+def cancel(answers: Sequence[Answer]) -> None:
+    """Free the slots of answers; finished ones have none."""
+    for answer in answers:
+        answer.request.cancelled = True
 
 
 def create_app(
     model: TextModel, *, name: str, api_key: str | None = None, image_hosts: Sequence[str] = ()
 ) -> FastAPI:
-    """Create the application.
-
-    Args:
-        model: the model that answers.
-        name: its id for callers.
-        api_key: the key that requests must carry, if any.
-        image_hosts: hosts from which images may be fetched.
-    """
+    """Create the application; ``name`` is the model's id for callers."""
     service = Service(model, name, Fetcher(image_hosts))
 
     @contextlib.asynccontextmanager
@@ -166,14 +156,13 @@ def create_app(
 
     @app.post("/v1/chat/completions")
     async def complete(body: ChatRequest, http_request: HttpRequest) -> Any:
-        requests, pieces = await service.submit(body)
-        answers = [Answer() for _ in requests]
+        answers, pieces = await service.submit(body)
         formatter = Formatter(model, name, logprobs=bool(body.logprobs))
         if body.stream:
             with_usage = bool(body.stream_options and body.stream_options.include_usage)
-            events = _events(service, requests, pieces, answers, formatter, with_usage)
+            events = _events(service, answers, pieces, formatter, with_usage)
             return StreamingResponse(events, media_type="text/event-stream")
-        await _wait(service, requests, pieces, answers, http_request)
+        await _wait(service, answers, pieces, http_request)
         return JSONResponse(formatter.completion(answers))
 
     return app
@@ -194,16 +183,12 @@ def _add_error_handlers(app: FastAPI) -> None:
         return error_response(error.status_code, str(error.detail))
 
     @app.exception_handler(DataError)
-    async def unusable(_: HttpRequest, error: DataError) -> JSONResponse:
-        return error_response(400, str(error))
-
     @app.exception_handler(BusyError)
-    async def busy(_: HttpRequest, error: BusyError) -> JSONResponse:
-        return error_response(429, str(error), headers={"Retry-After": RETRY_SECONDS})
-
     @app.exception_handler(LateError)
-    async def late(_: HttpRequest, error: LateError) -> JSONResponse:
-        return error_response(504, str(error))
+    async def ours(_: HttpRequest, error: DataError | BusyError | LateError) -> JSONResponse:
+        if isinstance(error, BusyError):
+            return error_response(429, str(error), headers={"Retry-After": RETRY_SECONDS})
+        return error_response(504 if isinstance(error, LateError) else 400, str(error))
 
     @app.exception_handler(Exception)
     async def internal(_: HttpRequest, error: Exception) -> JSONResponse:
@@ -211,18 +196,14 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 async def _wait(
-    service: Service,
-    requests: Sequence[Request],
-    pieces: asyncio.Queue[Any],
-    answers: Sequence[Answer],
-    http_request: HttpRequest,
+    service: Service, answers: Sequence[Answer], pieces: asyncio.Queue[Any], http_request: HttpRequest
 ) -> None:
     """Wait for all answers; free the slots of a caller that disconnects."""
 
     async def cancel_on_disconnect() -> None:
         while not await http_request.is_disconnected():
             await asyncio.sleep(POLL_SECONDS)
-        cancel(requests)
+        cancel(answers)
 
     polling = asyncio.create_task(cancel_on_disconnect())
     try:
@@ -230,31 +211,26 @@ async def _wait(
             pass
     finally:
         polling.cancel()
-        cancel(requests)
+        cancel(answers)
 
 
 async def _events(
-    service: Service,
-    requests: Sequence[Request],
-    pieces: asyncio.Queue[Any],
-    answers: Sequence[Answer],
-    formatter: Formatter,
-    with_usage: bool,
+    service: Service, answers: Sequence[Answer], pieces: asyncio.Queue[Any], formatter: Formatter, usage: bool
 ) -> AsyncIterator[str]:
     """Yield the events of a stream; an error after its start is an event as well."""
     try:
-        for choice in range(len(requests)):
+        for choice in range(len(answers)):
             yield formatter.event(choice, {"role": "assistant", "content": ""})
         async for choice, piece in service.follow(answers, pieces):
             if isinstance(piece, Finished):
                 yield formatter.event(choice, {}, reason=piece.reason)
             else:
                 yield formatter.event(choice, {"content": piece.text}, logprobs=piece.logprobs)
-        if with_usage:
+        if usage:
             yield formatter.usage_event(answers)
         yield "data: [DONE]\n\n"
     except (DataError, LateError, HTTPException) as error:
         message = str(getattr(error, "detail", error))
         yield f"data: {bytes(error_response(500, message).body).decode()}\n\n"
     finally:
-        cancel(requests)  # frees the slots of a caller that disconnected
+        cancel(answers)  # frees the slots of a caller that disconnected

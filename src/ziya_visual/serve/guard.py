@@ -20,11 +20,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def read_key(host: str, api_key_env: str | None) -> str | None:
-    """Read the API key of a server at ``host``; return None if it needs none.
-
-    Raises:
-        ConfigError: the environment variable is empty, or a public address has no key.
-    """
+    """Read the API key of a server at ``host``; return None if it needs none, as at a loopback address."""
     key = os.environ.get(api_key_env) if api_key_env else None
     if api_key_env and not key:
         raise ConfigError(f"the environment variable {api_key_env} is empty; put the API key there")
@@ -36,11 +32,7 @@ def read_key(host: str, api_key_env: str | None) -> str | None:
 
 
 def refuse_taken(host: str, port: int) -> None:
-    """Check that a server can listen on a port.
-
-    Raises:
-        ConfigError: another process uses it, or it needs privileges.
-    """
+    """Raise ``ConfigError`` if a port is taken or needs privileges."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:

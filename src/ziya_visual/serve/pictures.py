@@ -31,14 +31,9 @@ HOST = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*")
 
 
 def decode_image(url: str, fetched: Mapping[str, bytes]) -> Image.Image:
-    """Open the image of a ``data:`` URI, or one that :meth:`Fetcher.fetch` downloaded.
-
-    Raises:
-        DataError: the URL is neither, or the image cannot be read.
-    """
-    if url in fetched:
-        return load_image(fetched[url], limit_pixels=LIMIT_PIXELS)
-    return load_image(decode_data_uri(url), limit_pixels=LIMIT_PIXELS)
+    """Open the image of a ``data:`` URI, or one that :meth:`Fetcher.fetch` downloaded."""
+    data = fetched[url] if url in fetched else decode_data_uri(url)
+    return load_image(data, limit_pixels=LIMIT_PIXELS)
 
 
 class Fetcher:
@@ -52,11 +47,7 @@ class Fetcher:
                 raise ConfigError(f"{host!r} is not a host name, such as images.example.org")
 
     async def fetch(self, urls: Iterable[str]) -> dict[str, bytes]:
-        """Download all URLs that are not ``data:`` URIs, concurrently.
-
-        Raises:
-            DataError: a URL is refused or exceeds the limits, or there are too many images.
-        """
+        """Download all URLs that are not ``data:`` URIs, concurrently; raise ``DataError`` over a limit."""
         urls = list(urls)
         if len(urls) > MAX_IMAGES:
             raise DataError(f"{len(urls)} pictures, more than the limit of {MAX_IMAGES}")

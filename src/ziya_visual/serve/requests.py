@@ -15,9 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ziya_visual.core.errors import DataError
 from ziya_visual.data.chat.chat_format import Turn
 from ziya_visual.infer.decoder import Sampling
-from ziya_visual.infer.engine import ZiyaVisual
 from ziya_visual.infer.scheduler import Request
-from ziya_visual.infer.text_model import TEXT_ONLY, TextModel
+from ziya_visual.infer.text_model import TextModel
 from ziya_visual.serve.pictures import decode_image
 
 DEFAULT_MAX_TOKENS = 256
@@ -129,18 +128,12 @@ class ChatRequest(_Body):
     ) -> list[Request]:
         """Return a scheduler request for each of the ``n`` answers.
 
-        Args:
-            model: the model that will answer.
-            context: its context length in tokens, which prompt and answer must fit.
-            fetched: encoded images by their remote URL.
-            put: receives the index of a choice and what its :class:`Request` delivers.
-
-        Raises:
-            DataError: an image cannot be read, the model reads text only, or the dialogue is too long.
+        Prompt and answer must fit the model's ``context``, in tokens; ``fetched`` holds encoded images by
+        their remote URL. ``put`` receives the index of a choice and what its :class:`Request` delivers.
         """
         images = [decode_image(url, fetched) for url in self.urls]
         turns = [message.turn() for message in self.messages]
-        room = context - _prompt_length(model, turns, images)
+        room = context - len(model.encode(turns, len(images)).ids)
         if room < 1:
             raise DataError(f"the dialogue has {context - room} tokens, the model's context {context}")
         limit = self.max_completion_tokens or self.max_tokens or DEFAULT_MAX_TOKENS
@@ -175,12 +168,10 @@ class EmbeddingRequest(_Body):
     def inputs(self) -> list[str | ImagePart]:
         """Return the inputs as a list, with ``data:`` URIs as image parts."""
         inputs: list[str | ImagePart] = [self.input] if isinstance(self.input, str) else [*self.input]
-        return [
-            ImagePart(type="image_url", image_url=item)
-            if isinstance(item, str) and item.startswith("data:image/")
-            else item
-            for item in inputs
-        ]
+        for index, item in enumerate(inputs):
+            if isinstance(item, str) and item.startswith("data:image/"):
+                inputs[index] = ImagePart(type="image_url", image_url=item)
+        return inputs
 
     @property
     def urls(self) -> list[str]:
@@ -190,16 +181,3 @@ class EmbeddingRequest(_Body):
     def contents(self, fetched: Mapping[str, bytes]) -> list[str | Image.Image]:
         """Return texts and opened images; raise ``DataError`` if one cannot be read."""
         return [item if isinstance(item, str) else decode_image(item.url, fetched) for item in self.inputs]
-
-
-def _prompt_length(model: TextModel, turns: list[Turn], images: list[Image.Image]) -> int:
-    queries = model.processor.num_query_tokens if isinstance(model, ZiyaVisual) else 0
-    if images and not queries:
-        raise DataError(TEXT_ONLY)
-    encoded = model.format.encode(
-        turns,
-        num_image_tokens=queries if images else 0,
-        num_images=len(images),
-        add_generation_prompt=True,
-    )
-    return len(encoded.ids)

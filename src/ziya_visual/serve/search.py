@@ -45,13 +45,8 @@ class Match:
 
 
 def index_folder(folder: Path, checkpoint: Path) -> Index:
-    """Embed the pictures of a folder, recursively; unreadable ones are skipped with a warning.
-
-    Raises:
-        DataError: there is no readable picture.
-        CheckpointError: the checkpoint cannot be opened, or has no retrieval side.
-    """
-    identity = _identity(checkpoint)
+    """Embed the pictures of a folder, recursively; unreadable ones are skipped with a warning."""
+    identity = hash_json(weight_hashes(checkpoint))
     previous = _read(folder)
     known = {}
     if previous is not None and previous.checkpoint == identity:
@@ -72,9 +67,12 @@ def index_folder(folder: Path, checkpoint: Path) -> Index:
     if not readable:
         raise DataError(f"{folder}: no readable picture there")
     names, stamps = [name for name, _ in readable], [stamp for _, stamp in readable]
-    index = Index(identity, names, stamps, np.stack([known[key] for key in readable]))
-    _write(folder, index)
-    return index
+    embeddings = np.stack([known[key] for key in readable])
+    with atomic_path(folder / INDEX) as aside, aside.open("wb") as file:
+        np.savez(
+            file, checkpoint=identity, names=names, stamps=np.asarray(stamps, np.int64), features=embeddings
+        )
+    return Index(identity, names, stamps, embeddings)
 
 
 def find(text: str, folder: Path, checkpoint: Path, *, count: int = 5) -> list[Match]:
@@ -82,12 +80,11 @@ def find(text: str, folder: Path, checkpoint: Path, *, count: int = 5) -> list[M
 
     Raises:
         DataError: the folder has no index of this checkpoint, or the text is empty.
-        CheckpointError: the checkpoint cannot be opened, or has no retrieval side.
     """
     if not text.strip():
         raise DataError("the text is empty")
     index = _read(folder)
-    if index is None or index.checkpoint != _identity(checkpoint):
+    if index is None or index.checkpoint != hash_json(weight_hashes(checkpoint)):
         raise DataError(
             f"{folder}: no index of this checkpoint; create it: "
             f"ziya-visual index {folder} --model {checkpoint}"
@@ -112,10 +109,6 @@ def _open(path: Path) -> Image.Image | None:
         return None
 
 
-def _identity(checkpoint: Path) -> str:
-    return hash_json(weight_hashes(checkpoint))
-
-
 def _read(folder: Path) -> Index | None:
     path = folder / INDEX
     if not path.is_file():
@@ -127,14 +120,3 @@ def _read(folder: Path) -> Index | None:
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         log.logger.warning("%s is damaged and will be rebuilt (%s)", path, error)
         return None
-
-
-def _write(folder: Path, index: Index) -> None:
-    with atomic_path(folder / INDEX) as aside, aside.open("wb") as file:
-        np.savez(
-            file,
-            checkpoint=np.asarray(index.checkpoint),
-            names=np.asarray(index.names),
-            stamps=np.asarray(index.stamps, np.int64),
-            features=index.embeddings,
-        )

@@ -35,13 +35,7 @@ def serve(
     image_hosts: Sequence[str] = (),
     dtype: Dtype = "auto",
 ) -> None:
-    """Serve a checkpoint until interrupted; answers in progress are finished first.
-
-    Raises:
-        ConfigError: a public address has no key, the named environment variable is empty, ``image_hosts``
-            holds an invalid name, or the port is taken.
-        CheckpointError: the checkpoint cannot be opened.
-    """
+    """Serve a checkpoint until interrupted; answers in progress are finished first."""
     key = read_key(host, api_key_env)
     name = path.resolve().name
     app = create_app(open_model(path, dtype=dtype), name=name, api_key=key, image_hosts=image_hosts)
@@ -59,11 +53,7 @@ def serve(
 
 @contextlib.contextmanager
 def running_server(path: Path) -> Iterator[str]:
-    """Serve a checkpoint from a background process on a free loopback port; yield the base URL.
-
-    Raises:
-        EndpointError: the server did not start; the message ends with its last line of output.
-    """
+    """Serve a checkpoint from a background process on a free loopback port; yield the base URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

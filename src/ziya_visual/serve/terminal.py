@@ -28,10 +28,6 @@ def chat(
     """Answer questions until the input ends.
 
     At a terminal, the dialogue is remembered; from a pipe, every line is an independent question.
-
-    Raises:
-        CheckpointError: the checkpoint cannot be opened.
-        DataError: the picture cannot be read, or the pipe contains no question.
     """
     pictures = [] if image is None else [load_image(image)]
     model = ZiyaVisual.from_pretrained(checkpoint, dtype=dtype)

@@ -67,13 +67,6 @@ class Comparison:
     answers: tuple[str, str]
     swapped: bool
 
-    @staticmethod
-    def shuffled(
-        picture: Image.Image, question: str, lang: str, models: tuple[str, str], answers: tuple[str, str]
-    ) -> Comparison:
-        """Create a comparison in random order, so that voters cannot tell the models."""
-        return Comparison(picture, question, lang, models, answers, random.random() < 0.5)
-
     @property
     def shown(self) -> tuple[str, str]:
         """Return the left and the right answer."""
@@ -125,16 +118,10 @@ def build_page(
     other: tuple[ZiyaVisual, str] | None = None,
     votes: Path = Path("runs/votes"),
 ) -> Any:
-    """Build the page.
+    """Build the gradio page; return it with the translations to launch it with.
 
-    Args:
-        model: the model that answers.
-        name: its name in the votes.
-        other: a second model and its name, for the side-by-side tab.
-        votes: the folder to store votes in.
-
-    Returns:
-        The gradio page, and the translations to launch it with.
+    ``name`` is the model's name in the votes; ``other`` is a second model and its name, for a tab that shows
+    both side by side.
     """
     english = {key: en for key, (en, _) in WORDS.items()}
     chinese = {key: zh for key, (_, zh) in WORDS.items()}
@@ -266,8 +253,8 @@ def _add_comparison(
             raise gradio.Error("write a question · 请输入问题", print_exception=False)
         picture = _require(picture)
         first, second = (model.chat(picture, question) for model in models)
-        lang = language_of(question)
-        comparison = Comparison.shuffled(picture, question, lang, names, (first, second))
+        swapped = random.random() < 0.5  # so that voters cannot tell the models
+        comparison = Comparison(picture, question, language_of(question), names, (first, second), swapped)
         return *comparison.shown, comparison, *[gradio.update(interactive=True)] * 3
 
     def vote(comparison: Comparison, choice: str) -> Any:
@@ -321,13 +308,7 @@ def web(
     api_key_env: str | None = None,
     dtype: Dtype = "auto",
 ) -> None:
-    """Serve the page until interrupted; with a key, it asks for the user ``ziya`` and the key.
-
-    Raises:
-        CheckpointError: a checkpoint cannot be opened.
-        ConfigError: a public address has no key, the named environment variable is empty, or the port is
-            taken.
-    """
+    """Serve the page until interrupted; with a key, it asks for the user ``ziya`` and the key."""
     key = read_key(host, api_key_env)
     model = ZiyaVisual.from_pretrained(checkpoint, dtype=dtype)
     other = None

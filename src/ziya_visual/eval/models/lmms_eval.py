@@ -61,7 +61,8 @@ class ZiyaVisualLmms(lmms):  # type: ignore[misc]
     def _answer(self, requests: Sequence[_Request]) -> list[str]:
         """Answer requests that begin with their one image by its shared prefix, and others one by one."""
         answers: dict[int, str] = {}
-        sharing = [n for n, r in enumerate(requests) if self._engine.has_prefix(r.turns, len(r.images))]
+        chat = self._engine.format
+        sharing = [n for n, r in enumerate(requests) if chat.has_prefix(r.turns, len(r.images))]
         for limit in dict.fromkeys(requests[n].max_new_tokens for n in sharing):
             numbers = [n for n in sharing if requests[n].max_new_tokens == limit]
             examples, images = _examples([requests[n] for n in numbers])
