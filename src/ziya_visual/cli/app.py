@@ -93,11 +93,20 @@ def apply_delta(
     base: Annotated[str, typer.Option(help="Folder or Hub id of the base model.")],
     delta: Annotated[str, typer.Option(help="Folder or Hub id of the delta weights.")],
     out: Annotated[Path, typer.Option(help="New folder.")],
+    whole: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Module whose tensors the delta holds whole, such as lm_head; repeatable, or 'none'. "
+            "Default: embed_tokens, lm_head and rotary_emb, as Ziya's authors made it."
+        ),
+    ] = None,
 ) -> None:
     """Rebuild a language model that was released as delta weights."""
+    from ziya_visual.model.build.language_model import WHOLE
     from ziya_visual.model.build.language_model import apply_delta as run
 
-    show(run(base=base, delta=delta, out=out))
+    names = WHOLE if whole is None else tuple(name for name in whole if name != "none")
+    show(run(base=base, delta=delta, out=out, whole=names))
 
 
 @app.command("pretrain-parts")

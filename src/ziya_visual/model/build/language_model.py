@@ -1,14 +1,17 @@
 """A language model's folder as a part of a new checkpoint, and ``apply-delta``, which restores such a folder.
 
 Some models, such as Ziya-LLaMA-13B, were released as the difference from LLaMA, whose weights only their
-owner may give out; adding the two restores the model.
+owner may give out; adding the two restores the model. Ziya's authors left the embeddings and the head out of
+the subtraction and shipped them whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ziya_visual.core.errors import CheckpointError, one_line
-from ziya_visual.core.files import atomic_dir, read_json
+from ziya_visual.core import log
+from ziya_visual.core.errors import CheckpointError, ConfigError, one_line
+from ziya_visual.core.files import atomic_dir, hash_json, read_json
 from ziya_visual.data.chat.chat_format import IMAGE
 from ziya_visual.model.build.weights import (
     SHARD_BYTES,
@@ -35,6 +39,7 @@ from ziya_visual.model.checkpoint import local_folder
 from ziya_visual.model.processor import add_image_token, open_tokenizer
 
 SETTINGS = (".json", ".model", ".txt", ".jinja")  # suffixes of the files that apply-delta copies
+WHOLE = ("embed_tokens", "lm_head", "rotary_emb")  # modules that the authors' make_delta does not subtract
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,27 +149,72 @@ def end_token_ids(existing: int | list[int] | None, end: int) -> int | list[int]
 
 
 def apply_delta(
-    *, base: str | Path, delta: str | Path, out: Path, shard_bytes: int = SHARD_BYTES
+    *,
+    base: str | Path,
+    delta: str | Path,
+    out: Path,
+    whole: Sequence[str] = WHOLE,
+    shard_bytes: int = SHARD_BYTES,
 ) -> dict[str, Any]:
     """Write base + delta tensor by tensor, in the delta's dtype and with its settings and tokenizer.
 
-    ``base`` and ``delta`` are folders or hub ids. If the delta's vocabulary is larger, the base counts as
-    zero in the new rows. The result is a summary to show.
+    Args:
+        base: folder or hub id.
+        delta: folder or hub id. If its vocabulary is larger, the base counts as zero in the new rows.
+        out: new folder.
+        whole: parts of tensor names, between dots; tensors with one are taken from the delta as they are.
+        shard_bytes: largest weights file.
+
+    Returns:
+        A summary to show. ``sha256`` covers names, shapes and bytes of all tensors, however they are sharded.
+
+    Raises:
+        ConfigError: ``out`` exists, or the delta has no tensor of a name that was given.
+        CheckpointError: a file is damaged, keys or shapes do not fit, or a sum is not finite.
     """
     require_new_folder(out)
     base_folder, delta_folder = local_folder(base), local_folder(delta)
     bases, deltas = open_weights(base_folder), open_weights(delta_folder)
-    missing, unexpected = deltas.keys() - bases.keys(), bases.keys() - deltas.keys()
+    taken = sorted(key for key in deltas if set(whole).intersection(key.split(".")))
+    if tuple(whole) != WHOLE and (
+        unknown := set(whole) - {part for key in deltas for part in key.split(".")}
+    ):
+        raise ConfigError(f"--whole {min(unknown)}: no tensor of the delta has this name")
+    summed = [key for key in deltas if key not in taken]
+    missing, unexpected = summed - bases.keys(), bases.keys() - deltas.keys()
     refuse_keys(f"base {base_folder} under delta {delta_folder}", missing, unexpected, of="the delta")
+    log.logger.info("taken whole from the delta: %s", ", ".join(taken) or "nothing")
+    log.logger.info("summed with the base: %d tensors", len(summed))
+    log.logger.debug("summed with the base: %s", ", ".join(sorted(summed)))
     rows = (_vocabulary_size(base_folder), _vocabulary_size(delta_folder))
-    sums = {key: _sum(bases[key], entry, rows) for key, entry in deltas.items()}
+    weights = {key: entry if key in taken else _sum(bases[key], entry, rows) for key, entry in deltas.items()}
+    digests: dict[str, str] = {}
+    checked = {key: _checked(key, entry, digests) for key, entry in weights.items()}
     with atomic_dir(out) as temporary:
-        write_weights(temporary, sums, shard_bytes=shard_bytes)
+        write_weights(temporary, checked, shard_bytes=shard_bytes)
         for file in sorted(delta_folder.iterdir()):
             if file.suffix in SETTINGS and not file.name.endswith(".index.json"):
                 shutil.copyfile(file, temporary / file.name)
-    grown = sum(bases[key].shape != entry.shape for key, entry in deltas.items())
-    return {"tensors": len(sums), "with new rows": grown, "vocabulary": rows[1], "written": str(out)}
+    counts = {"taken whole": len(taken), "summed": len(summed), "vocabulary": rows[1]}
+    return {**counts, "sha256": hash_json(dict(sorted(digests.items()))), "written": str(out)}
+
+
+def _checked(key: str, entry: Entry, digests: dict[str, str]) -> Entry:
+    """Return an entry that refuses values that are not finite, and adds its tensor's hash to ``digests``."""
+
+    def read() -> Tensor:
+        tensor = entry.read().contiguous()
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{key}: base plus delta is not finite; is the base the one the delta was made from?"
+            )
+        header = f"{tensor.dtype}{list(tensor.shape)}".encode()
+        digests[key] = hashlib.sha256(
+            header + tensor.flatten().view(torch.uint8).numpy().tobytes()
+        ).hexdigest()
+        return tensor
+
+    return replace(entry, read=read)
 
 
 def _vocabulary_size(folder: Path) -> int:
