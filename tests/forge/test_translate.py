@@ -152,8 +152,8 @@ def test_errors_are_one_line_and_never_hold_the_key(
     assert "\n" not in str(error.value)
     assert endpoint.keys == ["Bearer sk-secret"]
     assert b"sk-secret" not in b"".join(p.read_bytes() for p in (tmp_path / "a").iterdir())
+    sending = Sending("m", "http://127.0.0.1:9/v1", max_attempts=2, **FAST)
     with pytest.raises(EndpointError, match="no connection"):
-        sending = Sending("m", "http://127.0.0.1:9/v1", max_attempts=2, **FAST)
         translate(captions(1), to="zh", out=tmp_path / "b", sending=sending)
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
