@@ -149,7 +149,7 @@ def test_a_picture_is_pasted_or_dropped(
 
 def test_where_it_looks_is_shown(browser: Any, page_at: tuple[str, Path], pictures: list[str]) -> None:
     page = opened(browser, page_at[0], "zh-CN", PHONE)
-    page.get_by_role("tab", name="关注区域").click()
+    page.get_by_role("tab", name="注意力").click()
     panel = page.get_by_role("tabpanel").filter(visible=True)
     panel.locator("input[type=file]").first.set_input_files(pictures[1])
     playwright.expect(panel.locator("img")).to_have_count(1, timeout=30_000)
@@ -166,7 +166,7 @@ def test_a_search_puts_the_best_first(
     page.get_by_role("tab", name="Find pictures").click()
     panel = page.get_by_role("tabpanel").filter(visible=True)
     panel.locator("input[type=file]").first.set_input_files(pictures)
-    panel.get_by_label("What they show").fill("a red ring")
+    panel.get_by_label("Description").fill("a red ring")
     page.wait_for_timeout(1000)
     panel.get_by_role("button", name="Search").click()
     text, *shown = model.embed(["a red ring", *map(Path, pictures)])
